@@ -1,0 +1,90 @@
+"""Convert a checkpoint to a TFLite file with its settings inside, and evaluate what was written.
+
+By default the weights and activations become int8. The batch is fixed to 1, and every tensor has one scale, so that
+kernels for microcontrollers take the file as it is.
+"""
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+import input_data
+import models
+from reports import Report
+from settings import SILENCE_LABEL, UserError, bounded, new_parser, quiet, run, write_bytes
+
+CALIBRATION_CLIPS = 500
+
+
+def parse_arguments():
+    parser = new_parser(__doc__)
+    parser.add_argument("--checkpoint", required=True, metavar="PATH",
+                        help="model to convert: a checkpoint, a folder of checkpoints, or a SavedModel")
+    parser.add_argument("--inference_type", choices=("fp32", "int8", "int16"), default="fp32",
+                        help="what goes in and out of the quantized model: fp32 has float in and out around int8 "
+                             "weights and activations, int8 is integer throughout, int16 has int16 activations")
+    parser.add_argument("--quantize", action=argparse.BooleanOptionalAction, default=True,
+                        help="--no-quantize keeps float weights and activations")
+    parser.add_argument("--output", metavar="FILE",
+                        help="file to write; by default named like the architecture: dnn_quantized.tflite, or "
+                             "dnn.tflite with --no-quantize")
+    parser.add_argument("--seed", type=bounded(int, 0), default=0, metavar="N", help="chooses the calibration clips")
+    input_data.add_arguments(parser)
+    models.add_arguments(parser)
+    args = parser.parse_args()
+    if not args.quantize and args.inference_type != "fp32":
+        parser.error(f"--inference_type {args.inference_type} needs a quantized model: leave out --no-quantize")
+    return args
+
+
+def main():
+    args = parse_arguments()
+    model, settings = models.load_checkpoint(args.checkpoint, args)
+    data = input_data.open_data(args, settings)
+    kind = "_quantized" if args.quantize else ""
+    output = Path(args.output or f"{settings.model_architecture}{kind}.tflite")
+    calibration = calibration_features(data.validation, settings, args.seed) if args.quantize else None
+    content = models.with_settings(convert(model, settings, calibration, args.inference_type), settings)
+    write_bytes(output, content)
+    print(f"wrote {output}: {len(content):,} bytes")
+
+    scores, _ = models.load_tflite(output, args)
+    heard = scores(input_data.features(data.testing, settings))
+    print(Report.of(f"{output}: testing, {input_data.protocol(args)}", settings.labels, data.testing.label, heard).text())
+
+
+def calibration_features(clips, settings, seed):
+    """Features of recordings drawn from `clips`, to take the range of each tensor from, [up to 500, feature_count].
+
+    Generated silence is left out: the log of its zeros is far from any sound's, and would take most of the range.
+    """
+    recordings = np.flatnonzero(clips.label != settings.labels.index(SILENCE_LABEL))
+    if not len(recordings):
+        raise UserError("no clips for validation, so there is nothing to calibrate the quantized model with")
+    count = min(CALIBRATION_CLIPS, len(recordings))
+    chosen = np.random.default_rng(seed).choice(recordings, count, replace=False)
+    return input_data.features(clips.take(chosen), settings)
+
+
+def convert(model, settings, calibration, inference_type) -> bytes:
+    """The TFLite form of a Keras model; float where `calibration` is None."""
+    from backend import tf
+    shape = tf.TensorSpec([1, settings.feature_count], tf.float32, name="input")
+    function = tf.function(model).get_concrete_function(shape)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+    if calibration is not None:
+        kinds = tf.lite.OpsSet
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([row[None]] for row in calibration)
+        converter.target_spec.supported_ops = [
+            kinds.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8 if inference_type == "int16"
+            else kinds.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(
+            {"fp32": "float32"}.get(inference_type, inference_type))
+        converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+    with quiet():
+        return converter.convert()
+
+
+if __name__ == "__main__":
+    run(main)

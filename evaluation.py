@@ -1,0 +1,90 @@
+"""Say how good a model is: accuracy, confusion matrix, precision and recall, on the validation and test sets.
+
+A model carries its settings, so it needs no other flag; several TFLite files end in one table.
+"""
+import io
+import zipfile
+from pathlib import Path
+
+import input_data
+import models
+from reports import Report, write_json
+from settings import new_parser, run
+
+
+def parse_arguments():
+    parser = new_parser(__doc__)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--checkpoint", metavar="PATH", help="a checkpoint, a folder of checkpoints, or a SavedModel")
+    which.add_argument("--tflite_path", metavar="FILE", nargs="+", help="one or more TFLite files")
+    parser.add_argument("--test_dir", metavar="DIR",
+                        help="evaluate this folder too: one folder of recordings per label, like the canonical test "
+                             "set, which is downloaded where the folder is missing or empty")
+    parser.add_argument("--json", metavar="FILE", help="write the same figures to this file")
+    input_data.add_arguments(parser)
+    models.add_arguments(parser)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    load = models.load_tflite if args.tflite_path else load_keras
+    paths = args.tflite_path or [args.checkpoint]
+    loaded = [load(path, args) for path in paths]
+    sets = {}  # one entry for each definition of features and labels; models usually share theirs
+    results = {}
+    for path, (scores, settings) in zip(paths, loaded, strict=True):
+        if settings not in sets:
+            sets[settings] = labelled_features(args, settings)
+        results[path] = []
+        for name, (features, expected) in sets[settings].items():
+            report = Report.of(name, settings.labels, expected, scores(features))
+            results[path].append(report)
+            print(f"{path}: {report.text()}")
+    if args.tflite_path:
+        print(table(results))
+    if args.json:
+        write_json(args.json, {path: [report.as_dict() for report in reports] for path, reports in results.items()})
+
+
+def load_keras(path, args):
+    model, settings = models.load_checkpoint(path, args)
+    return models.keras_scores(model), settings
+
+
+def labelled_features(args, settings):
+    """The sets to evaluate: {name: (features [n, feature_count], labels [n])}."""
+    sets = {}
+    if args.test_dir and args.data_dir == str(input_data.DEFAULT_DATA_DIR) and not Path(args.data_dir).exists():
+        print(f"{args.data_dir} is not there: evaluating {args.test_dir} alone")
+    else:
+        data = input_data.open_data(args, settings)
+        mixture = input_data.protocol(args)
+        sets = {f"validation, {mixture}": data.validation, f"testing, {mixture}": data.testing}
+    if args.test_dir:
+        sets[f"{args.test_dir}, as labelled by its folders"] = input_data.open_test_dir(args.test_dir, settings)
+    return {name: (input_data.features(clips, settings), clips.label) for name, clips in sets.items()}
+
+
+def table(results) -> str:
+    """One line per file: bytes, zipped bytes, and the accuracy on each set with its N."""
+    rows = [["file", "bytes", "zipped", *(f"{report.name.split(',')[0]}" for report in next(iter(results.values())))]]
+    for path, reports in results.items():
+        content = Path(path).read_bytes()
+        accuracies = [f"{100 * report.accuracy:.2f} % (N = {report.count:,})" for report in reports]
+        rows.append([path, f"{len(content):,}", f"{zipped_size(content):,}", *accuracies])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) if column == 0 else cell.rjust(width)
+                               for column, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows)
+
+
+def zipped_size(content: bytes) -> int:
+    """Bytes that `content` takes in a zip file; what an update over the air would carry."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        archive.writestr("model", content)
+    return len(packed.getvalue())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,629 @@
+"""From an archive of recordings to batches of (MFCC features, label).
+
+In the order the data takes: download -> folders of recordings -> decoded PCM -> partitions of labelled clips ->
+time shift and noise -> MFCC -> batches. Nothing here needs TensorFlow.
+"""
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import sys
+import tarfile
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from settings import (MEL_CHANNELS, MEL_LOWER_HZ, MEL_UPPER_HZ, SILENCE_LABEL, UNKNOWN_LABEL, Settings, UserError,
+                      add_setting, bounded, word_list, write_text)
+
+DATA_URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
+TEST_SET_URL = "http://download.tensorflow.org/data/speech_commands_test_set_v0.02.tar.gz"
+SHA256 = {
+    DATA_URL: "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
+    TEST_SET_URL: "cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
+}
+DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data" / "speech_commands_v0.02"
+AUDIO_SUFFIXES = (".wav", ".flac")
+NOISE_FOLDER = "_background_noise_"
+CACHE_FOLDER = ".pcm_cache"
+UNFINISHED_FOLDER = ".extracting"
+PARTITIONS = ("training", "validation", "testing")
+BAD_FILES_TOLERATED = 0.1  # share of a data set; beyond it, something is wrong with the set and not with a file
+CLIPS_AT_ONCE = 20  # their frames fit into a core's cache
+
+
+def add_arguments(parser):
+    """Add the flags that say which recordings are used, how they are varied, and how they become features."""
+    data = parser.add_argument_group("data")
+    data.add_argument("--data_url", default=DATA_URL, metavar="URL",
+                      help="archive to download where --data_dir has no recordings; '' for none")
+    data.add_argument("--data_dir", default=str(DEFAULT_DATA_DIR), metavar="DIR",
+                      help="folder with one folder of recordings for each word")
+    add_setting(data, "wanted_words", "words to tell apart, comma-separated; the others are _unknown_",
+                type=word_list, metavar="WORDS")
+    percent = bounded(float, 0, 100)
+    data.add_argument("--silence_percentage", type=percent, default=10, metavar="P",
+                      help="clips of silence, in %% of the wanted words' clips")
+    data.add_argument("--unknown_percentage", type=percent, default=10, metavar="P",
+                      help="clips of unknown words, in %% of the wanted words' clips")
+    add_setting(data, "validation_percentage", "share of speakers for validation, in %%", type=percent, metavar="P")
+    add_setting(data, "testing_percentage", "share of speakers for testing, in %%", type=percent, metavar="P")
+
+    features = parser.add_argument_group("features (MFCC)")
+    add_setting(features, "sample_rate", "of the recordings, in Hz", type=int, metavar="HZ")
+    add_setting(features, "clip_duration_ms", "audio the model sees at once", type=int, metavar="MS")
+    add_setting(features, "window_size_ms", "length of a frame", type=float, metavar="MS")
+    add_setting(features, "window_stride_ms", "time from frame to frame", type=float, metavar="MS")
+    add_setting(features, "dct_coefficient_count", "MFCCs per frame", type=int, metavar="N")
+
+
+def add_augmentation_arguments(parser):
+    """Add the flags that say how training clips are varied."""
+    group = parser.add_argument_group("augmentation (training clips only)")
+    group.add_argument("--background_volume", type=bounded(float, 0, 1), default=0.1, metavar="V",
+                       help="loudest background noise, 0 to 1")
+    group.add_argument("--background_frequency", type=bounded(float, 0, 1), default=0.8, metavar="P",
+                       help="share of clips that get background noise")
+    group.add_argument("--time_shift_ms", type=bounded(float, 0), default=100, metavar="MS",
+                       help="clips are moved by up to this much, either way")
+
+
+# ---- the recordings: download, verify, extract -----------------------------------------------------------------
+
+
+def find_recordings(data_dir, data_url: str) -> Path:
+    """The folder with one folder of recordings per word, downloaded and extracted where there is none yet.
+
+    Raises UserError where there are no recordings and none can be had.
+    """
+    folder = Path(data_dir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
+    finished = not (folder / UNFINISHED_FOLDER).exists()
+    if finished and word_folders(folder):
+        return folder
+    archive = PurePosixPath(data_url).name
+    others = [name for name in _entries(folder) if not name.startswith(".") and not name.startswith(archive or "/")]
+    if others and finished:
+        raise UserError(f"{folder} has no recordings: expected {folder}/<word>/<clip>.wav{_hint(folder)}")
+    if not data_url:
+        raise UserError(f"{folder} has no recordings, and no --data_url says where to get some")
+    print(f"no recordings in {folder} yet: downloading {data_url}", file=sys.stderr)
+    fetch_archive(data_url, folder)
+    return folder
+
+
+def word_folders(folder: Path) -> list[str]:
+    """Names of the folders in `folder` that hold recordings, sorted; those with a leading '_' or '.' are no words."""
+    return [name for name in _entries(folder) if name[0] not in "._" and list_recordings(folder / name, first=True)]
+
+
+def _entries(folder):
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def _hint(folder):
+    inside = [name for name in _entries(folder) if (folder / name).is_dir() and word_folders(folder / name)]
+    return f" (did you mean --data_dir {folder / inside[0]}?)" if inside else ""
+
+
+def fetch_archive(url: str, folder: Path):
+    """Download `url` into `folder`, verified, and extract it there; what is there already is not fetched again.
+
+    Raises UserError where the download fails, has the wrong hash, or holds what an archive of recordings must not.
+    """
+    import pooch
+    logging.getLogger("pooch").setLevel(logging.ERROR)
+    pooch.get_logger().setLevel(logging.ERROR)
+    archive = folder / PurePosixPath(url).name
+    was_there = archive.exists()
+    expected = f"sha256:{SHA256[url]}" if url in SHA256 else None
+    try:
+        pooch.retrieve(url, known_hash=expected, fname=archive.name, path=folder,
+                       downloader=pooch.HTTPDownloader(progressbar=True, timeout=30))
+    except Exception as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise
+        raise UserError(f"cannot download {url} into {folder}: {error}") from None
+    try:
+        extract(archive, folder)
+    except (tarfile.TarError, EOFError, OSError, UserError, ValueError) as error:
+        if not was_there:
+            archive.unlink(missing_ok=True)
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise
+        raise UserError(f"{archive} cannot be extracted: {error}") from None
+
+
+def extract(archive: Path, folder: Path):
+    """Extract the regular files of a tar archive; its top-level entries appear in `folder` when all are complete.
+
+    Raises UserError for a member that would land outside, or is a link or device: nothing is extracted then.
+    """
+    from tqdm import tqdm
+    unfinished = folder / UNFINISHED_FOLDER
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tqdm(tar, desc="extracting", unit=" files", disable=None):
+                target = unfinished / _safe_path(member)
+                if member.isfile():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with open(target, "wb") as file:
+                        shutil.copyfileobj(tar.extractfile(member), file)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    for name in _entries(unfinished):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        os.replace(unfinished / name, folder / name)
+    unfinished.rmdir()
+
+
+def _safe_path(member):
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{member.name} would be written outside the target folder")
+    if not (member.isfile() or member.isdir()):
+        raise UserError(f"{member.name} is a link or a device")
+    return path
+
+
+# ---- decoding, once ---------------------------------------------------------------------------------------------
+
+
+class BadAudio(Exception):
+    """Why a file cannot be used."""
+
+
+def read_audio(path, sample_rate: int) -> np.ndarray:
+    """The samples of a mono recording, int16 [samples]. Raises BadAudio with the reason."""
+    import soundfile
+    if os.path.getsize(path) == 0:
+        raise BadAudio("is empty")
+    if _riff_is_cut_short(path):
+        raise BadAudio("is truncated")
+    try:
+        with soundfile.SoundFile(path) as file:
+            if file.samplerate != sample_rate:
+                raise BadAudio(f"has {file.samplerate} Hz, expected {sample_rate} Hz")
+            if file.channels != 1:
+                raise BadAudio(f"has {file.channels} channels, expected one")
+            samples = file.read(dtype="int16")
+            expected = file.frames
+    except soundfile.LibsndfileError as error:
+        raise BadAudio(f"is not audio that can be read ({str(error.error_string).strip().rstrip('.')})") from None
+    if len(samples) == 0:
+        raise BadAudio("holds no samples")
+    if len(samples) < expected:
+        raise BadAudio("is truncated")
+    return samples
+
+
+def _riff_is_cut_short(path):
+    """Whether a WAV file ends before its header says; programs that write into a pipe leave a huge size there."""
+    with open(path, "rb") as file:
+        header = file.read(8)
+    size = int.from_bytes(header[4:], "little") + 8
+    return header[:4] == b"RIFF" and os.path.getsize(path) < size < 0x7FFF0000
+
+
+def list_recordings(folder: Path, first=False) -> list[tuple[str, int, int]]:
+    """(name, bytes, time of change in ns) of the recordings in a folder, sorted by name; only one with `first`."""
+    found = []
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.lower().endswith(AUDIO_SUFFIXES) and entry.name[0] != "." and entry.is_file():
+                    status = entry.stat()
+                    found.append((entry.name, status.st_size, status.st_mtime_ns))
+                    if first:
+                        break
+    return sorted(found)
+
+
+class Shard(NamedTuple):
+    """The decoded recordings of one folder."""
+
+    names: list[str]
+    pcm: np.ndarray  # int16 [len(names), clip_samples], memory-mapped
+    bad: dict[str, str]  # files left out -> why
+
+
+def decode_folders(folder: Path, names: list[str], settings: Settings) -> dict[str, Shard]:
+    """The recordings of the folders `names`, cut or zero-padded to the clip length, by folder.
+
+    Each folder is decoded once, into a file beside the recordings that is made again when they change. Files that
+    cannot be used are named on standard error; UserError where they are too many to be an accident.
+    """
+    from tqdm import tqdm
+    cache = _cache_folder(folder)
+    listings = {name: list_recordings(folder / name) for name in names}
+    paths = {name: cache / _cache_name(name, listings[name], settings) for name in names}
+    shards = {name: _open_shard(paths[name], settings) for name in names}
+    missing = [name for name in names if shards[name] is None]
+    total = sum(len(listings[name]) for name in missing)
+    if missing:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tqdm(total=total, desc=f"decoding {folder.name}", unit=" clips", disable=None) as progress:
+            for name in missing:
+                files = [entry[0] for entry in listings[name]]
+                _write_shard(paths[name], folder / name, files, settings, progress)
+                shards[name] = _open_shard(paths[name], settings)
+    _report_bad_files(folder, shards)
+    return shards
+
+
+def _cache_folder(folder):
+    beside = folder / CACHE_FOLDER
+    if beside.is_dir() or os.access(folder, os.W_OK):
+        return beside
+    import pooch
+    return pooch.os_cache("keyword_spotting") / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+
+
+def _cache_name(name, listing, settings):
+    """A name that changes with the recordings and with how they are cut."""
+    fingerprint = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+    return f"{name}-{settings.sample_rate}-{settings.clip_samples}-{fingerprint}.pcm"
+
+
+def _open_shard(path, settings):
+    """The shard in the cache, or None where it is not there or not complete."""
+    try:
+        index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        names, bad = index["names"], index["bad"]
+        shape = (len(names), settings.clip_samples)
+        if path.stat().st_size != 2 * shape[0] * shape[1]:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Shard(names, np.memmap(path, np.int16, "r", shape=shape) if names else np.zeros(shape, np.int16), bad)
+
+
+def _write_shard(path, folder, files, settings, progress):
+    """Decode `files` into `path`; the index beside it, written last, makes it valid."""
+    def decode(name):
+        try:
+            return read_audio(folder / name, settings.sample_rate)[:settings.clip_samples]
+        except (BadAudio, OSError) as error:
+            return str(error)
+
+    names, bad = [], {}
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        with open(partial, "wb") as file, ThreadPoolExecutor(2 * os.cpu_count()) as pool:
+            for name, samples in zip(files, pool.map(decode, files), strict=True):
+                progress.update()
+                if isinstance(samples, str):
+                    bad[name] = samples
+                else:
+                    names.append(name)
+                    file.write(np.pad(samples, (0, settings.clip_samples - len(samples))).tobytes())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    write_text(path.with_suffix(".json"), json.dumps({"names": names, "bad": bad}))
+    prefix = path.name.rsplit("-", 1)[0]
+    for stale in path.parent.glob(f"{prefix}-*.*"):
+        if stale.stem != path.stem and ".partial" not in stale.name:
+            stale.unlink(missing_ok=True)
+
+
+def _report_bad_files(folder, shards):
+    bad = [f"{folder / name / file} {why}" for name, shard in shards.items() for file, why in shard.bad.items()]
+    total = len(bad) + sum(len(shard.names) for shard in shards.values())
+    if len(bad) > BAD_FILES_TOLERATED * total:
+        raise UserError(f"{len(bad)} of {total} files in {folder} cannot be used; the first: {bad[0]}")
+    if bad:
+        print(f"left out {len(bad)} of {total} files that cannot be used:", *bad, sep="\n  ", file=sys.stderr)
+
+
+# ---- the index: labels and partitions ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Labelled clips in a fixed order. The audio stays on disk until asked for."""
+
+    pcm: tuple[np.ndarray, ...]  # int16 [rows, clip_samples] each
+    source: np.ndarray  # int32 [clips]: which of `pcm` a clip is in
+    row: np.ndarray  # int32 [clips]: and where in it
+    label: np.ndarray  # int32 [clips]: index into Settings.labels
+    names: tuple[str, ...]  # folder/file of each clip, '' for generated silence
+
+    def __len__(self):
+        return len(self.label)
+
+    def samples(self, clip: int) -> np.ndarray:
+        """The audio of one clip, int16 [clip_samples]."""
+        return self.pcm[self.source[clip]][self.row[clip]]
+
+    def take(self, chosen) -> "Clips":
+        """The clips with the indices `chosen`, in that order."""
+        names = tuple(self.names[i] for i in chosen)
+        return Clips(self.pcm, self.source[chosen], self.row[chosen], self.label[chosen], names)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set ready for use: labelled clips by partition, and background noise."""
+
+    training: Clips
+    validation: Clips
+    testing: Clips
+    noise: list[np.ndarray]  # float32 [samples] each, -1 to 1
+
+
+def which_partition(file_name: str, validation_percentage: float, testing_percentage: float) -> str:
+    """The partition of a recording, by its speaker: all files named alike up to `_nohash_` go together.
+
+    This is the rule the data set's README gives: the SHA-1 of the name, modulo 2**27, scaled to per cent.
+    """
+    speaker = re.sub(r"_nohash_.*$", "", os.path.basename(file_name))
+    largest = 2**27 - 1
+    share = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % (largest + 1) * (100 / largest)
+    if share < validation_percentage:
+        return "validation"
+    return "testing" if share < validation_percentage + testing_percentage else "training"
+
+
+def open_data(args, settings: Settings) -> Data:
+    """The data set that the flags of `add_arguments` describe, downloaded and decoded where it is not yet.
+
+    In each partition: every clip of the wanted words, and in per cent of their number, clips of other words (chosen
+    by a hash of their path, so that every script gets the same) and silence (zeros).
+    Raises UserError where a wanted word has no clips or there are no recordings.
+    """
+    folder = find_recordings(args.data_dir, args.data_url)
+    present = word_folders(folder)
+    absent = [word for word in settings.wanted_words if word not in present]
+    if absent:
+        raise UserError(f"no recordings of {', '.join(absent)} in {folder}; there are: {', '.join(present)}")
+    used = present if args.unknown_percentage else list(settings.wanted_words)
+    shards = decode_folders(folder, used, settings)
+    unheard = [word for word in settings.wanted_words if not shards[word].names]
+    if unheard:
+        raise UserError(f"no usable recordings of {', '.join(unheard)} in {folder}")
+    members = {partition: {} for partition in PARTITIONS}
+    for word in used:
+        for row, name in enumerate(shards[word].names):
+            partition = which_partition(name, settings.validation_percentage, settings.testing_percentage)
+            members[partition].setdefault(word, []).append(row)
+    partitions = {partition: _label_clips(members[partition], shards, args, settings) for partition in PARTITIONS}
+    return Data(**partitions, noise=load_noise(folder, settings))
+
+
+def protocol(args) -> str:
+    """What a partition is made of, in words; by its name for the composition that the paper's results stand for."""
+    mixture = f"{args.silence_percentage:g} % silence of zeros, {args.unknown_percentage:g} % unknown words"
+    paper = args.silence_percentage == 10 and args.unknown_percentage == 10
+    return f"paper protocol ({mixture})" if paper else mixture
+
+
+def _label_clips(rows_by_word, shards, args, settings):
+    wanted = [(word, row) for word in settings.wanted_words for row in rows_by_word.get(word, [])]
+    others = [(word, row) for word, rows in rows_by_word.items() if word not in settings.wanted_words for row in rows]
+    others.sort(key=lambda clip: hashlib.sha1(f"{clip[0]}/{shards[clip[0]].names[clip[1]]}".encode()).digest())
+    unknown = others[:math.ceil(len(wanted) * args.unknown_percentage / 100)]
+    labels = {word: index for index, word in enumerate(settings.labels)}
+    entries = [(word, row, labels[word]) for word, row in wanted]
+    entries += [(word, row, labels[UNKNOWN_LABEL]) for word, row in unknown]
+    silent = math.ceil(len(wanted) * args.silence_percentage / 100)
+    return _clips(entries, shards, silent, settings)
+
+
+def _clips(entries, shards, silent, settings):
+    """Clips from (folder, row, label) entries, followed by `silent` clips of zeros."""
+    order = list(shards)
+    position = {name: index for index, name in enumerate(order)}
+    zeros = np.zeros((1, settings.clip_samples), np.int16)
+    table = [(position[name], row, label) for name, row, label in entries]
+    table += [(len(order), 0, settings.labels.index(SILENCE_LABEL))] * silent
+    source, row, label = np.array(table, np.int32).reshape(-1, 3).T
+    names = tuple(f"{name}/{shards[name].names[row]}" for name, row, _ in entries) + ("",) * silent
+    return Clips((*(shards[name].pcm for name in order), zeros), source, row, label, names)
+
+
+def open_test_dir(test_dir, settings: Settings) -> Clips:
+    """The clips of a folder laid out like the canonical test set: one folder for each label, named like it.
+
+    A folder that is missing or empty becomes the canonical test set, downloaded. UserError where a folder is named
+    like no label of the model.
+    """
+    folder = Path(test_dir)
+    if not _entries(folder) or (folder / UNFINISHED_FOLDER).exists():
+        print(f"no recordings in {folder} yet: downloading {TEST_SET_URL}", file=sys.stderr)
+        fetch_archive(TEST_SET_URL, folder)
+    present = [name for name in _entries(folder) if list_recordings(folder / name, first=True)]
+    strange = [name for name in present if name not in settings.labels]
+    if strange:
+        raise UserError(f"{folder / strange[0]} is named like no label of the model; its labels are "
+                        f"{', '.join(settings.labels)}")
+    if not present:
+        raise UserError(f"{folder} has no recordings: expected {folder}/<label>/<clip>.wav")
+    absent = [label for label in settings.labels if label not in present]
+    if absent:
+        print(f"{folder} has no recordings of {', '.join(absent)}", file=sys.stderr)
+    shards = decode_folders(folder, present, settings)
+    entries = [(name, row, settings.labels.index(name)) for name in present for row in range(len(shards[name].names))]
+    return _clips(entries, shards, 0, settings)
+
+
+def load_noise(folder: Path, settings: Settings) -> list[np.ndarray]:
+    """The background recordings of a data set, float32 [samples] each, none shorter than a clip."""
+    noise, files = [], [name for name, _, _ in list_recordings(folder / NOISE_FOLDER)]
+    for name in files:
+        try:
+            samples = read_audio(folder / NOISE_FOLDER / name, settings.sample_rate)
+        except BadAudio as error:
+            print(f"left out {folder / NOISE_FOLDER / name}: it {error}", file=sys.stderr)
+            continue
+        length = max(len(samples), settings.clip_samples + 1)
+        noise.append(np.resize(samples, length).astype(np.float32) / 32768)
+    return noise
+
+
+# ---- augmentation -----------------------------------------------------------------------------------------------
+
+
+class Augmentation(NamedTuple):
+    """How training clips are varied."""
+
+    shift_samples: int
+    background_volume: float
+    background_frequency: float
+    noise: list[np.ndarray]  # float32 [samples] each
+
+    @staticmethod
+    def from_arguments(args, settings: Settings, noise) -> "Augmentation":
+        if not noise and args.background_volume and args.background_frequency:
+            print(f"{args.data_dir} has no {NOISE_FOLDER}: training goes without background noise", file=sys.stderr)
+        shift = min(int(args.time_shift_ms * settings.sample_rate / 1000), settings.clip_samples)
+        return Augmentation(shift, args.background_volume, args.background_frequency, noise)
+
+
+def augment(clips: Clips, chosen, how: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """The clips with the indices `chosen`, each moved in time and mixed with noise, float32 [chosen, clip_samples].
+
+    The shift is uniform in both directions, filled with zeros; noise comes from a uniformly chosen place of a
+    uniformly chosen recording at a uniform volume up to `background_volume`; the sum is clipped to -1..1.
+    """
+    length = clips.pcm[0].shape[1]
+    audio = np.zeros((len(chosen), length), np.float32)
+    shifts = rng.integers(-how.shift_samples, how.shift_samples, len(chosen), endpoint=True)
+    volumes = rng.uniform(0, how.background_volume, len(chosen)).astype(np.float32)
+    volumes *= (rng.random(len(chosen)) < how.background_frequency) & bool(how.noise)
+    places = rng.random((len(chosen), 2))
+    for out, clip, shift, volume, place in zip(audio, chosen, shifts, volumes, places, strict=True):
+        moved = clips.samples(clip)[max(0, -shift):length - max(0, shift)]
+        np.multiply(moved, np.float32(1 / 32768), out=out[max(0, shift):length - max(0, -shift)])
+        if volume:
+            recording = how.noise[int(place[0] * len(how.noise))]
+            start = int(place[1] * (len(recording) - length))
+            out += volume * recording[start:start + length]
+    return np.clip(audio, -1, 1, out=audio)
+
+
+# ---- features ---------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache
+def mfcc_tables(settings: Settings) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+    """Window [window_samples], FFT length, mel filters [bins, 40] from bin 0 up, DCT [40, coefficients]; float32.
+
+    Periodic Hann window, FFT of the next power of two, triangles evenly spaced in mel = 1127 ln(1 + f / 700) between
+    20 and 4000 Hz, orthogonal DCT-II without the first row's extra factor: as in TensorFlow's AudioSpectrogram and
+    Mfcc ops. Bins above the filters are left out.
+    """
+    size = settings.window_samples
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+    fft_length = 1 << (size - 1).bit_length()
+
+    def to_mel(hz):
+        return 1127 * np.log1p(hz / 700)
+
+    bins = np.arange(int(MEL_UPPER_HZ * fft_length / settings.sample_rate) + 1) * settings.sample_rate / fft_length
+    edges = np.linspace(to_mel(MEL_LOWER_HZ), to_mel(MEL_UPPER_HZ), MEL_CHANNELS + 2)
+    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
+    mel = to_mel(bins)[:, None]
+    filters = np.maximum(0, np.minimum((mel - low) / (middle - low), (high - mel) / (high - middle)))
+    orders = np.arange(settings.dct_coefficient_count)
+    dct = np.sqrt(2 / MEL_CHANNELS) * np.cos(np.pi / MEL_CHANNELS * np.outer(np.arange(MEL_CHANNELS) + 0.5, orders))
+    return window.astype(np.float32), fft_length, filters.astype(np.float32), dct.astype(np.float32)
+
+
+def mfcc(audio: np.ndarray, settings: Settings) -> np.ndarray:
+    """MFCC features of clips: float32 [clips, clip_samples] from -1 to 1 -> float32 [clips, feature_count].
+
+    Frame by frame, coefficients in order. The numbers are those of TensorFlow's AudioSpectrogram
+    (magnitude_squared) and Mfcc ops, up to float32 rounding.
+    """
+    parts = [_mfcc_part(audio[i:i + CLIPS_AT_ONCE], settings) for i in range(0, len(audio), CLIPS_AT_ONCE)]
+    return np.concatenate(parts) if parts else np.zeros((0, settings.feature_count), np.float32)
+
+
+def _mfcc_part(audio, settings):
+    import scipy.fft
+    window, fft_length, filters, dct = mfcc_tables(settings)
+    frames = np.lib.stride_tricks.sliding_window_view(audio, len(window), axis=1)[:, ::settings.stride_samples]
+    padded = np.zeros((frames.shape[0] * frames.shape[1], fft_length), np.float32)
+    np.multiply(frames, window, out=padded.reshape(*frames.shape[:2], fft_length)[:, :, :len(window)])
+    spectrum = scipy.fft.rfft(padded, overwrite_x=True)[:, :len(filters)]
+    magnitude = np.sqrt(spectrum.real**2 + spectrum.imag**2)
+    log_mel = np.log(np.maximum(magnitude @ filters, np.float32(1e-12)))
+    return (log_mel @ dct).reshape(len(audio), -1)
+
+
+@contextlib.contextmanager
+def _workers():
+    """Threads for numpy's work, one a core; BLAS's own threads, which would fight with them, rest meanwhile."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    with threadpool_limits(1, user_api="blas"):
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def features(clips: Clips, settings: Settings) -> np.ndarray:
+    """MFCC features of all clips as they are, float32 [clips, feature_count], on all cores."""
+    def part(start):
+        stop = min(start + CLIPS_AT_ONCE, len(clips))
+        audio = np.stack([clips.samples(clip) for clip in range(start, stop)])
+        return mfcc(audio * np.float32(1 / 32768), settings)
+
+    with _workers() as pool:
+        parts = list(pool.map(part, range(0, len(clips), CLIPS_AT_ONCE)))
+    return np.concatenate(parts) if parts else np.zeros((0, settings.feature_count), np.float32)
+
+
+# ---- batches ----------------------------------------------------------------------------------------------------
+
+
+def training_batches(clips: Clips, how: Augmentation, settings: Settings, batch_size: int, seed: int,
+                     steps: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(features [batch_size, feature_count], labels [batch_size]) for each of `steps`, freshly augmented.
+
+    Every clip comes once per pass, each pass in its own order. A batch depends on the seed and its step alone, so a
+    run that starts in the middle sees what an unbroken one would have seen.
+    """
+    def batch(step):
+        chosen = _batch_members(len(clips), batch_size, seed, step)
+        audio = augment(clips, chosen, how, np.random.default_rng([seed, 1, step]))
+        return mfcc(audio, settings), clips.label[chosen]
+
+    with _workers() as pool:
+        ahead = deque()
+        for step in steps:
+            ahead.append(pool.submit(batch, step))
+            if len(ahead) > 8 * os.cpu_count():
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _batch_members(count, batch_size, seed, step):
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    passes = positions // count
+    return np.concatenate([_pass_order(count, seed, number)[positions[passes == number] % count]
+                           for number in np.unique(passes)])
+
+
+@functools.lru_cache(maxsize=4)
+def _pass_order(count, seed, number):
+    return np.random.default_rng([seed, 0, number]).permutation(count)

@@ -1,0 +1,376 @@
+"""From features to class scores: architectures, checkpoints, exported models and TFLite files.
+
+Each form of a model carries its Settings, and `read_settings` finds them in any of these forms.
+"""
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from settings import Settings, StoreTuple, UserError, add_setting, resolve, show, write_text
+
+SETTINGS_NAME = "settings.json"
+TFLITE_METADATA_NAME = "keyword_spotting_settings"
+CLIPS_AT_ONCE = 500
+
+Scores = Callable[[np.ndarray], np.ndarray]  # features float32 [n, feature_count] -> scores float32 [n, labels]
+
+
+def add_arguments(parser):
+    """Add the flags that say what the network looks like."""
+    group = parser.add_argument_group("model")
+    add_setting(group, "model_architecture", "kind of network", choices=sorted(ARCHITECTURES))
+    add_setting(group, "model_size_info", "its size; for dnn the units of each hidden layer", type=int, nargs="+",
+                action=StoreTuple, metavar="N")
+
+
+# ---- architectures ----------------------------------------------------------------------------------------------
+
+
+class Architecture(NamedTuple):
+    build: Callable
+    size_info: str  # what --model_size_info expects, in words
+    example: str
+
+
+def build_model(settings: Settings):
+    """A new Keras model: input `input` [batch, feature_count], output softmax over Settings.labels.
+
+    Raises UserError where the architecture is unknown or the size info does not fit it.
+    """
+    if settings.model_architecture not in ARCHITECTURES:
+        raise UserError(f"--model_architecture {settings.model_architecture}: known are {', '.join(ARCHITECTURES)}")
+    architecture = ARCHITECTURES[settings.model_architecture]
+    model = architecture.build(settings)
+    if model is None:
+        raise UserError(f"--model_size_info {show(settings.model_size_info)} does not fit "
+                        f"{settings.model_architecture}: it takes {architecture.size_info}, "
+                        f"for example {architecture.example}")
+    return model
+
+
+def build_dnn(settings: Settings):
+    """Fully connected layers with ReLU; the DNN of arXiv:1711.07128. None where the size info does not fit."""
+    from backend import keras
+    units = settings.model_size_info
+    if not units or not all(1 <= count <= 65536 for count in units):
+        return None
+    features = keras.Input(shape=(settings.feature_count,), name="input")
+    hidden = features
+    for count in units:
+        hidden = keras.layers.Dense(count, activation="relu")(hidden)
+    scores = keras.layers.Dense(len(settings.labels), activation="softmax", name="output")(hidden)
+    return keras.Model(features, scores, name="dnn")
+
+
+ARCHITECTURES = {
+    "dnn": Architecture(build_dnn, "the number of units of each hidden layer", "144 144 144"),
+}
+
+
+# ---- settings inside every form of a model ----------------------------------------------------------------------
+
+
+def read_settings(path) -> Settings | None:
+    """The settings in a checkpoint, SavedModel, .keras file or TFLite file; None where it carries none.
+
+    Raises UserError where there is no such model, or its settings are damaged.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".tflite":
+            text = _tflite_metadata(_read_bytes(path))
+        elif path.suffix == ".keras":
+            text = _zip_member(path)
+        else:
+            text = _settings_file(path).read_bytes() if _settings_file(path).exists() else None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    return None if text is None else Settings.from_json(text, str(path))
+
+
+def _settings_file(path):
+    if (path / "saved_model.pb").exists():
+        return path / "assets.extra" / SETTINGS_NAME
+    return Path(f"{checkpoint_prefix(path)}.{SETTINGS_NAME}")
+
+
+def _zip_member(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(SETTINGS_NAME) if SETTINGS_NAME in archive.namelist() else None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{path} is not a .keras file: {error}") from None
+
+
+def _read_bytes(path):
+    if not path.is_file():
+        raise UserError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
+    return path.read_bytes()
+
+
+# ---- checkpoints ------------------------------------------------------------------------------------------------
+
+
+def checkpoint_prefix(path) -> str:
+    """The prefix of the checkpoint that `path` means: a prefix, one of its files, a SavedModel, or a folder whose
+    `checkpoint` file names the latest. Raises UserError where there is none."""
+    path = Path(path)
+    if (path / "saved_model.pb").exists():
+        path = path / "variables" / "variables"
+    elif (path / "checkpoint").is_file():
+        latest = re.search(r'^model_checkpoint_path: "(.+)"', (path / "checkpoint").read_text(errors="replace"), re.M)
+        path = path / (latest[1] if latest else "checkpoint")
+    prefix = re.sub(r"\.(index|data-\d{5}-of-\d{5}|settings\.json)$", "", str(path))
+    if not os.path.exists(f"{prefix}.index"):
+        raise UserError(f"checkpoint {path} does not exist (looked for {prefix}.index)")
+    return prefix
+
+
+def save_checkpoint(model, settings: Settings, prefix):
+    """Write the weights in TensorFlow's format, and the settings beside them."""
+    with writing(prefix):
+        Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+        write_text(f"{prefix}.{SETTINGS_NAME}", settings.to_json())
+        model.save_weights(str(prefix), save_format="tf")
+
+
+def checkpoint_files(path) -> list[Path]:
+    """The files that hold the weights of a checkpoint."""
+    prefix = Path(checkpoint_prefix(path))
+    return sorted([*prefix.parent.glob(f"{prefix.name}.data-*"), prefix.with_name(f"{prefix.name}.index")])
+
+
+def keep_best(model, settings: Settings, folder: Path, name: str):
+    """Save the checkpoint `folder/name` and delete the others in `folder`; given alone, `folder` means this one."""
+    save_checkpoint(model, settings, folder / name)
+    for file in folder.iterdir():
+        if not file.name.startswith(f"{name}.") and file.name != "checkpoint":
+            file.unlink()
+
+
+def load_checkpoint(path, args):
+    """The Keras model of a checkpoint (or SavedModel) and its settings.
+
+    The settings are those the checkpoint carries. For one that carries none, such as Keras' `save_weights` alone
+    writes, they are those of the flags in `args`. Raises UserError where there is no such checkpoint or it does not
+    fit them.
+    """
+    stored = read_settings(path)
+    settings = resolve(args, stored, str(path))
+    model = build_model(settings)
+    layers = [layer for layer in model.layers if layer.weights]
+    weights = read_weights(path)
+    if len(layers) != len(weights) or not all(map(_fits, layers, weights)):
+        source = "its settings" if stored else ("the flags; it carries no settings, so --model_size_info, "
+                                                "--window_size_ms and the like must say how it was trained")
+        expected = [{weight.name: weight for weight in layer.weights} for layer in layers]
+        raise UserError(f"{path} does not fit {source}: its layers are {_describe(weights)}, "
+                        f"expected {_describe(expected)}")
+    for layer, values in zip(layers, weights, strict=True):
+        for name, value in values.items():
+            attrgetter(name)(layer).assign(value)
+    return model, settings
+
+
+def read_weights(path) -> list[dict[str, np.ndarray]]:
+    """The weights in a checkpoint, {attribute of the layer: array} for each layer from first to last.
+
+    Only arrays are read, by their names in Keras' format; nothing in the checkpoint is executed.
+    """
+    from backend import tf
+    key_format = re.compile(r"layer_with_weights-(\d+)/([\w/]+)/\.ATTRIBUTES/VARIABLE_VALUE")
+    layers = {}
+    try:
+        reader = tf.train.load_checkpoint(checkpoint_prefix(path))
+        for key in sorted(reader.get_variable_to_shape_map()):
+            if match := key_format.fullmatch(key):
+                layers.setdefault(int(match[1]), {})[match[2].replace("/", ".")] = reader.get_tensor(key)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise UserError(f"checkpoint {path} is damaged: {error}") from None
+    return [layers[number] for number in sorted(layers)]
+
+
+def _fits(layer, values):
+    try:
+        shapes_agree = all(attrgetter(name)(layer).shape == value.shape for name, value in values.items())
+    except AttributeError:
+        return False
+    return shapes_agree and len(values) == len(layer.weights)
+
+
+def _describe(layers):
+    shapes = [["x".join(map(str, weight.shape)) for weight in layer.values()] for layer in layers]
+    return ", ".join(" + ".join(sorted(layer, key=len, reverse=True)) for layer in shapes) or "none"
+
+
+@contextmanager
+def writing(path):
+    """Turn TensorFlow's errors about files, such as a full disk, into UserError."""
+    from backend import tf
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise UserError(f"cannot write {path}: {error.message}") from None
+
+
+# ---- SavedModel and .keras --------------------------------------------------------------------------------------
+
+
+def export_saved_model(model, settings: Settings, folder):
+    """Write a SavedModel with the settings in `assets.extra/`; it appears only when complete."""
+    folder = Path(folder)
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    try:
+        with writing(folder):
+            model.save(str(partial), save_format="tf", include_optimizer=False)
+        (partial / "assets.extra").mkdir(exist_ok=True)
+        (partial / "assets.extra" / SETTINGS_NAME).write_text(settings.to_json(), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def export_keras_file(model, settings: Settings, path):
+    """Write a .keras file with the settings as one more member of the zip; it appears only when complete."""
+    path = Path(path)
+    partial = path.with_name(f"{path.stem}.partial-{os.getpid()}.keras")
+    try:
+        with writing(path):
+            model.save(str(partial))
+        with zipfile.ZipFile(partial, "a") as archive:
+            archive.writestr(SETTINGS_NAME, settings.to_json())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+# ---- TFLite files -----------------------------------------------------------------------------------------------
+
+
+def with_settings(tflite: bytes, settings: Settings) -> bytes:
+    """A TFLite model with the settings in a metadata buffer, in place of the converter's own metadata.
+
+    Buffers start at multiples of 16 bytes, as the schema asks and kernels on microcontrollers need.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+    model = schema.ModelT.InitFromPackedBuf(tflite)
+    for entry in model.metadata or ():
+        model.buffers[entry.buffer].data = None
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = TFLITE_METADATA_NAME, len(model.buffers)
+    model.metadata = [entry]
+    text = schema.BufferT()
+    text.data = np.frombuffer(settings.to_json().encode(), np.uint8)
+    model.buffers.append(text)
+    builder = flatbuffers.Builder(len(tflite) + 4096)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def _tflite_metadata(content):
+    """The settings' JSON in a TFLite model, None where there is none."""
+    from ai_edge_litert import schema_py_generated as schema
+    try:
+        model = schema.Model.GetRootAs(content, 0)
+        for i in range(model.MetadataLength()):
+            entry = model.Metadata(i)
+            if entry.Name() == TFLITE_METADATA_NAME.encode():
+                return model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+    except Exception:  # a damaged file fails in many ways here; the interpreter says what is wrong with it
+        return None
+    return None
+
+
+class TFLiteModel:
+    """A TFLite file ready to run; its interpreter is built once and fed batches.
+
+    It runs TFLite's own kernels and no delegate: their integer arithmetic is that of the microcontroller.
+    """
+
+    def __init__(self, path):
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+        content = _read_bytes(Path(path))
+        try:
+            self._interpreter = Interpreter(
+                model_content=content, num_threads=os.cpu_count(),
+                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+            self._interpreter.allocate_tensors()
+            (self._input,) = self._interpreter.get_input_details()
+            (self._output,) = self._interpreter.get_output_details()
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"{path} is not a TFLite model that can run: {error}") from None
+        self._batch = int(self._input["shape"][0])
+
+    def check_fits(self, settings: Settings, path):
+        """Raise UserError where the shapes of input and output are not those of `settings`."""
+        expected = [(settings.feature_count,), (len(settings.labels),)]
+        found = [tuple(map(int, detail["shape"][1:])) for detail in (self._input, self._output)]
+        if found != expected:
+            raise UserError(f"{path} takes {found[0]} features and gives {found[1]} scores, but its settings or the "
+                            f"flags say {expected[0]} and {expected[1]}")
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Scores float32 [clips, labels] of features float32 [clips, feature_count]."""
+        self._resize(min(len(features), CLIPS_AT_ONCE))
+        scores = []
+        for start in range(0, len(features), self._batch):
+            part = features[start:start + self._batch]
+            padded = np.pad(part, ((0, self._batch - len(part)), (0, 0)))
+            self._interpreter.set_tensor(self._input["index"], quantize(padded, self._input))
+            self._interpreter.invoke()
+            scores.append(dequantize(self._interpreter.get_tensor(self._output["index"]), self._output)[:len(part)])
+        return np.concatenate(scores) if scores else np.zeros((0, self._output["shape"][1]), np.float32)
+
+    def _resize(self, batch):
+        if batch in (0, self._batch):
+            return
+        shape = [batch, *map(int, self._input["shape"][1:])]
+        self._interpreter.resize_tensor_input(self._input["index"], shape)
+        self._interpreter.allocate_tensors()
+        self._batch = batch
+
+
+def quantize(values: np.ndarray, detail: dict) -> np.ndarray:
+    """Float values as the tensor of `detail` (from the interpreter) takes them; floats stay as they are."""
+    if detail["dtype"] == np.float32:
+        return values.astype(np.float32)
+    scale, zero_point = detail["quantization"]
+    limits = np.iinfo(detail["dtype"])
+    return np.clip(np.round(values / scale) + zero_point, limits.min, limits.max).astype(detail["dtype"])
+
+
+def dequantize(values: np.ndarray, detail: dict) -> np.ndarray:
+    """The float32 values of a tensor with `detail` (from the interpreter)."""
+    if detail["dtype"] == np.float32:
+        return values
+    scale, zero_point = detail["quantization"]
+    return ((values.astype(np.float32) - zero_point) * scale).astype(np.float32)
+
+
+# ---- either kind, to be evaluated -------------------------------------------------------------------------------
+
+
+def keras_scores(model) -> Scores:
+    """Scores of a Keras model, computed in batches."""
+    def scores(features):
+        parts = [model(features[i:i + CLIPS_AT_ONCE], training=False) for i in range(0, len(features), CLIPS_AT_ONCE)]
+        return np.concatenate(parts) if parts else np.zeros((0, model.output_shape[-1]), np.float32)
+    return scores
+
+
+def load_tflite(path, args) -> tuple[Scores, Settings]:
+    """A TFLite file ready to run, and its settings; for one without settings, those of the flags in `args`."""
+    model = TFLiteModel(path)
+    settings = resolve(args, read_settings(path), str(path))
+    model.check_fits(settings, path)
+    return model, settings

@@ -1,0 +1,94 @@
+"""Make the synthetic speech of this folder with espeak-ng (Debian: apt-get install espeak-ng).
+
+    python sample_data/make.py
+
+The folder is laid out like Speech Commands: <word>/<speaker>_nohash_<n>.flac and _background_noise_/. Each speaker is
+a voice, a speed and a pitch; there are 16 of them for training and 4 each for validation and testing. It lets
+everything run without a download. Figures measured on it say nothing about real speech.
+"""
+import hashlib
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import scipy.signal
+import soundfile
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from input_data import NOISE_FOLDER, which_partition  # noqa: E402
+from settings import Settings  # noqa: E402
+
+UNKNOWN_WORDS = ("bird", "happy", "seven", "tree")
+SPEAKERS = {"training": 16, "validation": 4, "testing": 4}
+LANGUAGES = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029",
+             "en-us-nyc")
+VARIANTS = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5", "Andy", "Annie", "Denis")
+SAMPLE_RATE = Settings.sample_rate
+CLIP_SAMPLES = SAMPLE_RATE
+
+
+def main():
+    rng = np.random.default_rng(1)
+    words = (*Settings.wanted_words, *UNKNOWN_WORDS)
+    for name in (*words, NOISE_FOLDER):
+        shutil.rmtree(HERE / name, ignore_errors=True)
+        (HERE / name).mkdir()
+    for name, voice in draw_speakers(rng).items():
+        for word in words:
+            write(HERE / word / f"{name}_nohash_0.flac", place(speak(word, **voice), rng))
+    write_noise(rng)
+
+
+def draw_speakers(rng):
+    """{name: voice} with the wanted number of speakers in each partition, which the name decides."""
+    speakers, left = {}, dict(SPEAKERS)
+    while any(left.values()):
+        voice = {"voice": f"{rng.choice(LANGUAGES)}+{rng.choice(VARIANTS)}", "speed": int(rng.integers(120, 220)),
+                 "pitch": int(rng.integers(20, 80))}
+        name = hashlib.sha1(repr(voice).encode()).hexdigest()[:8]
+        partition = which_partition(name, Settings.validation_percentage, Settings.testing_percentage)
+        if left[partition] and name not in speakers:
+            left[partition] -= 1
+            speakers[name] = voice
+    return speakers
+
+
+def speak(word, voice, speed, pitch):
+    """The word as espeak-ng says it, float [samples] at SAMPLE_RATE."""
+    command = ["espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch), "--stdout", word]
+    wav = subprocess.run(command, check=True, capture_output=True).stdout
+    samples, rate = soundfile.read(io.BytesIO(wav))
+    return scipy.signal.resample_poly(samples, SAMPLE_RATE, rate)
+
+
+def place(samples, rng):
+    """The word at a random loudness around the middle of a clip, float [CLIP_SAMPLES]."""
+    loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max())
+    samples = samples[loud[0]:loud[-1] + 1][:CLIP_SAMPLES]
+    room = CLIP_SAMPLES - len(samples)
+    start = int(room * rng.uniform(0.3, 0.7))
+    return np.pad(samples * rng.uniform(0.2, 0.9) / np.abs(samples).max(), (start, room - start))
+
+
+def write_noise(rng):
+    """Four seconds each of white and pink noise and of a humming machine."""
+    count = 4 * SAMPLE_RATE
+    white = rng.normal(size=count)
+    spectrum = np.fft.rfft(rng.normal(size=count))
+    pink = np.fft.irfft(spectrum / np.sqrt(np.arange(1, len(spectrum) + 1)))
+    time = np.arange(count) / SAMPLE_RATE
+    hum = sum(np.sin(2 * np.pi * 50 * n * time + rng.uniform(0, 7)) / n for n in range(1, 12)) + 0.05 * white
+    for name, samples in {"white_noise": white, "pink_noise": pink, "humming_machine": hum}.items():
+        write(HERE / NOISE_FOLDER / f"{name}.flac", 0.3 * samples / np.abs(samples).max())
+
+
+def write(path, samples):
+    soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Train a keyword-spotting model: fit it, keep the checkpoint that validates best, and export that one.
+
+The same command given again goes on where it was interrupted.
+"""
+from pathlib import Path
+
+import input_data
+import models
+import training
+from reports import Report
+from settings import new_parser, resolve, run
+
+
+def parse_arguments():
+    parser = new_parser(__doc__)
+    input_data.add_arguments(parser)
+    input_data.add_augmentation_arguments(parser)
+    models.add_arguments(parser)
+    training.add_arguments(parser, steps="15000,3000", rates="0.001,0.0001", train_dir="train")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    training.check_schedule(args)
+    settings = resolve(args, None, "")
+    data = input_data.open_data(args, settings)
+
+    from backend import keras
+    keras.utils.set_random_seed(args.seed)
+    model = models.build_model(settings)
+    best = Path(args.train_dir) / "best"
+    training.fit(model, data, settings, args, "random", lambda name: models.keep_best(model, settings, best, name))
+
+    model, _ = models.load_checkpoint(best, args)
+    models.export_saved_model(model, settings, Path(args.train_dir) / "saved_model")
+    models.export_keras_file(model, settings, Path(args.train_dir) / f"{settings.model_architecture}.keras")
+    scores = models.keras_scores(model)(input_data.features(data.testing, settings))
+    name = f"testing, {input_data.protocol(args)}"
+    print(Report.of(name, settings.labels, data.testing.label, scores).text())
+    print(f"best checkpoint: {models.checkpoint_prefix(best)}")
+    print(f"SavedModel and .keras file: {args.train_dir}")
+
+
+if __name__ == "__main__":
+    run(main)
