@@ -1,8 +1,9 @@
 """TensorFlow and Keras, imported without their start-up messages.
 
-Importing this takes seconds, so functions that need it import it where they use it: `--help`, wrong flags and the
-evaluation of a TFLite file answer without it. Keras is tf_keras, the one that tfmot can cluster.
+Importing this takes seconds, so functions that need it import it where they use it: `--help`, wrong flags and
+the evaluation of a TFLite file answer without it. Keras is tf_keras, the one that tfmot can cluster.
 """
+
 import os
 
 from settings import quiet

@@ -1,8 +1,9 @@
 """Convert a checkpoint to a TFLite file with its settings inside, and evaluate what was written.
 
-By default the weights and activations become int8. The batch is fixed to 1, and every tensor has one scale, so that
-kernels for microcontrollers take the file as it is.
+By default the weights and activations become int8. The batch is fixed to 1, and every tensor has one scale,
+so that kernels for microcontrollers take the file as it is.
 """
+
 import argparse
 from pathlib import Path
 
@@ -18,22 +19,41 @@ CALIBRATION_CLIPS = 500
 
 def parse_arguments():
     parser = new_parser(__doc__)
-    parser.add_argument("--checkpoint", required=True, metavar="PATH",
-                        help="model to convert: a checkpoint, a folder of checkpoints, or a SavedModel")
-    parser.add_argument("--inference_type", choices=("fp32", "int8", "int16"), default="fp32",
-                        help="what goes in and out of the quantized model: fp32 has float in and out around int8 "
-                             "weights and activations, int8 is integer throughout, int16 has int16 activations")
-    parser.add_argument("--quantize", action=argparse.BooleanOptionalAction, default=True,
-                        help="--no-quantize keeps float weights and activations")
-    parser.add_argument("--output", metavar="FILE",
-                        help="file to write; by default named like the architecture: dnn_quantized.tflite, or "
-                             "dnn.tflite with --no-quantize")
-    parser.add_argument("--seed", type=bounded(int, 0), default=0, metavar="N", help="chooses the calibration clips")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="model to convert: a checkpoint, a folder of checkpoints, or a SavedModel",
+    )
+    parser.add_argument(
+        "--inference_type",
+        choices=("fp32", "int8", "int16"),
+        default="fp32",
+        help="what goes in and out of the quantized model: fp32 has float in and out around int8 "
+        "weights and activations, int8 is integer throughout, int16 has int16 activations",
+    )
+    parser.add_argument(
+        "--quantize",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="--no-quantize keeps float weights and activations",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="file to write; by default named like the architecture: dnn_quantized.tflite, or "
+        "dnn.tflite with --no-quantize",
+    )
+    parser.add_argument(
+        "--seed", type=bounded(int, 0), default=0, metavar="N", help="chooses the calibration clips"
+    )
     input_data.add_arguments(parser)
     models.add_arguments(parser)
     args = parser.parse_args()
     if not args.quantize and args.inference_type != "fp32":
-        parser.error(f"--inference_type {args.inference_type} needs a quantized model: leave out --no-quantize")
+        parser.error(
+            f"--inference_type {args.inference_type} needs a quantized model: leave out --no-quantize"
+        )
     return args
 
 
@@ -50,13 +70,19 @@ def main():
 
     scores, _ = models.load_tflite(output, args)
     heard = scores(input_data.features(data.testing, settings))
-    print(Report.of(f"{output}: testing, {input_data.protocol(args)}", settings.labels, data.testing.label, heard).text())
+    print(
+        Report.of(
+            f"{output}: testing, {input_data.protocol(args)}", settings.labels, data.testing.label, heard
+        ).text()
+    )
 
 
 def calibration_features(clips, settings, seed):
-    """Features of recordings drawn from `clips`, to take the range of each tensor from, [up to 500, feature_count].
+    """Features of recordings drawn from `clips`, to take the range of each tensor from, [up to 500,
+    feature_count].
 
-    Generated silence is left out: the log of its zeros is far from any sound's, and would take most of the range.
+    Generated silence is left out: the log of its zeros is far from any sound's, and would take most of the
+    range.
     """
     recordings = np.flatnonzero(clips.label != settings.labels.index(SILENCE_LABEL))
     if not len(recordings):
@@ -69,6 +95,7 @@ def calibration_features(clips, settings, seed):
 def convert(model, settings, calibration, inference_type) -> bytes:
     """The TFLite form of a Keras model; float where `calibration` is None."""
     from backend import tf
+
     shape = tf.TensorSpec([1, settings.feature_count], tf.float32, name="input")
     function = tf.function(model).get_concrete_function(shape)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
@@ -77,10 +104,13 @@ def convert(model, settings, calibration, inference_type) -> bytes:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([row[None]] for row in calibration)
         converter.target_spec.supported_ops = [
-            kinds.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8 if inference_type == "int16"
-            else kinds.TFLITE_BUILTINS_INT8]
+            kinds.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+            if inference_type == "int16"
+            else kinds.TFLITE_BUILTINS_INT8
+        ]
         converter.inference_input_type = converter.inference_output_type = tf.as_dtype(
-            {"fp32": "float32"}.get(inference_type, inference_type))
+            {"fp32": "float32"}.get(inference_type, inference_type)
+        )
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
     with quiet():
         return converter.convert()

@@ -2,6 +2,7 @@
 
 A model carries its settings, so it needs no other flag; several TFLite files end in one table.
 """
+
 import io
 import zipfile
 from pathlib import Path
@@ -15,11 +16,16 @@ from settings import new_parser, run
 def parse_arguments():
     parser = new_parser(__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--checkpoint", metavar="PATH", help="a checkpoint, a folder of checkpoints, or a SavedModel")
+    which.add_argument(
+        "--checkpoint", metavar="PATH", help="a checkpoint, a folder of checkpoints, or a SavedModel"
+    )
     which.add_argument("--tflite_path", metavar="FILE", nargs="+", help="one or more TFLite files")
-    parser.add_argument("--test_dir", metavar="DIR",
-                        help="evaluate this folder too: one folder of recordings per label, like the canonical test "
-                             "set, which is downloaded where the folder is missing or empty")
+    parser.add_argument(
+        "--test_dir",
+        metavar="DIR",
+        help="evaluate this folder too: one folder of recordings per label, like the canonical test "
+        "set, which is downloaded where the folder is missing or empty",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the same figures to this file")
     input_data.add_arguments(parser)
     models.add_arguments(parser)
@@ -44,7 +50,9 @@ def main():
     if args.tflite_path:
         print(table(results))
     if args.json:
-        write_json(args.json, {path: [report.as_dict() for report in reports] for path, reports in results.items()})
+        write_json(
+            args.json, {path: [report.as_dict() for report in reports] for path, reports in results.items()}
+        )
 
 
 def load_keras(path, args):
@@ -55,27 +63,40 @@ def load_keras(path, args):
 def labelled_features(args, settings):
     """The sets to evaluate: {name: (features [n, feature_count], labels [n])}."""
     sets = {}
-    if args.test_dir and args.data_dir == str(input_data.DEFAULT_DATA_DIR) and not Path(args.data_dir).exists():
+    if (
+        args.test_dir
+        and args.data_dir == str(input_data.DEFAULT_DATA_DIR)
+        and not Path(args.data_dir).exists()
+    ):
         print(f"{args.data_dir} is not there: evaluating {args.test_dir} alone")
     else:
         data = input_data.open_data(args, settings)
         mixture = input_data.protocol(args)
         sets = {f"validation, {mixture}": data.validation, f"testing, {mixture}": data.testing}
     if args.test_dir:
-        sets[f"{args.test_dir}, as labelled by its folders"] = input_data.open_test_dir(args.test_dir, settings)
+        folder = Path(args.test_dir).resolve().name
+        kind = "canonical" if folder.startswith("speech_commands_test_set") else "test_dir"
+        sets[f"{kind}, the clips in {folder}"] = input_data.open_test_dir(args.test_dir, settings)
     return {name: (input_data.features(clips, settings), clips.label) for name, clips in sets.items()}
 
 
 def table(results) -> str:
     """One line per file: bytes, zipped bytes, and the accuracy on each set with its N."""
-    rows = [["file", "bytes", "zipped", *(f"{report.name.split(',')[0]}" for report in next(iter(results.values())))]]
+    rows = [
+        ["file", "bytes", "zipped", *(report.name.split(",")[0] for report in next(iter(results.values())))]
+    ]
     for path, reports in results.items():
         content = Path(path).read_bytes()
         accuracies = [f"{100 * report.accuracy:.2f} % (N = {report.count:,})" for report in reports]
         rows.append([path, f"{len(content):,}", f"{zipped_size(content):,}", *accuracies])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) if column == 0 else cell.rjust(width)
-                               for column, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
 
 
 def zipped_size(content: bytes) -> int:

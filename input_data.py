@@ -1,8 +1,9 @@
 """From an archive of recordings to batches of (MFCC features, label).
 
-In the order the data takes: download -> folders of recordings -> decoded PCM -> partitions of labelled clips ->
-time shift and noise -> MFCC -> batches. Nothing here needs TensorFlow.
+In the order the data takes: download -> folders of recordings -> decoded PCM -> partitions of labelled clips
+-> time shift and noise -> MFCC -> batches. Nothing here needs TensorFlow.
 """
+
 import contextlib
 import errno
 import functools
@@ -25,8 +26,22 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from settings import (MEL_CHANNELS, MEL_LOWER_HZ, MEL_UPPER_HZ, SILENCE_LABEL, UNKNOWN_LABEL, Settings, UserError,
-                      add_setting, bounded, word_list, write_text)
+from settings import (
+    MEL_CHANNELS,
+    MEL_LOWER_HZ,
+    MEL_UPPER_HZ,
+    SILENCE_LABEL,
+    UNKNOWN_LABEL,
+    Settings,
+    UserError,
+    add_setting,
+    bounded,
+    new_parser,
+    resolve,
+    run,
+    word_list,
+    write_text,
+)
 
 DATA_URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
 TEST_SET_URL = "http://download.tensorflow.org/data/speech_commands_test_set_v0.02.tar.gz"
@@ -40,25 +55,52 @@ NOISE_FOLDER = "_background_noise_"
 CACHE_FOLDER = ".pcm_cache"
 UNFINISHED_FOLDER = ".extracting"
 PARTITIONS = ("training", "validation", "testing")
-BAD_FILES_TOLERATED = 0.1  # share of a data set; beyond it, something is wrong with the set and not with a file
+BAD_FILES_TOLERATED = (
+    0.1  # share of a data set; beyond it, something is wrong with the set and not with a file
+)
 CLIPS_AT_ONCE = 20  # their frames fit into a core's cache
 
 
 def add_arguments(parser):
     """Add the flags that say which recordings are used, how they are varied, and how they become features."""
     data = parser.add_argument_group("data")
-    data.add_argument("--data_url", default=DATA_URL, metavar="URL",
-                      help="archive to download where --data_dir has no recordings; '' for none")
-    data.add_argument("--data_dir", default=str(DEFAULT_DATA_DIR), metavar="DIR",
-                      help="folder with one folder of recordings for each word")
-    add_setting(data, "wanted_words", "words to tell apart, comma-separated; the others are _unknown_",
-                type=word_list, metavar="WORDS")
+    data.add_argument(
+        "--data_url",
+        default=DATA_URL,
+        metavar="URL",
+        help="archive to download where --data_dir has no recordings; '' for none",
+    )
+    data.add_argument(
+        "--data_dir",
+        default=str(DEFAULT_DATA_DIR),
+        metavar="DIR",
+        help="folder with one folder of recordings for each word",
+    )
+    add_setting(
+        data,
+        "wanted_words",
+        "words to tell apart, comma-separated; the others are _unknown_",
+        type=word_list,
+        metavar="WORDS",
+    )
     percent = bounded(float, 0, 100)
-    data.add_argument("--silence_percentage", type=percent, default=10, metavar="P",
-                      help="clips of silence, in %% of the wanted words' clips")
-    data.add_argument("--unknown_percentage", type=percent, default=10, metavar="P",
-                      help="clips of unknown words, in %% of the wanted words' clips")
-    add_setting(data, "validation_percentage", "share of speakers for validation, in %%", type=percent, metavar="P")
+    data.add_argument(
+        "--silence_percentage",
+        type=percent,
+        default=10,
+        metavar="P",
+        help="clips of silence, in %% of the wanted words' clips",
+    )
+    data.add_argument(
+        "--unknown_percentage",
+        type=percent,
+        default=10,
+        metavar="P",
+        help="clips of unknown words, in %% of the wanted words' clips",
+    )
+    add_setting(
+        data, "validation_percentage", "share of speakers for validation, in %%", type=percent, metavar="P"
+    )
     add_setting(data, "testing_percentage", "share of speakers for testing, in %%", type=percent, metavar="P")
 
     features = parser.add_argument_group("features (MFCC)")
@@ -72,15 +114,30 @@ def add_arguments(parser):
 def add_augmentation_arguments(parser):
     """Add the flags that say how training clips are varied."""
     group = parser.add_argument_group("augmentation (training clips only)")
-    group.add_argument("--background_volume", type=bounded(float, 0, 1), default=0.1, metavar="V",
-                       help="loudest background noise, 0 to 1")
-    group.add_argument("--background_frequency", type=bounded(float, 0, 1), default=0.8, metavar="P",
-                       help="share of clips that get background noise")
-    group.add_argument("--time_shift_ms", type=bounded(float, 0), default=100, metavar="MS",
-                       help="clips are moved by up to this much, either way")
+    group.add_argument(
+        "--background_volume",
+        type=bounded(float, 0, 1),
+        default=0.1,
+        metavar="V",
+        help="loudest background noise, 0 to 1",
+    )
+    group.add_argument(
+        "--background_frequency",
+        type=bounded(float, 0, 1),
+        default=0.8,
+        metavar="P",
+        help="share of clips that get background noise",
+    )
+    group.add_argument(
+        "--time_shift_ms",
+        type=bounded(float, 0),
+        default=100,
+        metavar="MS",
+        help="clips are moved by up to this much, either way",
+    )
 
 
-# ---- the recordings: download, verify, extract -----------------------------------------------------------------
+# ---- the recordings: download, verify, extract ----
 
 
 def find_recordings(data_dir, data_url: str) -> Path:
@@ -95,7 +152,9 @@ def find_recordings(data_dir, data_url: str) -> Path:
     if finished and word_folders(folder):
         return folder
     archive = PurePosixPath(data_url).name
-    others = [name for name in _entries(folder) if not name.startswith(".") and not name.startswith(archive or "/")]
+    others = [
+        name for name in _entries(folder) if not name.startswith(".") and not name.startswith(archive or "/")
+    ]
     if others and finished:
         raise UserError(f"{folder} has no recordings: expected {folder}/<word>/<clip>.wav{_hint(folder)}")
     if not data_url:
@@ -106,8 +165,14 @@ def find_recordings(data_dir, data_url: str) -> Path:
 
 
 def word_folders(folder: Path) -> list[str]:
-    """Names of the folders in `folder` that hold recordings, sorted; those with a leading '_' or '.' are no words."""
-    return [name for name in _entries(folder) if name[0] not in "._" and list_recordings(folder / name, first=True)]
+    """Names of the folders in `folder` that hold recordings, sorted; those with a leading '_' or '.' are no
+    words.
+    """
+    return [
+        name
+        for name in _entries(folder)
+        if name[0] not in "._" and list_recordings(folder / name, first=True)
+    ]
 
 
 def _entries(folder):
@@ -120,19 +185,27 @@ def _hint(folder):
 
 
 def fetch_archive(url: str, folder: Path):
-    """Download `url` into `folder`, verified, and extract it there; what is there already is not fetched again.
+    """Download `url` into `folder`, verified, and extract it there; what is there already is not fetched
+    again.
 
-    Raises UserError where the download fails, has the wrong hash, or holds what an archive of recordings must not.
+    Raises UserError where the download fails, has the wrong hash, or holds what an archive of recordings must
+    not.
     """
     import pooch
+
     logging.getLogger("pooch").setLevel(logging.ERROR)
     pooch.get_logger().setLevel(logging.ERROR)
     archive = folder / PurePosixPath(url).name
     was_there = archive.exists()
     expected = f"sha256:{SHA256[url]}" if url in SHA256 else None
     try:
-        pooch.retrieve(url, known_hash=expected, fname=archive.name, path=folder,
-                       downloader=pooch.HTTPDownloader(progressbar=True, timeout=30))
+        pooch.retrieve(
+            url,
+            known_hash=expected,
+            fname=archive.name,
+            path=folder,
+            downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
+        )
     except Exception as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EACCES, errno.EROFS):
             raise
@@ -148,11 +221,13 @@ def fetch_archive(url: str, folder: Path):
 
 
 def extract(archive: Path, folder: Path):
-    """Extract the regular files of a tar archive; its top-level entries appear in `folder` when all are complete.
+    """Extract the regular files of a tar archive; its top-level entries appear in `folder` when all are
+    complete.
 
     Raises UserError for a member that would land outside, or is a link or device: nothing is extracted then.
     """
     from tqdm import tqdm
+
     unfinished = folder / UNFINISHED_FOLDER
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -183,7 +258,7 @@ def _safe_path(member):
     return path
 
 
-# ---- decoding, once ---------------------------------------------------------------------------------------------
+# ---- decoding, once ----
 
 
 class BadAudio(Exception):
@@ -193,6 +268,7 @@ class BadAudio(Exception):
 def read_audio(path, sample_rate: int) -> np.ndarray:
     """The samples of a mono recording, int16 [samples]. Raises BadAudio with the reason."""
     import soundfile
+
     if os.path.getsize(path) == 0:
         raise BadAudio("is empty")
     if _riff_is_cut_short(path):
@@ -206,7 +282,9 @@ def read_audio(path, sample_rate: int) -> np.ndarray:
             samples = file.read(dtype="int16")
             expected = file.frames
     except soundfile.LibsndfileError as error:
-        raise BadAudio(f"is not audio that can be read ({str(error.error_string).strip().rstrip('.')})") from None
+        raise BadAudio(
+            f"is not audio that can be read ({str(error.error_string).strip().rstrip('.')})"
+        ) from None
     if len(samples) == 0:
         raise BadAudio("holds no samples")
     if len(samples) < expected:
@@ -215,7 +293,9 @@ def read_audio(path, sample_rate: int) -> np.ndarray:
 
 
 def _riff_is_cut_short(path):
-    """Whether a WAV file ends before its header says; programs that write into a pipe leave a huge size there."""
+    """Whether a WAV file ends before its header says; programs that write into a pipe leave a huge size
+    there.
+    """
     with open(path, "rb") as file:
         header = file.read(8)
     size = int.from_bytes(header[4:], "little") + 8
@@ -223,7 +303,9 @@ def _riff_is_cut_short(path):
 
 
 def list_recordings(folder: Path, first=False) -> list[tuple[str, int, int]]:
-    """(name, bytes, time of change in ns) of the recordings in a folder, sorted by name; only one with `first`."""
+    """(name, bytes, time of change in ns) of the recordings in a folder, sorted by name; only one with
+    `first`.
+    """
     found = []
     if folder.is_dir():
         with os.scandir(folder) as entries:
@@ -247,10 +329,11 @@ class Shard(NamedTuple):
 def decode_folders(folder: Path, names: list[str], settings: Settings) -> dict[str, Shard]:
     """The recordings of the folders `names`, cut or zero-padded to the clip length, by folder.
 
-    Each folder is decoded once, into a file beside the recordings that is made again when they change. Files that
-    cannot be used are named on standard error; UserError where they are too many to be an accident.
+    Each folder is decoded once, into a file beside the recordings that is made again when they change. Files
+    that cannot be used are named on standard error; UserError where they are too many to be an accident.
     """
     from tqdm import tqdm
+
     cache = _cache_folder(folder)
     listings = {name: list_recordings(folder / name) for name in names}
     paths = {name: cache / _cache_name(name, listings[name], settings) for name in names}
@@ -273,7 +356,10 @@ def _cache_folder(folder):
     if beside.is_dir() or os.access(folder, os.W_OK):
         return beside
     import pooch
-    return pooch.os_cache("keyword_spotting") / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+
+    return (
+        pooch.os_cache("keyword_spotting") / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    )
 
 
 def _cache_name(name, listing, settings):
@@ -292,14 +378,17 @@ def _open_shard(path, settings):
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Shard(names, np.memmap(path, np.int16, "r", shape=shape) if names else np.zeros(shape, np.int16), bad)
+    return Shard(
+        names, np.memmap(path, np.int16, "r", shape=shape) if names else np.zeros(shape, np.int16), bad
+    )
 
 
 def _write_shard(path, folder, files, settings, progress):
     """Decode `files` into `path`; the index beside it, written last, makes it valid."""
+
     def decode(name):
         try:
-            return read_audio(folder / name, settings.sample_rate)[:settings.clip_samples]
+            return read_audio(folder / name, settings.sample_rate)[: settings.clip_samples]
         except (BadAudio, OSError) as error:
             return str(error)
 
@@ -325,7 +414,9 @@ def _write_shard(path, folder, files, settings, progress):
 
 
 def _report_bad_files(folder, shards):
-    bad = [f"{folder / name / file} {why}" for name, shard in shards.items() for file, why in shard.bad.items()]
+    bad = [
+        f"{folder / name / file} {why}" for name, shard in shards.items() for file, why in shard.bad.items()
+    ]
     total = len(bad) + sum(len(shard.names) for shard in shards.values())
     if len(bad) > BAD_FILES_TOLERATED * total:
         raise UserError(f"{len(bad)} of {total} files in {folder} cannot be used; the first: {bad[0]}")
@@ -333,7 +424,7 @@ def _report_bad_files(folder, shards):
         print(f"left out {len(bad)} of {total} files that cannot be used:", *bad, sep="\n  ", file=sys.stderr)
 
 
-# ---- the index: labels and partitions ---------------------------------------------------------------------------
+# ---- the index: labels and partitions ----
 
 
 @dataclass(frozen=True)
@@ -385,9 +476,9 @@ def which_partition(file_name: str, validation_percentage: float, testing_percen
 def open_data(args, settings: Settings) -> Data:
     """The data set that the flags of `add_arguments` describe, downloaded and decoded where it is not yet.
 
-    In each partition: every clip of the wanted words, and in per cent of their number, clips of other words (chosen
-    by a hash of their path, so that every script gets the same) and silence (zeros).
-    Raises UserError where a wanted word has no clips or there are no recordings.
+    In each partition: every clip of the wanted words, and in per cent of their number, clips of other words
+    (chosen by a hash of their path, so that every script gets the same) and silence (zeros). Raises UserError
+    where a wanted word has no clips or there are no recordings.
     """
     folder = find_recordings(args.data_dir, args.data_url)
     present = word_folders(folder)
@@ -404,12 +495,16 @@ def open_data(args, settings: Settings) -> Data:
         for row, name in enumerate(shards[word].names):
             partition = which_partition(name, settings.validation_percentage, settings.testing_percentage)
             members[partition].setdefault(word, []).append(row)
-    partitions = {partition: _label_clips(members[partition], shards, args, settings) for partition in PARTITIONS}
+    partitions = {
+        partition: _label_clips(members[partition], shards, args, settings) for partition in PARTITIONS
+    }
     return Data(**partitions, noise=load_noise(folder, settings))
 
 
 def protocol(args) -> str:
-    """What a partition is made of, in words; by its name for the composition that the paper's results stand for."""
+    """What a partition is made of, in words; by its name for the composition that the paper's results stand
+    for.
+    """
     mixture = f"{args.silence_percentage:g} % silence of zeros, {args.unknown_percentage:g} % unknown words"
     paper = args.silence_percentage == 10 and args.unknown_percentage == 10
     return f"paper protocol ({mixture})" if paper else mixture
@@ -417,9 +512,16 @@ def protocol(args) -> str:
 
 def _label_clips(rows_by_word, shards, args, settings):
     wanted = [(word, row) for word in settings.wanted_words for row in rows_by_word.get(word, [])]
-    others = [(word, row) for word, rows in rows_by_word.items() if word not in settings.wanted_words for row in rows]
-    others.sort(key=lambda clip: hashlib.sha1(f"{clip[0]}/{shards[clip[0]].names[clip[1]]}".encode()).digest())
-    unknown = others[:math.ceil(len(wanted) * args.unknown_percentage / 100)]
+    others = [
+        (word, row)
+        for word, rows in rows_by_word.items()
+        if word not in settings.wanted_words
+        for row in rows
+    ]
+    others.sort(
+        key=lambda clip: hashlib.sha1(f"{clip[0]}/{shards[clip[0]].names[clip[1]]}".encode()).digest()
+    )
+    unknown = others[: math.ceil(len(wanted) * args.unknown_percentage / 100)]
     labels = {word: index for index, word in enumerate(settings.labels)}
     entries = [(word, row, labels[word]) for word, row in wanted]
     entries += [(word, row, labels[UNKNOWN_LABEL]) for word, row in unknown]
@@ -442,8 +544,8 @@ def _clips(entries, shards, silent, settings):
 def open_test_dir(test_dir, settings: Settings) -> Clips:
     """The clips of a folder laid out like the canonical test set: one folder for each label, named like it.
 
-    A folder that is missing or empty becomes the canonical test set, downloaded. UserError where a folder is named
-    like no label of the model.
+    A folder that is missing or empty becomes the canonical test set, downloaded. UserError where a folder is
+    named like no label of the model.
     """
     folder = Path(test_dir)
     if not _entries(folder) or (folder / UNFINISHED_FOLDER).exists():
@@ -452,15 +554,19 @@ def open_test_dir(test_dir, settings: Settings) -> Clips:
     present = [name for name in _entries(folder) if list_recordings(folder / name, first=True)]
     strange = [name for name in present if name not in settings.labels]
     if strange:
-        raise UserError(f"{folder / strange[0]} is named like no label of the model; its labels are "
-                        f"{', '.join(settings.labels)}")
+        raise UserError(
+            f"{folder / strange[0]} is named like no label of the model; its labels are "
+            f"{', '.join(settings.labels)}"
+        )
     if not present:
         raise UserError(f"{folder} has no recordings: expected {folder}/<label>/<clip>.wav")
     absent = [label for label in settings.labels if label not in present]
     if absent:
         print(f"{folder} has no recordings of {', '.join(absent)}", file=sys.stderr)
     shards = decode_folders(folder, present, settings)
-    entries = [(name, row, settings.labels.index(name)) for name in present for row in range(len(shards[name].names))]
+    entries = [
+        (name, row, settings.labels.index(name)) for name in present for row in range(len(shards[name].names))
+    ]
     return _clips(entries, shards, 0, settings)
 
 
@@ -478,7 +584,7 @@ def load_noise(folder: Path, settings: Settings) -> list[np.ndarray]:
     return noise
 
 
-# ---- augmentation -----------------------------------------------------------------------------------------------
+# ---- augmentation ----
 
 
 class Augmentation(NamedTuple):
@@ -492,13 +598,17 @@ class Augmentation(NamedTuple):
     @staticmethod
     def from_arguments(args, settings: Settings, noise) -> "Augmentation":
         if not noise and args.background_volume and args.background_frequency:
-            print(f"{args.data_dir} has no {NOISE_FOLDER}: training goes without background noise", file=sys.stderr)
+            print(
+                f"{args.data_dir} has no {NOISE_FOLDER}: training goes without background noise",
+                file=sys.stderr,
+            )
         shift = min(int(args.time_shift_ms * settings.sample_rate / 1000), settings.clip_samples)
         return Augmentation(shift, args.background_volume, args.background_frequency, noise)
 
 
 def augment(clips: Clips, chosen, how: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """The clips with the indices `chosen`, each moved in time and mixed with noise, float32 [chosen, clip_samples].
+    """The clips with the indices `chosen`, each moved in time and mixed with noise, float32 [chosen,
+    clip_samples].
 
     The shift is uniform in both directions, filled with zeros; noise comes from a uniformly chosen place of a
     uniformly chosen recording at a uniform volume up to `background_volume`; the sum is clipped to -1..1.
@@ -510,25 +620,26 @@ def augment(clips: Clips, chosen, how: Augmentation, rng: np.random.Generator) -
     volumes *= (rng.random(len(chosen)) < how.background_frequency) & bool(how.noise)
     places = rng.random((len(chosen), 2))
     for out, clip, shift, volume, place in zip(audio, chosen, shifts, volumes, places, strict=True):
-        moved = clips.samples(clip)[max(0, -shift):length - max(0, shift)]
-        np.multiply(moved, np.float32(1 / 32768), out=out[max(0, shift):length - max(0, -shift)])
+        moved = clips.samples(clip)[max(0, -shift) : length - max(0, shift)]
+        np.multiply(moved, np.float32(1 / 32768), out=out[max(0, shift) : length - max(0, -shift)])
         if volume:
             recording = how.noise[int(place[0] * len(how.noise))]
             start = int(place[1] * (len(recording) - length))
-            out += volume * recording[start:start + length]
+            out += volume * recording[start : start + length]
     return np.clip(audio, -1, 1, out=audio)
 
 
-# ---- features ---------------------------------------------------------------------------------------------------
+# ---- features ----
 
 
 @functools.lru_cache
 def mfcc_tables(settings: Settings) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
-    """Window [window_samples], FFT length, mel filters [bins, 40] from bin 0 up, DCT [40, coefficients]; float32.
+    """Window [window_samples], FFT length, mel filters [bins, 40] from bin 0 up, DCT [40, coefficients];
+    float32.
 
-    Periodic Hann window, FFT of the next power of two, triangles evenly spaced in mel = 1127 ln(1 + f / 700) between
-    20 and 4000 Hz, orthogonal DCT-II without the first row's extra factor: as in TensorFlow's AudioSpectrogram and
-    Mfcc ops. Bins above the filters are left out.
+    Periodic Hann window, FFT of the next power of two, triangles evenly spaced in mel = 1127 ln(1 + f / 700)
+    between 20 and 4000 Hz, orthogonal DCT-II without the first row's extra factor: as in TensorFlow's
+    AudioSpectrogram and Mfcc ops. Bins above the filters are left out.
     """
     size = settings.window_samples
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
@@ -537,13 +648,17 @@ def mfcc_tables(settings: Settings) -> tuple[np.ndarray, int, np.ndarray, np.nda
     def to_mel(hz):
         return 1127 * np.log1p(hz / 700)
 
-    bins = np.arange(int(MEL_UPPER_HZ * fft_length / settings.sample_rate) + 1) * settings.sample_rate / fft_length
+    spacing = settings.sample_rate / fft_length
+    bins = spacing * np.arange(int(MEL_UPPER_HZ / spacing) + 1)
     edges = np.linspace(to_mel(MEL_LOWER_HZ), to_mel(MEL_UPPER_HZ), MEL_CHANNELS + 2)
     low, middle, high = edges[:-2], edges[1:-1], edges[2:]
     mel = to_mel(bins)[:, None]
     filters = np.maximum(0, np.minimum((mel - low) / (middle - low), (high - mel) / (high - middle)))
+    filters[: int(1.5 + MEL_LOWER_HZ / spacing)] = 0  # where the op's filters begin
     orders = np.arange(settings.dct_coefficient_count)
-    dct = np.sqrt(2 / MEL_CHANNELS) * np.cos(np.pi / MEL_CHANNELS * np.outer(np.arange(MEL_CHANNELS) + 0.5, orders))
+    dct = np.sqrt(2 / MEL_CHANNELS) * np.cos(
+        np.pi / MEL_CHANNELS * np.outer(np.arange(MEL_CHANNELS) + 0.5, orders)
+    )
     return window.astype(np.float32), fft_length, filters.astype(np.float32), dct.astype(np.float32)
 
 
@@ -553,17 +668,20 @@ def mfcc(audio: np.ndarray, settings: Settings) -> np.ndarray:
     Frame by frame, coefficients in order. The numbers are those of TensorFlow's AudioSpectrogram
     (magnitude_squared) and Mfcc ops, up to float32 rounding.
     """
-    parts = [_mfcc_part(audio[i:i + CLIPS_AT_ONCE], settings) for i in range(0, len(audio), CLIPS_AT_ONCE)]
+    parts = [_mfcc_part(audio[i : i + CLIPS_AT_ONCE], settings) for i in range(0, len(audio), CLIPS_AT_ONCE)]
     return np.concatenate(parts) if parts else np.zeros((0, settings.feature_count), np.float32)
 
 
 def _mfcc_part(audio, settings):
     import scipy.fft
+
     window, fft_length, filters, dct = mfcc_tables(settings)
-    frames = np.lib.stride_tricks.sliding_window_view(audio, len(window), axis=1)[:, ::settings.stride_samples]
+    frames = np.lib.stride_tricks.sliding_window_view(audio, len(window), axis=1)[
+        :, :: settings.stride_samples
+    ]
     padded = np.zeros((frames.shape[0] * frames.shape[1], fft_length), np.float32)
-    np.multiply(frames, window, out=padded.reshape(*frames.shape[:2], fft_length)[:, :, :len(window)])
-    spectrum = scipy.fft.rfft(padded, overwrite_x=True)[:, :len(filters)]
+    np.multiply(frames, window, out=padded.reshape(*frames.shape[:2], fft_length)[:, :, : len(window)])
+    spectrum = scipy.fft.rfft(padded, overwrite_x=True)[:, : len(filters)]
     magnitude = np.sqrt(spectrum.real**2 + spectrum.imag**2)
     log_mel = np.log(np.maximum(magnitude @ filters, np.float32(1e-12)))
     return (log_mel @ dct).reshape(len(audio), -1)
@@ -571,7 +689,7 @@ def _mfcc_part(audio, settings):
 
 @contextlib.contextmanager
 def _workers():
-    """Threads for numpy's work, one a core; BLAS's own threads, which would fight with them, rest meanwhile."""
+    """Threads for numpy's work, one a core; BLAS's own threads, which would fight with them, rest."""
     pool = ThreadPoolExecutor(os.cpu_count())
     with threadpool_limits(1, user_api="blas"):
         try:
@@ -582,6 +700,7 @@ def _workers():
 
 def features(clips: Clips, settings: Settings) -> np.ndarray:
     """MFCC features of all clips as they are, float32 [clips, feature_count], on all cores."""
+
     def part(start):
         stop = min(start + CLIPS_AT_ONCE, len(clips))
         audio = np.stack([clips.samples(clip) for clip in range(start, stop)])
@@ -592,16 +711,18 @@ def features(clips: Clips, settings: Settings) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros((0, settings.feature_count), np.float32)
 
 
-# ---- batches ----------------------------------------------------------------------------------------------------
+# ---- batches ----
 
 
-def training_batches(clips: Clips, how: Augmentation, settings: Settings, batch_size: int, seed: int,
-                     steps: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def training_batches(
+    clips: Clips, how: Augmentation, settings: Settings, batch_size: int, seed: int, steps: range
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [batch_size, feature_count], labels [batch_size]) for each of `steps`, freshly augmented.
 
-    Every clip comes once per pass, each pass in its own order. A batch depends on the seed and its step alone, so a
-    run that starts in the middle sees what an unbroken one would have seen.
+    Every clip comes once per pass, each pass in its own order. A batch depends on the seed and its step
+    alone, so a run that starts in the middle sees what an unbroken one would have seen.
     """
+
     def batch(step):
         chosen = _batch_members(len(clips), batch_size, seed, step)
         audio = augment(clips, chosen, how, np.random.default_rng([seed, 1, step]))
@@ -620,10 +741,46 @@ def training_batches(clips: Clips, how: Augmentation, settings: Settings, batch_
 def _batch_members(count, batch_size, seed, step):
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     passes = positions // count
-    return np.concatenate([_pass_order(count, seed, number)[positions[passes == number] % count]
-                           for number in np.unique(passes)])
+    return np.concatenate(
+        [
+            _pass_order(count, seed, number)[positions[passes == number] % count]
+            for number in np.unique(passes)
+        ]
+    )
 
 
 @functools.lru_cache(maxsize=4)
 def _pass_order(count, seed, number):
     return np.random.default_rng([seed, 0, number]).permutation(count)
+
+
+# ---- what there is, as a table ----
+
+
+def main():
+    parser = new_parser(
+        "Get the recordings ready (download, extract, decode), and count them by label and partition."
+    )
+    add_arguments(parser)
+    parser.add_argument(
+        "--test_dir",
+        metavar="DIR",
+        help="count this folder too; one that is missing or empty becomes the canonical test set",
+    )
+    args = parser.parse_args()
+    settings = resolve(args, None, "")
+    data = open_data(args, settings)
+    sets = {partition: getattr(data, partition) for partition in PARTITIONS}
+    if args.test_dir:
+        sets[Path(args.test_dir).name] = open_test_dir(args.test_dir, settings)
+    counts = np.array([np.bincount(clips.label, minlength=len(settings.labels)) for clips in sets.values()])
+    print(f"{'clips':12}" + "".join(f"{name:>{len(name) + 2}}" for name in sets))
+    for label, row in [*zip(settings.labels, counts.T, strict=True), ("all", counts.sum(1))]:
+        print(
+            f"{label:12}"
+            + "".join(f"{count:>{len(name) + 2},}" for name, count in zip(sets, row, strict=True))
+        )
+
+
+if __name__ == "__main__":
+    run(main)

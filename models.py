@@ -2,6 +2,7 @@
 
 Each form of a model carries its Settings, and `read_settings` finds them in any of these forms.
 """
+
 import os
 import re
 import shutil
@@ -20,18 +21,27 @@ SETTINGS_NAME = "settings.json"
 TFLITE_METADATA_NAME = "keyword_spotting_settings"
 CLIPS_AT_ONCE = 500
 
-Scores = Callable[[np.ndarray], np.ndarray]  # features float32 [n, feature_count] -> scores float32 [n, labels]
+Scores = Callable[
+    [np.ndarray], np.ndarray
+]  # features float32 [n, feature_count] -> scores float32 [n, labels]
 
 
 def add_arguments(parser):
     """Add the flags that say what the network looks like."""
     group = parser.add_argument_group("model")
     add_setting(group, "model_architecture", "kind of network", choices=sorted(ARCHITECTURES))
-    add_setting(group, "model_size_info", "its size; for dnn the units of each hidden layer", type=int, nargs="+",
-                action=StoreTuple, metavar="N")
+    add_setting(
+        group,
+        "model_size_info",
+        "its size; for dnn the units of each hidden layer",
+        type=int,
+        nargs="+",
+        action=StoreTuple,
+        metavar="N",
+    )
 
 
-# ---- architectures ----------------------------------------------------------------------------------------------
+# ---- architectures ----
 
 
 class Architecture(NamedTuple):
@@ -46,19 +56,24 @@ def build_model(settings: Settings):
     Raises UserError where the architecture is unknown or the size info does not fit it.
     """
     if settings.model_architecture not in ARCHITECTURES:
-        raise UserError(f"--model_architecture {settings.model_architecture}: known are {', '.join(ARCHITECTURES)}")
+        raise UserError(
+            f"--model_architecture {settings.model_architecture}: known are {', '.join(ARCHITECTURES)}"
+        )
     architecture = ARCHITECTURES[settings.model_architecture]
     model = architecture.build(settings)
     if model is None:
-        raise UserError(f"--model_size_info {show(settings.model_size_info)} does not fit "
-                        f"{settings.model_architecture}: it takes {architecture.size_info}, "
-                        f"for example {architecture.example}")
+        raise UserError(
+            f"--model_size_info {show(settings.model_size_info)} does not fit "
+            f"{settings.model_architecture}: it takes {architecture.size_info}, "
+            f"for example {architecture.example}"
+        )
     return model
 
 
 def build_dnn(settings: Settings):
-    """Fully connected layers with ReLU; the DNN of arXiv:1711.07128. None where the size info does not fit."""
+    """Fully connected layers with ReLU, the DNN of arXiv:1711.07128; None where the size does not fit."""
     from backend import keras
+
     units = settings.model_size_info
     if not units or not all(1 <= count <= 65536 for count in units):
         return None
@@ -75,7 +90,7 @@ ARCHITECTURES = {
 }
 
 
-# ---- settings inside every form of a model ----------------------------------------------------------------------
+# ---- settings inside every form of a model ----
 
 
 def read_settings(path) -> Settings | None:
@@ -116,17 +131,20 @@ def _read_bytes(path):
     return path.read_bytes()
 
 
-# ---- checkpoints ------------------------------------------------------------------------------------------------
+# ---- checkpoints ----
 
 
 def checkpoint_prefix(path) -> str:
-    """The prefix of the checkpoint that `path` means: a prefix, one of its files, a SavedModel, or a folder whose
-    `checkpoint` file names the latest. Raises UserError where there is none."""
+    """The prefix of the checkpoint that `path` means: a prefix, one of its files, a SavedModel, or a folder
+    whose `checkpoint` file names the latest. Raises UserError where there is none.
+    """
     path = Path(path)
     if (path / "saved_model.pb").exists():
         path = path / "variables" / "variables"
     elif (path / "checkpoint").is_file():
-        latest = re.search(r'^model_checkpoint_path: "(.+)"', (path / "checkpoint").read_text(errors="replace"), re.M)
+        latest = re.search(
+            r'^model_checkpoint_path: "(.+)"', (path / "checkpoint").read_text(errors="replace"), re.M
+        )
         path = path / (latest[1] if latest else "checkpoint")
     prefix = re.sub(r"\.(index|data-\d{5}-of-\d{5}|settings\.json)$", "", str(path))
     if not os.path.exists(f"{prefix}.index"):
@@ -149,7 +167,9 @@ def checkpoint_files(path) -> list[Path]:
 
 
 def keep_best(model, settings: Settings, folder: Path, name: str):
-    """Save the checkpoint `folder/name` and delete the others in `folder`; given alone, `folder` means this one."""
+    """Save the checkpoint `folder/name` and delete the others in `folder`; given alone, `folder` means this
+    one.
+    """
     save_checkpoint(model, settings, folder / name)
     for file in folder.iterdir():
         if not file.name.startswith(f"{name}.") and file.name != "checkpoint":
@@ -159,9 +179,9 @@ def keep_best(model, settings: Settings, folder: Path, name: str):
 def load_checkpoint(path, args):
     """The Keras model of a checkpoint (or SavedModel) and its settings.
 
-    The settings are those the checkpoint carries. For one that carries none, such as Keras' `save_weights` alone
-    writes, they are those of the flags in `args`. Raises UserError where there is no such checkpoint or it does not
-    fit them.
+    The settings are those the checkpoint carries. For one that carries none, such as Keras' `save_weights`
+    alone writes, they are those of the flags in `args`. Raises UserError where there is no such checkpoint or
+    it does not fit them.
     """
     stored = read_settings(path)
     settings = resolve(args, stored, str(path))
@@ -169,11 +189,19 @@ def load_checkpoint(path, args):
     layers = [layer for layer in model.layers if layer.weights]
     weights = read_weights(path)
     if len(layers) != len(weights) or not all(map(_fits, layers, weights)):
-        source = "its settings" if stored else ("the flags; it carries no settings, so --model_size_info, "
-                                                "--window_size_ms and the like must say how it was trained")
+        source = (
+            "its settings"
+            if stored
+            else (
+                "the flags; it carries no settings, so --model_size_info, "
+                "--window_size_ms and the like must say how it was trained"
+            )
+        )
         expected = [{weight.name: weight for weight in layer.weights} for layer in layers]
-        raise UserError(f"{path} does not fit {source}: its layers are {_describe(weights)}, "
-                        f"expected {_describe(expected)}")
+        raise UserError(
+            f"{path} does not fit {source}: its layers are {_describe(weights)}, "
+            f"expected {_describe(expected)}"
+        )
     for layer, values in zip(layers, weights, strict=True):
         for name, value in values.items():
             attrgetter(name)(layer).assign(value)
@@ -186,6 +214,7 @@ def read_weights(path) -> list[dict[str, np.ndarray]]:
     Only arrays are read, by their names in Keras' format; nothing in the checkpoint is executed.
     """
     from backend import tf
+
     key_format = re.compile(r"layer_with_weights-(\d+)/([\w/]+)/\.ATTRIBUTES/VARIABLE_VALUE")
     layers = {}
     try:
@@ -215,13 +244,14 @@ def _describe(layers):
 def writing(path):
     """Turn TensorFlow's errors about files, such as a full disk, into UserError."""
     from backend import tf
+
     try:
         yield
     except tf.errors.OpError as error:
         raise UserError(f"cannot write {path}: {error.message}") from None
 
 
-# ---- SavedModel and .keras --------------------------------------------------------------------------------------
+# ---- SavedModel and .keras ----
 
 
 def export_saved_model(model, settings: Settings, folder):
@@ -253,7 +283,7 @@ def export_keras_file(model, settings: Settings, path):
         partial.unlink(missing_ok=True)
 
 
-# ---- TFLite files -----------------------------------------------------------------------------------------------
+# ---- TFLite files ----
 
 
 def with_settings(tflite: bytes, settings: Settings) -> bytes:
@@ -263,6 +293,7 @@ def with_settings(tflite: bytes, settings: Settings) -> bytes:
     """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
+
     model = schema.ModelT.InitFromPackedBuf(tflite)
     for entry in model.metadata or ():
         model.buffers[entry.buffer].data = None
@@ -280,6 +311,7 @@ def with_settings(tflite: bytes, settings: Settings) -> bytes:
 def _tflite_metadata(content):
     """The settings' JSON in a TFLite model, None where there is none."""
     from ai_edge_litert import schema_py_generated as schema
+
     try:
         model = schema.Model.GetRootAs(content, 0)
         for i in range(model.MetadataLength()):
@@ -299,11 +331,14 @@ class TFLiteModel:
 
     def __init__(self, path):
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
         content = _read_bytes(Path(path))
         try:
             self._interpreter = Interpreter(
-                model_content=content, num_threads=os.cpu_count(),
-                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+                model_content=content,
+                num_threads=os.cpu_count(),
+                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            )
             self._interpreter.allocate_tensors()
             (self._input,) = self._interpreter.get_input_details()
             (self._output,) = self._interpreter.get_output_details()
@@ -316,19 +351,23 @@ class TFLiteModel:
         expected = [(settings.feature_count,), (len(settings.labels),)]
         found = [tuple(map(int, detail["shape"][1:])) for detail in (self._input, self._output)]
         if found != expected:
-            raise UserError(f"{path} takes {found[0]} features and gives {found[1]} scores, but its settings or the "
-                            f"flags say {expected[0]} and {expected[1]}")
+            raise UserError(
+                f"{path} takes {found[0]} features and gives {found[1]} scores, but its settings or the "
+                f"flags say {expected[0]} and {expected[1]}"
+            )
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Scores float32 [clips, labels] of features float32 [clips, feature_count]."""
         self._resize(min(len(features), CLIPS_AT_ONCE))
         scores = []
         for start in range(0, len(features), self._batch):
-            part = features[start:start + self._batch]
+            part = features[start : start + self._batch]
             padded = np.pad(part, ((0, self._batch - len(part)), (0, 0)))
             self._interpreter.set_tensor(self._input["index"], quantize(padded, self._input))
             self._interpreter.invoke()
-            scores.append(dequantize(self._interpreter.get_tensor(self._output["index"]), self._output)[:len(part)])
+            scores.append(
+                dequantize(self._interpreter.get_tensor(self._output["index"]), self._output)[: len(part)]
+            )
         return np.concatenate(scores) if scores else np.zeros((0, self._output["shape"][1]), np.float32)
 
     def _resize(self, batch):
@@ -357,19 +396,24 @@ def dequantize(values: np.ndarray, detail: dict) -> np.ndarray:
     return ((values.astype(np.float32) - zero_point) * scale).astype(np.float32)
 
 
-# ---- either kind, to be evaluated -------------------------------------------------------------------------------
+# ---- either kind, to be evaluated ----
 
 
 def keras_scores(model) -> Scores:
     """Scores of a Keras model, computed in batches."""
+
     def scores(features):
-        parts = [model(features[i:i + CLIPS_AT_ONCE], training=False) for i in range(0, len(features), CLIPS_AT_ONCE)]
+        parts = [
+            model(features[i : i + CLIPS_AT_ONCE], training=False)
+            for i in range(0, len(features), CLIPS_AT_ONCE)
+        ]
         return np.concatenate(parts) if parts else np.zeros((0, model.output_shape[-1]), np.float32)
+
     return scores
 
 
 def load_tflite(path, args) -> tuple[Scores, Settings]:
-    """A TFLite file ready to run, and its settings; for one without settings, those of the flags in `args`."""
+    """A TFLite file ready to run, and its settings; those of the flags in `args` where it has none."""
     model = TFLiteModel(path)
     settings = resolve(args, read_settings(path), str(path))
     model.check_fits(settings, path)

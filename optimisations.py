@@ -1,8 +1,10 @@
-"""Cluster the weights of a trained model: each kernel keeps at most 32 distinct values, so that it compresses well.
+"""Cluster the weights of a trained model: each kernel keeps at most 32 distinct values, so that it compresses
+well.
 
-Clustering is tfmot's, initialised by k-means++, and followed by fine-tuning of the centroids. The same command given
-again goes on where it was interrupted.
+Clustering is tfmot's, initialised by k-means++, and followed by fine-tuning of the centroids. The same
+command given again goes on where it was interrupted.
 """
+
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,12 @@ CLUSTERS = 32
 
 def parse_arguments():
     parser = new_parser(__doc__)
-    parser.add_argument("--checkpoint", required=True, metavar="PATH",
-                        help="model to start from: a checkpoint, a folder of checkpoints, or a SavedModel")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="model to start from: a checkpoint, a folder of checkpoints, or a SavedModel",
+    )
     input_data.add_arguments(parser)
     input_data.add_augmentation_arguments(parser)
     models.add_arguments(parser)
@@ -34,6 +40,7 @@ def main():
     data = input_data.open_data(args, settings)
 
     from backend import keras
+
     keras.utils.set_random_seed(args.seed)
     test_features = input_data.features(data.testing, settings)
     before = report("before clustering", model, test_features, data, settings, args)
@@ -42,8 +49,14 @@ def main():
     wrapped = cluster(model)
     best = Path(args.train_dir) / "best"
     start = training.fingerprint(models.checkpoint_files(args.checkpoint))
-    training.fit(wrapped, data, settings, args, start,
-                 lambda name: models.keep_best(strip(wrapped), settings, best, name))
+    training.fit(
+        wrapped,
+        data,
+        settings,
+        args,
+        start,
+        lambda name: models.keep_best(strip(wrapped), settings, best, name),
+    )
 
     model, _ = models.load_checkpoint(best, args)
     for layer in model.layers:
@@ -55,12 +68,18 @@ def main():
 
 
 def cluster(model):
-    """The model with its kernels tied to cluster centroids. Raises UserError for a layer that tfmot cannot cluster."""
+    """The model with its kernels tied to cluster centroids. Raises UserError for a layer that tfmot cannot
+    cluster.
+    """
     import tensorflow_model_optimization as tfmot
+
     clustering = tfmot.clustering.keras
     try:
-        return clustering.cluster_weights(model, number_of_clusters=CLUSTERS,
-                                          cluster_centroids_init=clustering.CentroidInitialization.KMEANS_PLUS_PLUS)
+        return clustering.cluster_weights(
+            model,
+            number_of_clusters=CLUSTERS,
+            cluster_centroids_init=clustering.CentroidInitialization.KMEANS_PLUS_PLUS,
+        )
     except ValueError as error:
         raise UserError(f"tfmot cannot cluster this model: {error}") from None
 
@@ -68,6 +87,7 @@ def cluster(model):
 def strip(wrapped):
     """A plain model with the clustered kernels of `wrapped`."""
     import tensorflow_model_optimization as tfmot
+
     return tfmot.clustering.keras.strip_clustering(wrapped)
 
 

@@ -1,4 +1,5 @@
 """How good a model is: accuracy with its interval, confusion matrix, precision and recall per label."""
+
 import json
 import math
 from dataclasses import dataclass
@@ -50,28 +51,35 @@ class Report:
 
     @property
     def recall(self) -> np.ndarray:
-        """For each label, the share of its clips that were heard as it, float [labels]; NaN where there are none."""
+        """For each label, the share of its clips that were heard as it, float [labels]; NaN where there are
+        none.
+        """
         return _share(self.confusion.diagonal(), self.confusion.sum(1))
 
     @property
     def precision(self) -> np.ndarray:
-        """For each label, the share of clips heard as it that were it, float [labels]; NaN where there are none."""
+        """For each label, the share of clips heard as it that were it, float [labels]; NaN where there are
+        none.
+        """
         return _share(self.confusion.diagonal(), self.confusion.sum(0))
 
     def summary(self) -> str:
         """One line: what, accuracy, interval, N."""
         low, high = self.interval
-        return (f"{self.name}: accuracy {100 * self.accuracy:.2f} % "
-                f"(95 % interval {100 * low:.2f} to {100 * high:.2f}), N = {self.count:,}")
+        return (
+            f"{self.name}: accuracy {100 * self.accuracy:.2f} % "
+            f"(95 % interval {100 * low:.2f} to {100 * high:.2f}), N = {self.count:,}"
+        )
 
     def text(self) -> str:
         """The summary, the confusion matrix with label names, and precision and recall per label."""
         width = max(len(label) for label in self.labels)
         cell = max(6, len(str(self.confusion.max())) + 1)
-        heading = "".join(f"{label[:cell - 1]:>{cell}}" for label in self.labels)
+        heading = "".join(f"{label[: cell - 1]:>{cell}}" for label in self.labels)
         lines = [self.summary(), "", "said, as heard:", f"{'':{width}}{heading}   recall  precision"]
-        for label, row, recall, precision in zip(self.labels, self.confusion, self.recall, self.precision,
-                                                 strict=True):
+        for label, row, recall, precision in zip(
+            self.labels, self.confusion, self.recall, self.precision, strict=True
+        ):
             counts = "".join(f"{count or '.':>{cell}}" for count in row)
             lines.append(f"{label:{width}}{counts}  {_percent(recall):>7}  {_percent(precision):>9}")
         return "\n".join(lines) + "\n"
@@ -79,8 +87,13 @@ class Report:
     def as_dict(self) -> dict:
         """The same figures, ready for JSON; None stands for a share of nothing."""
         return {
-            "set": self.name, "N": self.count, "correct": self.correct, "accuracy": _or_none(self.accuracy),
-            "interval_95": list(self.interval), "labels": list(self.labels), "confusion": self.confusion.tolist(),
+            "set": self.name,
+            "N": self.count,
+            "correct": self.correct,
+            "accuracy": _or_none(self.accuracy),
+            "interval_95": list(self.interval),
+            "labels": list(self.labels),
+            "confusion": self.confusion.tolist(),
             "recall": [_or_none(value) for value in self.recall],
             "precision": [_or_none(value) for value in self.precision],
         }

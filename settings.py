@@ -1,8 +1,10 @@
 """What a model's numbers depend on, and how the scripts read flags and report errors.
 
-A `Settings` travels with every model: beside a checkpoint, inside a SavedModel, a .keras file and a TFLite file.
-So a script needs no flag to evaluate or convert a model, and a flag that contradicts the model is an error.
+A `Settings` travels with every model: beside a checkpoint, inside a SavedModel, a .keras file and a TFLite
+file. So a script needs no flag to evaluate or convert a model, and a flag that contradicts the model is an
+error.
 """
+
 import argparse
 import contextlib
 import dataclasses
@@ -48,22 +50,38 @@ class Settings:
 
     def _checks(self):
         words = self.wanted_words
-        yield (f"--sample_rate {self.sample_rate}: at least {2 * MEL_UPPER_HZ:.0f} Hz are needed, since the "
-               f"mel filters reach {MEL_UPPER_HZ:.0f} Hz", self.sample_rate < 2 * MEL_UPPER_HZ)
-        yield (f"--window_size_ms {show(self.window_size_ms)} and --window_stride_ms {show(self.window_stride_ms)} "
-               "must be at least one sample long", min(self.window_samples, self.stride_samples) < 1)
-        yield (f"--window_size_ms {show(self.window_size_ms)} does not fit into --clip_duration_ms "
-               f"{self.clip_duration_ms}", self.window_samples > self.clip_samples)
-        yield (f"--dct_coefficient_count {self.dct_coefficient_count}: 1 to {MEL_CHANNELS} are possible",
-               not 1 <= self.dct_coefficient_count <= MEL_CHANNELS)
+        yield (
+            f"--sample_rate {self.sample_rate}: at least {2 * MEL_UPPER_HZ:.0f} Hz are needed, since the "
+            f"mel filters reach {MEL_UPPER_HZ:.0f} Hz",
+            self.sample_rate < 2 * MEL_UPPER_HZ,
+        )
+        yield (
+            f"--window_size_ms {show(self.window_size_ms)} and --window_stride_ms "
+            f"{show(self.window_stride_ms)} must be at least one sample long",
+            min(self.window_samples, self.stride_samples) < 1,
+        )
+        yield (
+            f"--window_size_ms {show(self.window_size_ms)} does not fit into --clip_duration_ms "
+            f"{self.clip_duration_ms}",
+            self.window_samples > self.clip_samples,
+        )
+        yield (
+            f"--dct_coefficient_count {self.dct_coefficient_count}: 1 to {MEL_CHANNELS} are possible",
+            not 1 <= self.dct_coefficient_count <= MEL_CHANNELS,
+        )
         yield "--wanted_words is empty", not words or not all(words)
         yield f"--wanted_words names a word twice: {show(words)}", len(set(words)) < len(words)
-        yield (f"--wanted_words {show(words)}: a word is the name of a folder of recordings, and must not begin "
-               "with '_' or '.' or hold a '/'", any(word[:1] in ("_", ".") or "/" in word for word in words))
-        yield (f"--validation_percentage {show(self.validation_percentage)} and --testing_percentage "
-               f"{show(self.testing_percentage)} must not be negative and leave something to train on",
-               min(self.validation_percentage, self.testing_percentage) < 0
-               or self.validation_percentage + self.testing_percentage > 100)
+        yield (
+            f"--wanted_words {show(words)}: a word is the name of a folder of recordings, and must not begin "
+            "with '_' or '.' or hold a '/'",
+            any(word[:1] in ("_", ".") or "/" in word for word in words),
+        )
+        yield (
+            f"--validation_percentage {show(self.validation_percentage)} and --testing_percentage "
+            f"{show(self.testing_percentage)} must not be negative and leave something to train on",
+            min(self.validation_percentage, self.testing_percentage) < 0
+            or self.validation_percentage + self.testing_percentage > 100,
+        )
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -137,22 +155,26 @@ def word_list(text: str) -> tuple[str, ...]:
 
 def number_list(kind):
     """A type for flags that take comma-separated positive numbers, such as --learning_rate."""
+
     def parse(text):
         values = tuple(kind(part) for part in text.split(","))
         if min(values) <= 0:
             raise ValueError
         return values
+
     parse.__name__ = f"comma-separated list of positive {kind.__name__}"
     return parse
 
 
 def bounded(kind, lower, upper=float("inf")):
     """A type for flags that take one number from `lower` to `upper`."""
+
     def parse(text):
         value = kind(text)
         if not lower <= value <= upper:
             raise ValueError
         return value
+
     parse.__name__ = f"{kind.__name__} from {lower} " + ("up" if upper == float("inf") else f"to {upper}")
     return parse
 
@@ -190,8 +212,10 @@ def resolve(args: argparse.Namespace, stored: Settings | None, source: str) -> S
     for name, value in given.items():
         kept = getattr(stored, name)
         if value != kept:
-            raise UserError(f"--{name} {show(value)} contradicts {show(kept)}, stored in {source}; "
-                            "leave the flag out, the model carries its settings")
+            raise UserError(
+                f"--{name} {show(value)} contradicts {show(kept)}, stored in {source}; "
+                "leave the flag out, the model carries its settings"
+            )
     return stored
 
 
@@ -248,8 +272,10 @@ def run(main):
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(_complain(script, f"{where}{error.strerror or error}"))
     except KeyboardInterrupt:
-        print(f"\n{script}: stopped; the same command goes on from the last evaluation or starts again",
-              file=sys.stderr)
+        print(
+            f"\n{script}: stopped; the same command goes on from the last evaluation or starts again",
+            file=sys.stderr,
+        )
         sys.exit(130)
 
 

@@ -2,6 +2,7 @@
 
 The same command given again goes on where it was interrupted.
 """
+
 from pathlib import Path
 
 import input_data
@@ -27,10 +28,13 @@ def main():
     data = input_data.open_data(args, settings)
 
     from backend import keras
+
     keras.utils.set_random_seed(args.seed)
     model = models.build_model(settings)
     best = Path(args.train_dir) / "best"
-    training.fit(model, data, settings, args, "random", lambda name: models.keep_best(model, settings, best, name))
+    training.fit(
+        model, data, settings, args, "random", lambda name: models.keep_best(model, settings, best, name)
+    )
 
     model, _ = models.load_checkpoint(best, args)
     models.export_saved_model(model, settings, Path(args.train_dir) / "saved_model")

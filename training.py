@@ -1,4 +1,7 @@
-"""The training loop that train.py and optimisations.py share: resumable, seeded, with piecewise-constant rates."""
+"""The training loop that train.py and optimisations.py share: resumable, seeded, with piecewise-constant
+rates.
+"""
+
 import hashlib
 import json
 import time
@@ -19,40 +22,76 @@ ROOT = Path(__file__).resolve().parent
 def add_arguments(parser, steps: str, rates: str, train_dir: str):
     """Add the training flags; the defaults that differ from script to script are given."""
     group = parser.add_argument_group("training")
-    group.add_argument("--how_many_training_steps", type=number_list(int), default=number_list(int)(steps),
-                       metavar="N,N,...", help="steps at each learning rate")
-    group.add_argument("--learning_rate", type=number_list(float), default=number_list(float)(rates),
-                       metavar="R,R,...", help="learning rates, one after the other")
-    group.add_argument("--eval_step_interval", type=bounded(int, 1), default=400, metavar="N",
-                       help="steps between validations; an interruption loses no more than these")
+    group.add_argument(
+        "--how_many_training_steps",
+        type=number_list(int),
+        default=number_list(int)(steps),
+        metavar="N,N,...",
+        help="steps at each learning rate",
+    )
+    group.add_argument(
+        "--learning_rate",
+        type=number_list(float),
+        default=number_list(float)(rates),
+        metavar="R,R,...",
+        help="learning rates, one after the other",
+    )
+    group.add_argument(
+        "--eval_step_interval",
+        type=bounded(int, 1),
+        default=400,
+        metavar="N",
+        help="steps between validations; an interruption loses no more than these",
+    )
     group.add_argument("--batch_size", type=bounded(int, 1), default=100, metavar="N", help="clips per step")
-    group.add_argument("--seed", type=bounded(int, 0), default=0, metavar="N",
-                       help="fixes initial weights, order of clips, shifts and noise")
-    group.add_argument("--train_dir", default=str(ROOT / "work" / train_dir), metavar="DIR",
-                       help="where checkpoints and exported models go")
-    group.add_argument("--summaries_dir", default=str(ROOT / "work" / "summaries"), metavar="DIR",
-                       help="where summaries for TensorBoard go")
+    group.add_argument(
+        "--seed",
+        type=bounded(int, 0),
+        default=0,
+        metavar="N",
+        help="fixes initial weights, order of clips, shifts and noise",
+    )
+    group.add_argument(
+        "--train_dir",
+        default=str(ROOT / "work" / train_dir),
+        metavar="DIR",
+        help="where checkpoints and exported models go",
+    )
+    group.add_argument(
+        "--summaries_dir",
+        default=str(ROOT / "work" / "summaries"),
+        metavar="DIR",
+        help="where summaries for TensorBoard go",
+    )
 
 
 def check_schedule(args):
     """Raise UserError where there is not one learning rate for each number of steps."""
     if len(args.how_many_training_steps) != len(args.learning_rate):
-        raise UserError(f"--how_many_training_steps has {len(args.how_many_training_steps)} parts and "
-                        f"--learning_rate {len(args.learning_rate)}; one rate is needed for each number of steps")
+        raise UserError(
+            f"--how_many_training_steps has {len(args.how_many_training_steps)} parts and "
+            f"--learning_rate {len(args.learning_rate)}; one rate is needed for each number of steps"
+        )
 
 
-def fit(model, data: input_data.Data, settings: Settings, args, start: str, save: Callable[[str], None]) -> None:
+def fit(
+    model, data: input_data.Data, settings: Settings, args, start: str, save: Callable[[str], None]
+) -> None:
     """Train `model` in place as the flags of `add_arguments` say; go on where an interrupted run stopped.
 
-    After each `eval_step_interval` steps and at the end, the model is validated; `save(name)` is called whenever it
-    is the best so far, with a name that tells accuracy and step. `start` says what the weights were at the start.
-    Raises UserError where `train_dir` holds a run with other flags, or a partition is empty.
+    After each `eval_step_interval` steps and at the end, the model is validated; `save(name)` is called
+    whenever it is the best so far, with a name that tells accuracy and step. `start` says what the weights
+    were at the start. Raises UserError where `train_dir` holds a run with other flags, or a partition is
+    empty.
     """
     from backend import keras, tf
+
     for partition in ("training", "validation"):
         if not len(getattr(data, partition)):
-            raise UserError(f"no clips for {partition} in {args.data_dir}: more recordings (of more speakers) are "
-                            "needed, or other percentages")
+            raise UserError(
+                f"no clips for {partition} in {args.data_dir}: more recordings (of more speakers) are "
+                "needed, or other percentages"
+            )
     total = sum(args.how_many_training_steps)
     _claim_folder(args, settings, len(data.training), start)
 
@@ -60,8 +99,12 @@ def fit(model, data: input_data.Data, settings: Settings, args, start: str, save
     rate = keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, list(args.learning_rate))
     optimizer = keras.optimizers.Adam(rate)
     optimizer.build(model.trainable_variables)
-    state = tf.train.Checkpoint(model=model, optimizer=optimizer, step=tf.Variable(0, dtype=tf.int64),
-                                best=tf.Variable(-1.0, dtype=tf.float64))
+    state = tf.train.Checkpoint(
+        model=model,
+        optimizer=optimizer,
+        step=tf.Variable(0, dtype=tf.int64),
+        best=tf.Variable(-1.0, dtype=tf.float64),
+    )
     manager = tf.train.CheckpointManager(state, str(Path(args.train_dir) / "resume"), max_to_keep=1)
     if manager.latest_checkpoint:
         state.restore(manager.latest_checkpoint).expect_partial()
@@ -72,7 +115,9 @@ def fit(model, data: input_data.Data, settings: Settings, args, start: str, save
     validation = input_data.features(data.validation, settings)
     augmentation = input_data.Augmentation.from_arguments(args, settings, data.noise)
     steps = range(int(state.step), total)
-    batches = input_data.training_batches(data.training, augmentation, settings, args.batch_size, args.seed, steps)
+    batches = input_data.training_batches(
+        data.training, augmentation, settings, args.batch_size, args.seed, steps
+    )
     with tf.summary.create_file_writer(str(args.summaries_dir)).as_default():
         for end in _evaluation_steps(steps, args.eval_step_interval):
             began, first = time.perf_counter(), int(state.step)
@@ -91,10 +136,21 @@ def fit(model, data: input_data.Data, settings: Settings, args, start: str, save
 
 def _claim_folder(args, settings, clip_count, start):
     """Note in `train_dir` which run it belongs to; UserError where it belongs to another."""
-    ours = {name: getattr(args, name) for name in
-            ("how_many_training_steps", "learning_rate", "eval_step_interval", "batch_size", "seed",
-             "background_volume", "background_frequency", "time_shift_ms", "silence_percentage",
-             "unknown_percentage")}
+    ours = {
+        name: getattr(args, name)
+        for name in (
+            "how_many_training_steps",
+            "learning_rate",
+            "eval_step_interval",
+            "batch_size",
+            "seed",
+            "background_volume",
+            "background_frequency",
+            "time_shift_ms",
+            "silence_percentage",
+            "unknown_percentage",
+        )
+    }
     ours = {f"--{name}": show(value) for name, value in ours.items()}
     ours |= {f"--{name}": show(getattr(settings, name)) for name in vars(settings)}
     ours |= {"starting weights": start, "number of training clips": str(clip_count)}
@@ -109,12 +165,16 @@ def _claim_folder(args, settings, clip_count, start):
         raise UserError(f"{note} is damaged; delete {folder} to train anew") from None
     for name, value in ours.items():
         if theirs.get(name) != value:
-            raise UserError(f"{folder} holds a run with {name} {theirs.get(name)}, now it is {value}: give another "
-                            f"--train_dir, or delete {folder}")
+            raise UserError(
+                f"{folder} holds a run with {name} {theirs.get(name)}, now it is {value}: give another "
+                f"--train_dir, or delete {folder}"
+            )
 
 
 def _compiled_steps(model, optimizer):
-    """A function of (features [steps, batch, feature_count], labels [steps, batch]) that trains on each batch."""
+    """A function of (features [steps, batch, feature_count], labels [steps, batch]) that trains on each
+    batch.
+    """
     from backend import keras, tf
 
     @tf.function(reduce_retracing=True)
@@ -125,11 +185,13 @@ def _compiled_steps(model, optimizer):
                 scores = model(features[i], training=True)
                 loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(labels[i], scores))
             variables = model.trainable_variables
-            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+            gradients = tape.gradient(loss, variables)
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
             loss_sum += loss
             heard = tf.argmax(scores, 1, output_type=labels.dtype)
             correct += tf.reduce_sum(tf.cast(heard == labels[i], tf.int32))
         return loss_sum, correct
+
     return train
 
 
@@ -144,21 +206,27 @@ def _train_until(end, step, batches, train, batch_size):
     count, loss_sum, correct = end - step, 0.0, 0
     while step < end:
         taken = [next(batches) for _ in range(min(STEPS_AT_ONCE, end - step))]
-        loss, right = train(np.stack([features for features, _ in taken]), np.stack([label for _, label in taken]))
+        loss, right = train(
+            np.stack([features for features, _ in taken]), np.stack([label for _, label in taken])
+        )
         loss_sum, correct, step = loss_sum + float(loss), correct + int(right), step + len(taken)
     return loss_sum / count, correct / count / batch_size
 
 
 def _log(step, total, rate, loss, accuracy, validated, clip_count, pace):
     from backend import tf
+
     tf.summary.scalar("loss", loss, step)
     tf.summary.scalar("accuracy/training", accuracy, step)
     tf.summary.scalar("accuracy/validation", validated, step)
     tf.summary.scalar("learning_rate", rate, step)
     left = time.strftime("%H:%M:%S", time.gmtime((total - step) / pace))
-    print(f"step {step:,} of {total:,}: rate {rate:g}, loss {loss:.3f}, training accuracy {100 * accuracy:.1f} %, "
-          f"validation accuracy {100 * validated:.2f} % (N = {clip_count:,}); {pace:.0f} steps/s, {left} left",
-          flush=True)
+    print(
+        f"step {step:,} of {total:,}: rate {rate:g}, loss {loss:.3f}, "
+        f"training accuracy {100 * accuracy:.1f} %, "
+        f"validation accuracy {100 * validated:.2f} % (N = {clip_count:,}); {pace:.0f} steps/s, {left} left",
+        flush=True,
+    )
 
 
 def fingerprint(files) -> str:

@@ -2,10 +2,11 @@
 
     python sample_data/make.py
 
-The folder is laid out like Speech Commands: <word>/<speaker>_nohash_<n>.flac and _background_noise_/. Each speaker is
-a voice, a speed and a pitch; there are 16 of them for training and 4 each for validation and testing. It lets
-everything run without a download. Figures measured on it say nothing about real speech.
+The folder is laid out like Speech Commands: <word>/<speaker>_nohash_<n>.flac and _background_noise_/. Each
+speaker is a voice, a speed and a pitch; there are 16 of them for training and 4 each for validation and
+testing. It lets everything run without a download. Figures measured on it say nothing about real speech.
 """
+
 import hashlib
 import io
 import shutil
@@ -24,9 +25,34 @@ from settings import Settings  # noqa: E402
 
 UNKNOWN_WORDS = ("bird", "happy", "seven", "tree")
 SPEAKERS = {"training": 16, "validation": 4, "testing": 4}
-LANGUAGES = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029",
-             "en-us-nyc")
-VARIANTS = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5", "Andy", "Annie", "Denis")
+LANGUAGES = (
+    "en-us",
+    "en-gb",
+    "en-gb-scotland",
+    "en-gb-x-rp",
+    "en-gb-x-gbclan",
+    "en-gb-x-gbcwmd",
+    "en-029",
+    "en-us-nyc",
+)
+VARIANTS = (
+    "m1",
+    "m2",
+    "m3",
+    "m4",
+    "m5",
+    "m6",
+    "m7",
+    "m8",
+    "f1",
+    "f2",
+    "f3",
+    "f4",
+    "f5",
+    "Andy",
+    "Annie",
+    "Denis",
+)
 SAMPLE_RATE = Settings.sample_rate
 CLIP_SAMPLES = SAMPLE_RATE
 
@@ -47,8 +73,11 @@ def draw_speakers(rng):
     """{name: voice} with the wanted number of speakers in each partition, which the name decides."""
     speakers, left = {}, dict(SPEAKERS)
     while any(left.values()):
-        voice = {"voice": f"{rng.choice(LANGUAGES)}+{rng.choice(VARIANTS)}", "speed": int(rng.integers(120, 220)),
-                 "pitch": int(rng.integers(20, 80))}
+        voice = {
+            "voice": f"{rng.choice(LANGUAGES)}+{rng.choice(VARIANTS)}",
+            "speed": int(rng.integers(120, 220)),
+            "pitch": int(rng.integers(20, 80)),
+        }
         name = hashlib.sha1(repr(voice).encode()).hexdigest()[:8]
         partition = which_partition(name, Settings.validation_percentage, Settings.testing_percentage)
         if left[partition] and name not in speakers:
@@ -68,7 +97,7 @@ def speak(word, voice, speed, pitch):
 def place(samples, rng):
     """The word at a random loudness around the middle of a clip, float [CLIP_SAMPLES]."""
     loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max())
-    samples = samples[loud[0]:loud[-1] + 1][:CLIP_SAMPLES]
+    samples = samples[loud[0] : loud[-1] + 1][:CLIP_SAMPLES]
     room = CLIP_SAMPLES - len(samples)
     start = int(room * rng.uniform(0.3, 0.7))
     return np.pad(samples * rng.uniform(0.2, 0.9) / np.abs(samples).max(), (start, room - start))

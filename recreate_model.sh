@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Recreate the model: (train,) cluster, convert the plain and the clustered model to fp32 and int8, evaluate all four.
+set -euo pipefail
+
+usage="usage: bash recreate_model.sh [--train] [--ckpt PATH] [--data_dir DIR]
+
+  --train         train a new model first, instead of starting from the shipped weights
+  --ckpt PATH     start from this checkpoint instead of the shipped weights
+  --data_dir DIR  recordings, one folder per word; without it Speech Commands is downloaded (2.4 GB, once)"
+
+fail() {
+    echo "recreate_model.sh: error: $1" >&2
+    echo "$usage" >&2
+    exit 2
+}
+
+cd "$(dirname "${BASH_SOURCE[0]}")"
+train=false checkpoint=model_archive/model_source/weights checkpoint_given=false data_dir=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --train) train=true ;;
+        --ckpt | --data_dir)
+            [ $# -gt 1 ] || fail "$1 needs a value"
+            if [ "$1" = --ckpt ]; then checkpoint=$2 checkpoint_given=true; else data_dir=$2; fi
+            shift ;;
+        -h | --help) echo "$usage"; exit ;;
+        *) fail "unknown argument $1" ;;
+    esac
+    shift
+done
+if $train && $checkpoint_given; then
+    fail "--train makes a new checkpoint, --ckpt starts from one: give one of the two"
+fi
+source ./environment.sh
+
+warning="
+################################################################################
+#  No recordings of Speech Commands here: running on sample_data, which is     #
+#  synthetic speech. THESE FIGURES SAY NOTHING ABOUT THE MODEL.                #
+#  With the recordings: bash recreate_model.sh --data_dir DIR                  #
+################################################################################
+"
+steps=10000,10000,10000 cluster_steps=3750,750 test_set=() sample=false
+if [ -n "$data_dir" ]; then
+    python input_data.py --data_dir "$data_dir" --data_url ''
+    beside="$(dirname "$data_dir")/speech_commands_test_set_v0.02"
+    if [ -d "$beside" ]; then test_set=(--test_dir "$beside"); fi
+else
+    data_dir=data/speech_commands_v0.02
+    test_set=(--test_dir data/speech_commands_test_set_v0.02)
+    if ! python input_data.py --data_dir "$data_dir" "${test_set[@]}"; then
+        sample=true data_dir=sample_data test_set=() steps=400,400,400 cluster_steps=375,75
+        echo "$warning"
+    fi
+fi
+data=(--data_dir "$data_dir" --data_url '')
+out=work/recreated/$(basename "$data_dir")
+mkdir -p "$out"
+
+if $train; then
+    echo "== train"
+    python train.py "${data[@]}" --model_architecture dnn --model_size_info 144 144 144 \
+        --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40 \
+        --how_many_training_steps $steps --learning_rate 0.0005,0.0001,0.00002 \
+        --train_dir "$out/train" --summaries_dir "$out/summaries/train"
+    checkpoint=$out/train/best
+fi
+
+echo "== cluster $checkpoint"
+rm -rf "$out/clustered" "$out/summaries/clustered"
+python optimisations.py "${data[@]}" --checkpoint "$checkpoint" --how_many_training_steps $cluster_steps \
+    --train_dir "$out/clustered" --summaries_dir "$out/summaries/clustered"
+
+files=()
+for model in dnn dnn_clustered; do
+    source=$checkpoint
+    if [ $model = dnn_clustered ]; then source=$out/clustered/best; fi
+    echo "== convert $source"
+    python convert_to_tflite.py "${data[@]}" --checkpoint "$source" --no-quantize --output "$out/$model.tflite"
+    python convert_to_tflite.py "${data[@]}" --checkpoint "$source" --inference_type int8 \
+        --output "$out/${model}_quantized.tflite"
+    files+=("$out/$model.tflite" "$out/${model}_quantized.tflite")
+done
+
+echo "== evaluate"
+python evaluation.py "${data[@]}" "${test_set[@]}" --tflite_path "${files[@]}"
+if $train; then
+    echo
+    echo "new checkpoint: $checkpoint"
+    echo "to convert it:  python convert_to_tflite.py --checkpoint $checkpoint --inference_type int8 --data_dir $data_dir"
+fi
+if $sample; then echo "$warning"; fi

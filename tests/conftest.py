@@ -1,0 +1,92 @@
+"""What the tests share: the scripts called as a user calls them, the sample data, and models made from it."""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+SAMPLE_DATA = ROOT / "sample_data"
+RECORDINGS = Path(os.environ.get("SPEECH_COMMANDS", ROOT.parent / "shared" / "speech_commands"))
+WEIGHTS = ROOT / "model_archive" / "model_source" / "weights"
+DNN_SMALL_FLAGS = (
+    *("--model_size_info", "144", "144", "144", "--dct_coefficient_count", "10"),
+    *("--window_size_ms", "40", "--window_stride_ms", "40"),
+)
+
+
+def call(script, *arguments, cwd=ROOT, check=True, **options):
+    """Run a script of the repository; its result with text in stdout and stderr."""
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, **options)
+    if check:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def assert_one_clear_line(result, *parts):
+    """The script ended with exit code 2 and one line on standard error that holds `parts`."""
+    assert result.returncode == 2, result.stdout + result.stderr
+    lines = [line for line in result.stderr.splitlines() if "error:" in line]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for part in parts:
+        assert str(part) in lines[0]
+
+
+def train(folder, *flags, data_dir=SAMPLE_DATA, **options):
+    """Run train.py briefly with DNN Small's settings."""
+    return call(
+        "train.py",
+        *("--data_dir", data_dir, "--train_dir", folder, "--summaries_dir", folder / "summaries"),
+        *("--how_many_training_steps", "60,20", "--learning_rate", "0.001,0.0001"),
+        *("--eval_step_interval", "20", *DNN_SMALL_FLAGS, *flags),
+        **options,
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder in which train.py has run on the sample data."""
+    folder = tmp_path_factory.mktemp("train")
+    folder.joinpath("output.txt").write_text(train(folder).stdout)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dnn_small():
+    """The settings of DNN Small."""
+    from settings import Settings
+
+    return Settings(
+        window_size_ms=40, window_stride_ms=40, dct_coefficient_count=10, model_size_info=(144, 144, 144)
+    )
+
+
+@pytest.fixture
+def data_arguments():
+    """The data flags' defaults, for the sample data, as a function of what is to differ."""
+    import input_data
+    from settings import new_parser
+
+    def arguments(**changes) -> argparse.Namespace:
+        parser = new_parser("")
+        input_data.add_arguments(parser)
+        input_data.add_augmentation_arguments(parser)
+        args = parser.parse_args(["--data_dir", str(SAMPLE_DATA)])
+        return argparse.Namespace(**(vars(args) | changes))
+
+    return arguments
+
+
+def shipped_recordings(tmp_path, part):
+    """The recordings of RECORDINGS, unpacked for a test that needs real speech; skips where there are none."""
+    if not (RECORDINGS / "unpack.py").exists():
+        pytest.skip(f"no recordings of Speech Commands in {RECORDINGS}")
+    command = [sys.executable, str(RECORDINGS / "unpack.py"), str(tmp_path), "--only", part]
+    subprocess.run(command, check=True, capture_output=True)
+    return tmp_path

@@ -1,0 +1,530 @@
+"""From archive to features: real archives over HTTP, real files, and TensorFlow's ops as the reference."""
+
+import functools
+import hashlib
+import http.server
+import io
+import os
+import shutil
+import tarfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import input_data
+from conftest import RECORDINGS, SAMPLE_DATA
+from settings import Settings, UserError
+
+RATE = 16000
+SPEAKERS = [f"{number:08x}" for number in range(40)]
+
+
+def write_wav(path, seconds=1.0, rate=RATE, channels=1, level=0.1):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = level * np.random.default_rng(0).normal(size=(int(seconds * rate), channels))
+    soundfile.write(path, samples, rate, subtype="PCM_16", format="WAV")
+
+
+def make_words(folder, words=("on", "off", "cat"), speakers=SPEAKERS):
+    """A small data set of noise."""
+    for word in words:
+        for speaker in speakers:
+            write_wav(folder / word / f"{speaker}_nohash_0.wav")
+    return folder
+
+
+ON_OFF = Settings(wanted_words=("on", "off"))
+
+
+# ---- features ----
+
+
+def tensorflow_mfcc(audio, settings):
+    """The same features by TensorFlow's own ops, clip by clip."""
+    from backend import tf
+
+    rows = []
+    for samples in audio:
+        spectrogram = tf.raw_ops.AudioSpectrogram(
+            input=samples[:, None],
+            window_size=settings.window_samples,
+            stride=settings.stride_samples,
+            magnitude_squared=True,
+        )
+        mfcc = tf.raw_ops.Mfcc(
+            spectrogram=spectrogram,
+            sample_rate=settings.sample_rate,
+            upper_frequency_limit=4000,
+            lower_frequency_limit=20,
+            filterbank_channel_count=40,
+            dct_coefficient_count=settings.dct_coefficient_count,
+        )
+        rows.append(mfcc.numpy().ravel())
+    return np.array(rows)
+
+
+def sample_speech():
+    files = sorted(SAMPLE_DATA.glob("[a-z]*/*.flac"))[::7]
+    return np.stack([np.resize(soundfile.read(file, dtype="float32")[0], RATE) for file in files])
+
+
+def sine(hz):
+    return np.sin(2 * np.pi * hz * np.arange(RATE) / RATE)[None].astype(np.float32)
+
+
+AUDIO = {
+    "speech": sample_speech,
+    "quiet speech": lambda: sample_speech() / 1000,
+    "silence": lambda: np.zeros((2, RATE), np.float32),
+    "full-scale noise": lambda: np.random.default_rng(0).uniform(-1, 1, (50, RATE)).astype(np.float32),
+    "one bit of noise": lambda: (np.random.default_rng(0).integers(0, 2, (5, RATE)) / 32768).astype(
+        np.float32
+    ),
+    "a full-scale square wave": lambda: np.sign(sine(100.5)),
+}
+
+
+@pytest.mark.parametrize("kind", AUDIO)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(window_size_ms=40, window_stride_ms=40, dct_coefficient_count=10),
+        Settings(),
+        Settings(window_size_ms=32, window_stride_ms=16, dct_coefficient_count=13),
+    ],
+    ids=["dnn small", "defaults", "window of a power of two"],
+)
+def test_mfcc_is_that_of_tensorflows_ops(kind, settings):
+    audio = AUDIO[kind]()
+    expected = tensorflow_mfcc(audio, settings)
+    found = input_data.mfcc(audio, settings)
+    assert found.shape == (len(audio), settings.feature_count)
+    assert np.abs(found - expected).max() < 2e-4
+
+
+def test_mfcc_of_another_rate_is_that_of_tensorflows_ops():
+    settings = Settings(sample_rate=8000, window_size_ms=40, window_stride_ms=20)
+    audio = np.random.default_rng(0).uniform(-1, 1, (5, 8000)).astype(np.float32)
+    assert np.abs(input_data.mfcc(audio, settings) - tensorflow_mfcc(audio, settings)).max() < 2e-4
+
+
+def test_features_of_clips_are_the_mfcc_of_their_samples(data_arguments, dnn_small):
+    clips = input_data.open_data(data_arguments(), dnn_small).validation
+    audio = np.stack([clips.samples(clip) for clip in range(len(clips))]) / np.float32(32768)
+    expected = input_data.mfcc(audio, dnn_small)
+    np.testing.assert_allclose(input_data.features(clips, dnn_small), expected, rtol=0, atol=2e-5)
+
+
+# ---- partitions and labels ----
+
+
+@pytest.mark.parametrize("partition", ["validation", "testing"])
+def test_partitions_are_those_of_the_official_lists(partition):
+    lists = {name: RECORDINGS / f"{name}_list.txt" for name in ("validation", "testing")}
+    if not lists[partition].exists():
+        pytest.skip(f"no official lists in {RECORDINGS}")
+    names = lists[partition].read_text().split()
+    assert len(names) > 9000
+    assert [name for name in names if input_data.which_partition(name, 10, 10) != partition] == []
+
+
+def test_all_clips_of_a_speaker_are_in_one_partition():
+    for speaker in SPEAKERS:
+        names = (f"{speaker}_nohash_0.wav", f"{speaker}_nohash_17.wav", f"word/{speaker}_nohash_1.flac")
+        assert len({input_data.which_partition(name, 10, 10) for name in names}) == 1
+
+
+def test_larger_partitions_take_from_training_only():
+    names = [f"{number:08x}_nohash_0.wav" for number in range(2000)]
+    for name in names:
+        if input_data.which_partition(name, 10, 10) == "validation":
+            assert input_data.which_partition(name, 20, 10) == "validation"
+    shares = [input_data.which_partition(name, 20, 30) for name in names]
+    assert abs(shares.count("validation") / 2000 - 0.2) < 0.04
+    assert abs(shares.count("testing") / 2000 - 0.3) < 0.04
+
+
+def test_a_data_set_has_all_wanted_clips_and_ten_percent_each_of_silence_and_unknown(
+    data_arguments, dnn_small
+):
+    data = input_data.open_data(data_arguments(), dnn_small)
+    labels = dnn_small.labels
+    for partition, speakers in (("training", 16), ("validation", 4), ("testing", 4)):
+        clips = getattr(data, partition)
+        counts = dict(zip(labels, np.bincount(clips.label, minlength=len(labels)), strict=True))
+        assert all(counts[word] == speakers for word in dnn_small.wanted_words)
+        assert counts["_silence_"] == counts["_unknown_"] == speakers
+        for clip, (name, label) in enumerate(zip(clips.names, clips.label, strict=True)):
+            if labels[label] == "_silence_":
+                assert name == "" and not clips.samples(clip).any()
+                continue
+            folder, file = name.split("/")
+            assert labels[label] == (folder if folder in labels else "_unknown_")
+            assert input_data.which_partition(file, 10, 10) == partition
+            expected, _ = soundfile.read(SAMPLE_DATA / name, dtype="int16")
+            np.testing.assert_array_equal(clips.samples(clip), expected)
+
+
+def test_the_percentages_of_silence_and_unknown_words_are_flags(data_arguments, dnn_small):
+    data = input_data.open_data(data_arguments(silence_percentage=25, unknown_percentage=0), dnn_small)
+    assert (data.testing.label == 0).sum() == 10
+    assert (data.testing.label == 1).sum() == 0
+
+
+def test_the_unknown_words_drawn_are_always_the_same_and_of_several_kinds(data_arguments, dnn_small):
+    first, second = (input_data.open_data(data_arguments(), dnn_small).training.names for _ in range(2))
+    assert first == second
+    unknown = {name.split("/")[0] for name in first if name and name.split("/")[0] not in dnn_small.labels}
+    assert len(unknown) > 2
+
+
+def test_a_wanted_word_without_recordings_is_an_error_that_lists_what_there_is(data_arguments):
+    with pytest.raises(UserError, match=r"no recordings of banana.*there are: bird, down"):
+        input_data.open_data(data_arguments(), Settings(wanted_words=("yes", "banana")))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda folder: None, lambda folder: folder.mkdir()], ids=["missing", "empty"]
+)
+def test_a_missing_or_empty_folder_without_a_url_is_an_error(tmp_path, data_arguments, make):
+    make(tmp_path / "data")
+    with pytest.raises(UserError, match="has no recordings"):
+        input_data.open_data(data_arguments(data_dir=tmp_path / "data", data_url=""), ON_OFF)
+
+
+def test_a_folder_with_other_things_is_never_filled_with_a_download(tmp_path, data_arguments):
+    make_words(tmp_path / "inner", speakers=SPEAKERS[:1])
+    with pytest.raises(UserError, match=r"has no recordings: expected .*did you mean --data_dir .*inner"):
+        input_data.open_data(data_arguments(data_dir=tmp_path), ON_OFF)
+
+
+# ---- decoding ----
+
+
+def test_short_clips_are_padded_and_long_ones_cut(tmp_path, data_arguments):
+    make_words(tmp_path)
+    write_wav(tmp_path / "on" / "00000000_nohash_1.wav", seconds=0.5)
+    write_wav(tmp_path / "on" / "00000000_nohash_2.wav", seconds=1.5)
+    shard = input_data.decode_folders(tmp_path, ["on"], ON_OFF)["on"]
+    rows = {name: shard.pcm[row] for row, name in enumerate(shard.names)}
+    short, long = rows["00000000_nohash_1.wav"], rows["00000000_nohash_2.wav"]
+    assert short[:8000].any() and not short[8000:].any()
+    expected, _ = soundfile.read(tmp_path / "on" / "00000000_nohash_2.wav", dtype="int16")
+    np.testing.assert_array_equal(long, expected[:RATE])
+
+
+def cut_short(path, share=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+def make_flac(path):
+    soundfile.write(path.with_suffix(".flac"), np.random.default_rng(0).normal(size=RATE) / 9, RATE)
+    path.unlink()
+    return path.with_suffix(".flac")
+
+
+BAD_FILES = {
+    "is empty": lambda path: path.write_bytes(b""),
+    "is truncated": cut_short,
+    "is not audio": lambda path: path.write_text("hello" * 1000),
+    "is not audio that can be read": lambda path: cut_short(make_flac(path), 0.0005),
+    "has 8000 Hz, expected 16000 Hz": lambda path: write_wav(path, rate=8000),
+    "has 2 channels": lambda path: write_wav(path, channels=2),
+    "holds no samples": lambda path: write_wav(path, seconds=0),
+}
+
+
+@pytest.mark.parametrize("reason", BAD_FILES)
+def test_a_bad_file_among_many_is_named_and_left_out_again_and_again(tmp_path, data_arguments, capfd, reason):
+    make_words(tmp_path)
+    BAD_FILES[reason](tmp_path / "on" / "00000003_nohash_0.wav")
+    for _ in range(2):
+        data = input_data.open_data(data_arguments(data_dir=tmp_path), ON_OFF)
+        errors = capfd.readouterr().err
+        assert "left out 1 of 120 files" in errors
+        assert f"{tmp_path}/on/00000003_nohash_0" in errors and reason in errors
+        names = [name for part in input_data.PARTITIONS for name in getattr(data, part).names]
+        assert sum(name.startswith("on/") for name in names) == 39
+
+
+def test_a_truncated_flac_file_is_left_out(tmp_path, data_arguments, capfd):
+    make_words(tmp_path)
+    write_wav(tmp_path / "on" / "x.wav")
+    cut_short(make_flac(tmp_path / "on" / "x.wav"))
+    input_data.open_data(data_arguments(data_dir=tmp_path), ON_OFF)
+    assert "on/x.flac" in capfd.readouterr().err
+
+
+def test_a_wav_file_written_into_a_pipe_is_no_bad_file(tmp_path):
+    write_wav(tmp_path / "x.wav")
+    content = bytearray((tmp_path / "x.wav").read_bytes())
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+    (tmp_path / "x.wav").write_bytes(content)
+    assert len(input_data.read_audio(tmp_path / "x.wav", RATE)) == RATE
+
+
+def test_too_many_bad_files_are_an_error(tmp_path, data_arguments):
+    make_words(tmp_path, words=("on",))
+    make_words(tmp_path, words=("off",), speakers=[])
+    for speaker in SPEAKERS:
+        write_wav(tmp_path / "off" / f"{speaker}_nohash_0.wav", rate=8000)
+    with pytest.raises(UserError, match="40 of 80 files .* cannot be used; the first: .*has 8000 Hz"):
+        input_data.open_data(data_arguments(data_dir=tmp_path), ON_OFF)
+
+
+def cache_files(folder):
+    return {path: path.stat().st_mtime_ns for path in (folder / input_data.CACHE_FOLDER).iterdir()}
+
+
+def test_recordings_are_decoded_once_and_a_changed_folder_alone_again(tmp_path, data_arguments):
+    make_words(tmp_path)
+    args = data_arguments(data_dir=tmp_path)
+    input_data.open_data(args, ON_OFF)
+    first = cache_files(tmp_path)
+    input_data.open_data(args, ON_OFF)
+    assert cache_files(tmp_path) == first
+    write_wav(tmp_path / "on" / "00000000_nohash_9.wav")
+    data = input_data.open_data(args, ON_OFF)
+    changed = cache_files(tmp_path).items() ^ first.items()
+    assert {path.name.split("-")[0] for path, _ in changed} == {"on"}
+    assert len(cache_files(tmp_path)) == len(first)
+    assert "on/00000000_nohash_9.wav" in (*data.training.names, *data.validation.names, *data.testing.names)
+
+
+@pytest.mark.parametrize("suffix", [".pcm", ".json"])
+def test_a_damaged_cache_is_made_again(tmp_path, data_arguments, suffix):
+    make_words(tmp_path)
+    before = input_data.features(
+        input_data.open_data(data_arguments(data_dir=tmp_path), ON_OFF).training, ON_OFF
+    )
+    for path in (tmp_path / input_data.CACHE_FOLDER).glob(f"*{suffix}"):
+        cut_short(path)
+    after = input_data.features(
+        input_data.open_data(data_arguments(data_dir=tmp_path), ON_OFF).training, ON_OFF
+    )
+    np.testing.assert_array_equal(before, after)
+
+
+# ---- the canonical layout ----
+
+
+def test_a_test_folder_is_labelled_by_its_folders(tmp_path):
+    make_words(tmp_path, words=("_silence_", "_unknown_", "on", "off"), speakers=SPEAKERS[:3])
+    clips = input_data.open_test_dir(tmp_path, ON_OFF)
+    assert sorted(zip(clips.names, clips.label, strict=True))[::3] == [
+        ("_silence_/00000000_nohash_0.wav", 0),
+        ("_unknown_/00000000_nohash_0.wav", 1),
+        ("off/00000000_nohash_0.wav", 3),
+        ("on/00000000_nohash_0.wav", 2),
+    ]
+
+
+def test_a_test_folder_with_a_strange_label_is_an_error(tmp_path):
+    make_words(tmp_path, words=("on", "of"), speakers=SPEAKERS[:1])
+    with pytest.raises(UserError, match=r"/of is named like no label of the model; its labels are _silence_"):
+        input_data.open_test_dir(tmp_path, ON_OFF)
+
+
+# ---- download and extraction ----
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server for the folder tmp_path/www."""
+    (tmp_path / "www").mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    handler = functools.partial(Quiet, directory=tmp_path / "www")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def pack(tmp_path, name="words.tar.gz", members=()):
+    """An archive of a small data set, with more members for mischief."""
+    make_words(tmp_path / "source")
+    with tarfile.open(tmp_path / "www" / name, "w:gz") as tar:
+        tar.add(tmp_path / "source", arcname=".")
+        for member in members:
+            tar.addfile(member, io.BytesIO(b"mischief"[: member.size]))
+    return tmp_path / "www" / name
+
+
+def test_an_archive_is_downloaded_extracted_and_not_needed_again(tmp_path, server, data_arguments):
+    archive = pack(tmp_path)
+    args = data_arguments(data_dir=tmp_path / "data", data_url=f"{server}/words.tar.gz")
+    first = input_data.open_data(args, ON_OFF)
+    archive.unlink()
+    (tmp_path / "data" / "words.tar.gz").unlink()
+    assert input_data.open_data(args, ON_OFF).training.names == first.training.names
+
+
+def test_an_archive_that_lies_there_already_is_used(tmp_path, server, data_arguments):
+    archive = pack(tmp_path)
+    (tmp_path / "data").mkdir()
+    shutil.move(archive, tmp_path / "data")
+    args = data_arguments(data_dir=tmp_path / "data", data_url=f"{server}/words.tar.gz")
+    assert len(input_data.open_data(args, ON_OFF).training)
+
+
+def test_a_wrong_hash_leaves_nothing_behind(tmp_path, server, monkeypatch):
+    pack(tmp_path)
+    url = f"{server}/words.tar.gz"
+    monkeypatch.setitem(input_data.SHA256, url, hashlib.sha256(b"something else").hexdigest())
+    with pytest.raises(UserError, match="cannot download .*hash"):
+        input_data.find_recordings(tmp_path / "data", url)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == []
+
+
+def test_a_right_hash_is_accepted(tmp_path, server, monkeypatch):
+    archive = pack(tmp_path)
+    url = f"{server}/words.tar.gz"
+    monkeypatch.setitem(input_data.SHA256, url, hashlib.sha256(archive.read_bytes()).hexdigest())
+    assert input_data.word_folders(input_data.find_recordings(tmp_path / "data", url)) == ["cat", "off", "on"]
+
+
+def test_a_broken_archive_leaves_nothing_behind_and_the_next_run_downloads_again(tmp_path, server):
+    archive = pack(tmp_path)
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="cannot be extracted"):
+        input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
+    assert list((tmp_path / "data").iterdir()) == []
+    archive.write_bytes(whole)
+    input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
+
+
+def test_an_interrupted_extraction_is_done_again(tmp_path, server):
+    pack(tmp_path)
+    folder = input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
+    shutil.rmtree(folder / "cat")
+    (folder / input_data.UNFINISHED_FOLDER).mkdir()
+    input_data.find_recordings(folder, f"{server}/words.tar.gz")
+    assert input_data.word_folders(folder) == ["cat", "off", "on"]
+
+
+def test_no_server_and_no_page_are_one_clear_line(tmp_path, server):
+    for url in (f"{server}/nothing.tar.gz", "http://127.0.0.1:9/words.tar.gz"):
+        with pytest.raises(UserError, match="cannot download"):
+            input_data.find_recordings(tmp_path / "data", url)
+        assert not (tmp_path / "data").exists() or not os.listdir(tmp_path / "data")
+
+
+def member(name, kind=tarfile.REGTYPE, link=""):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, link, 8 if kind == tarfile.REGTYPE else 0
+    return info
+
+
+MISCHIEF = {
+    "a path upwards": member("../outside.wav"),
+    "a path upwards from inside": member("on/../../outside.wav"),
+    "an absolute path": member("/tmp/outside.wav"),
+    "a symbolic link": member("on/link.wav", tarfile.SYMTYPE, "/etc/passwd"),
+    "a hard link": member("on/link.wav", tarfile.LNKTYPE, "off/00000000_nohash_0.wav"),
+    "a device": member("on/device.wav", tarfile.CHRTYPE),
+    "a fifo": member("on/fifo.wav", tarfile.FIFOTYPE),
+}
+
+
+@pytest.mark.parametrize("kind", MISCHIEF)
+def test_an_archive_with_mischief_is_refused(tmp_path, server, kind):
+    pack(tmp_path, members=[MISCHIEF[kind]])
+    with pytest.raises(UserError, match="outside the target folder|is a link or a device"):
+        input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
+    assert list((tmp_path / "data").iterdir()) == []
+    assert not (tmp_path / "outside.wav").exists() and not Path("/tmp/outside.wav").exists()
+
+
+# ---- augmentation and batches ----
+
+
+def open_sample(data_arguments, settings, **changes):
+    args = data_arguments(**changes)
+    data = input_data.open_data(args, settings)
+    return data, input_data.Augmentation.from_arguments(args, settings, data.noise)
+
+
+def test_without_augmentation_the_audio_is_the_clip(data_arguments, dnn_small):
+    data, how = open_sample(data_arguments, dnn_small, time_shift_ms=0, background_frequency=0)
+    audio = input_data.augment(data.training, [3, 5], how, np.random.default_rng(0))
+    expected = np.stack([data.training.samples(clip) for clip in (3, 5)]) / np.float32(32768)
+    np.testing.assert_array_equal(audio, expected)
+
+
+def test_shifts_go_both_ways_up_to_the_flag_and_fill_with_zeros(data_arguments, dnn_small):
+    data, how = open_sample(data_arguments, dnn_small, time_shift_ms=100, background_frequency=0)
+    clip = np.arange(1, RATE + 1, dtype=np.int16)[None]
+    zero = np.zeros(1, np.int32)
+    ramp = input_data.Clips((clip,), zero, zero, zero, ("ramp",))
+    audio = input_data.augment(ramp, [0] * 3000, how, np.random.default_rng(0)) * 32768
+    shifts = []
+    for moved in np.rint(audio).astype(int):
+        start = np.flatnonzero(moved)[0]
+        shift = start if start else 1 - moved[0]
+        expected = np.zeros(RATE, int)
+        expected[max(0, shift) : RATE + min(0, shift)] = clip[0, max(0, -shift) : RATE - max(0, shift)]
+        np.testing.assert_array_equal(moved, expected)
+        shifts.append(shift)
+    assert min(shifts) in range(-1600, -1580) and max(shifts) in range(1580, 1601)
+    assert abs(np.mean(shifts)) < 60
+
+
+def test_noise_comes_as_often_and_as_loud_as_the_flags_say(data_arguments, dnn_small):
+    data, how = open_sample(
+        data_arguments, dnn_small, time_shift_ms=0, background_frequency=0.6, background_volume=0.2
+    )
+    silence = np.flatnonzero(data.training.label == 0)
+    audio = input_data.augment(data.training, np.resize(silence, 2000), how, np.random.default_rng(0))
+    noisy = audio.any(1)
+    assert abs(noisy.mean() - 0.6) < 0.04
+    loudest = max(np.abs(recording).max() for recording in data.noise)
+    assert 0.9 * 0.2 * loudest < np.abs(audio).max() <= 0.2 * loudest
+
+
+def test_the_sum_of_clip_and_noise_is_clipped(dnn_small):
+    zero = np.zeros(1, np.int32)
+    loud = input_data.Clips((np.full((1, RATE), 32767, np.int16),), zero, zero, zero, ("loud",))
+    how = input_data.Augmentation(0, 1.0, 1.0, [np.ones(2 * RATE, np.float32)])
+    assert input_data.augment(loud, [0], how, np.random.default_rng(0)).max() == 1
+
+
+def take_batches(data_arguments, settings, seed, steps):
+    data, how = open_sample(data_arguments, settings)
+    return list(input_data.training_batches(data.training, how, settings, 30, seed, steps))
+
+
+def test_batches_depend_on_seed_and_step_alone(data_arguments, dnn_small):
+    whole = take_batches(data_arguments, dnn_small, 1, range(20))
+    rest = take_batches(data_arguments, dnn_small, 1, range(12, 20))
+    for (features, labels), (again, labels_again) in zip(whole[12:], rest, strict=True):
+        np.testing.assert_array_equal(features, again)
+        np.testing.assert_array_equal(labels, labels_again)
+    other = take_batches(data_arguments, dnn_small, 2, range(1))
+    assert (other[0][0] != whole[0][0]).any()
+
+
+def test_each_pass_has_every_clip_once_in_an_order_of_its_own():
+    drawn = np.concatenate([input_data._batch_members(70, 30, 5, step) for step in range(7)])
+    passes = drawn.reshape(3, 70)
+    assert all(sorted(one) == list(range(70)) for one in passes)
+    assert (passes[0] != passes[1]).any()
+
+
+def test_augmentation_is_fresh_in_each_pass(data_arguments, dnn_small):
+    data, how = open_sample(data_arguments, dnn_small)
+    count = len(data.training)
+    batches = list(input_data.training_batches(data.training, how, dnn_small, count, 0, range(2)))
+    orders = [input_data._batch_members(count, count, 0, step) for step in range(2)]
+    first, second = (batch[0][np.argsort(order)] for batch, order in zip(batches, orders, strict=True))
+    assert (np.abs(first - second).max(1) > 0).mean() > 0.9
