@@ -12,7 +12,7 @@ import numpy as np
 import input_data
 import models
 from reports import Report
-from settings import SILENCE_LABEL, UserError, bounded, new_parser, quiet, run, write_bytes
+from settings import SILENCE_INDEX, UserError, bounded, new_parser, quiet, run, write_bytes
 
 CALIBRATION_CLIPS = 500
 
@@ -84,7 +84,7 @@ def calibration_features(clips, settings, seed):
     Generated silence is left out: the log of its zeros is far from any sound's, and would take most of the
     range.
     """
-    recordings = np.flatnonzero(clips.label != settings.labels.index(SILENCE_LABEL))
+    recordings = np.flatnonzero(clips.label != SILENCE_INDEX)
     if not len(recordings):
         raise UserError("no clips for validation, so there is nothing to calibrate the quantized model with")
     count = min(CALIBRATION_CLIPS, len(recordings))

@@ -3,8 +3,6 @@
 A model carries its settings, so it needs no other flag; several TFLite files end in one table.
 """
 
-import io
-import zipfile
 from pathlib import Path
 
 import input_data
@@ -88,7 +86,7 @@ def table(results) -> str:
     for path, reports in results.items():
         content = Path(path).read_bytes()
         accuracies = [f"{100 * report.accuracy:.2f} % (N = {report.count:,})" for report in reports]
-        rows.append([path, f"{len(content):,}", f"{zipped_size(content):,}", *accuracies])
+        rows.append([path, f"{len(content):,}", f"{models.zipped_size(content):,}", *accuracies])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -97,14 +95,6 @@ def table(results) -> str:
         )
         for row in rows
     )
-
-
-def zipped_size(content: bytes) -> int:
-    """Bytes that `content` takes in a zip file; what an update over the air would carry."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        archive.writestr("model", content)
-    return len(packed.getvalue())
 
 
 if __name__ == "__main__":

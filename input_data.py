@@ -30,8 +30,8 @@ from settings import (
     MEL_CHANNELS,
     MEL_LOWER_HZ,
     MEL_UPPER_HZ,
-    SILENCE_LABEL,
-    UNKNOWN_LABEL,
+    SILENCE_INDEX,
+    UNKNOWN_INDEX,
     Settings,
     UserError,
     add_setting,
@@ -454,7 +454,8 @@ class Clips:
 class Data:
     """A data set ready for use: labelled clips by partition, and background noise."""
 
-    training: Clips
+    training: Clips  # with all clips of unknown words
+    unknown_per_pass: int  # of which each pass of training draws so many
     validation: Clips
     testing: Clips
     noise: list[np.ndarray]  # float32 [samples] each, -1 to 1
@@ -477,8 +478,9 @@ def open_data(args, settings: Settings) -> Data:
     """The data set that the flags of `add_arguments` describe, downloaded and decoded where it is not yet.
 
     In each partition: every clip of the wanted words, and in per cent of their number, clips of other words
-    (chosen by a hash of their path, so that every script gets the same) and silence (zeros). Raises UserError
-    where a wanted word has no clips or there are no recordings.
+    and silence (zeros). The clips of other words are chosen by a hash of their path, so every script
+    validates and tests on the same; training draws them afresh in each pass. Raises UserError where a wanted
+    word has no clips or there are no recordings.
     """
     folder = find_recordings(args.data_dir, args.data_url)
     present = word_folders(folder)
@@ -495,10 +497,15 @@ def open_data(args, settings: Settings) -> Data:
         for row, name in enumerate(shards[word].names):
             partition = which_partition(name, settings.validation_percentage, settings.testing_percentage)
             members[partition].setdefault(word, []).append(row)
-    partitions = {
-        partition: _label_clips(members[partition], shards, args, settings) for partition in PARTITIONS
-    }
-    return Data(**partitions, noise=load_noise(folder, settings))
+    training = _label_clips(members["training"], shards, args, settings, all_unknown=True)
+    drawn = _share(np.sum(training.label > UNKNOWN_INDEX), args.unknown_percentage)
+    return Data(
+        training=training,
+        unknown_per_pass=min(drawn, int(np.sum(training.label == UNKNOWN_INDEX))),
+        validation=_label_clips(members["validation"], shards, args, settings),
+        testing=_label_clips(members["testing"], shards, args, settings),
+        noise=load_noise(folder, settings),
+    )
 
 
 def protocol(args) -> str:
@@ -510,23 +517,25 @@ def protocol(args) -> str:
     return f"paper protocol ({mixture})" if paper else mixture
 
 
-def _label_clips(rows_by_word, shards, args, settings):
-    wanted = [(word, row) for word in settings.wanted_words for row in rows_by_word.get(word, [])]
-    others = [
-        (word, row)
-        for word, rows in rows_by_word.items()
-        if word not in settings.wanted_words
-        for row in rows
-    ]
-    others.sort(
-        key=lambda clip: hashlib.sha1(f"{clip[0]}/{shards[clip[0]].names[clip[1]]}".encode()).digest()
-    )
-    unknown = others[: math.ceil(len(wanted) * args.unknown_percentage / 100)]
+def _label_clips(rows_by_word, shards, args, settings, all_unknown=False):
+    def clips_of(words):
+        return [(word, row) for word in words for row in rows_by_word.get(word, [])]
+
+    def drawing_order(clip):
+        word, row = clip
+        return hashlib.sha1(f"{word}/{shards[word].names[row]}".encode()).digest()
+
+    wanted = clips_of(settings.wanted_words)
+    unknown = sorted(clips_of(rows_by_word.keys() - set(settings.wanted_words)), key=drawing_order)
+    if not all_unknown:
+        unknown = unknown[: _share(len(wanted), args.unknown_percentage)]
     labels = {word: index for index, word in enumerate(settings.labels)}
-    entries = [(word, row, labels[word]) for word, row in wanted]
-    entries += [(word, row, labels[UNKNOWN_LABEL]) for word, row in unknown]
-    silent = math.ceil(len(wanted) * args.silence_percentage / 100)
-    return _clips(entries, shards, silent, settings)
+    entries = [(word, row, labels.get(word, UNKNOWN_INDEX)) for word, row in wanted + unknown]
+    return _clips(entries, shards, _share(len(wanted), args.silence_percentage), settings)
+
+
+def _share(count, percentage):
+    return math.ceil(count * percentage / 100)
 
 
 def _clips(entries, shards, silent, settings):
@@ -535,7 +544,7 @@ def _clips(entries, shards, silent, settings):
     position = {name: index for index, name in enumerate(order)}
     zeros = np.zeros((1, settings.clip_samples), np.int16)
     table = [(position[name], row, label) for name, row, label in entries]
-    table += [(len(order), 0, settings.labels.index(SILENCE_LABEL))] * silent
+    table += [(len(order), 0, SILENCE_INDEX)] * silent
     source, row, label = np.array(table, np.int32).reshape(-1, 3).T
     names = tuple(f"{name}/{shards[name].names[row]}" for name, row, _ in entries) + ("",) * silent
     return Clips((*(shards[name].pcm for name in order), zeros), source, row, label, names)
@@ -715,16 +724,17 @@ def features(clips: Clips, settings: Settings) -> np.ndarray:
 
 
 def training_batches(
-    clips: Clips, how: Augmentation, settings: Settings, batch_size: int, seed: int, steps: range
+    data: Data, how: Augmentation, settings: Settings, batch_size: int, seed: int, steps: range
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [batch_size, feature_count], labels [batch_size]) for each of `steps`, freshly augmented.
 
-    Every clip comes once per pass, each pass in its own order. A batch depends on the seed and its step
-    alone, so a run that starts in the middle sees what an unbroken one would have seen.
+    A batch depends on the seed and its step alone, so a run that starts in the middle sees what an unbroken
+    one would have seen.
     """
+    clips, passes = data.training, Passes(data, seed)
 
     def batch(step):
-        chosen = _batch_members(len(clips), batch_size, seed, step)
+        chosen = passes.members(range(step * batch_size, (step + 1) * batch_size))
         audio = augment(clips, chosen, how, np.random.default_rng([seed, 1, step]))
         return mfcc(audio, settings), clips.label[chosen]
 
@@ -738,20 +748,35 @@ def training_batches(
             yield ahead.popleft().result()
 
 
-def _batch_members(count, batch_size, seed, step):
-    positions = np.arange(step * batch_size, (step + 1) * batch_size)
-    passes = positions // count
-    return np.concatenate(
-        [
-            _pass_order(count, seed, number)[positions[passes == number] % count]
-            for number in np.unique(passes)
-        ]
-    )
+class Passes:
+    """The order of training clips: pass after pass, each in an order of its own.
 
+    A pass holds every clip of the wanted words and of silence once, and a fresh draw of unknown words.
+    """
 
-@functools.lru_cache(maxsize=4)
-def _pass_order(count, seed, number):
-    return np.random.default_rng([seed, 0, number]).permutation(count)
+    def __init__(self, data: Data, seed: int):
+        unknown = data.training.label == UNKNOWN_INDEX
+        self._always, self._pool = np.flatnonzero(~unknown), np.flatnonzero(unknown)
+        self._drawn, self._seed = data.unknown_per_pass, seed
+        self._order = functools.lru_cache(maxsize=4)(self._new_order)
+
+    def __len__(self):
+        return len(self._always) + self._drawn
+
+    def members(self, positions: range) -> np.ndarray:
+        """The clips at `positions` of the endless sequence of passes, int [positions]."""
+        where = np.arange(positions.start, positions.stop)
+        return np.concatenate(
+            [
+                self._order(number)[where[where // len(self) == number] % len(self)]
+                for number in np.unique(where // len(self))
+            ]
+        )
+
+    def _new_order(self, number):
+        rng = np.random.default_rng([self._seed, 0, number])
+        drawn = rng.choice(self._pool, self._drawn, replace=False)
+        return rng.permutation(np.concatenate([self._always, drawn]))
 
 
 # ---- what there is, as a table ----

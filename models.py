@@ -3,6 +3,7 @@
 Each form of a model carries its Settings, and `read_settings` finds them in any of these forms.
 """
 
+import io
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from settings import Settings, StoreTuple, UserError, add_setting, resolve, show, write_text
+from settings import Settings, StoreTuple, UserError, add_setting, quiet, resolve, show, write_text
 
 SETTINGS_NAME = "settings.json"
 TFLITE_METADATA_NAME = "keyword_spotting_settings"
@@ -300,12 +301,31 @@ def with_settings(tflite: bytes, settings: Settings) -> bytes:
     entry = schema.MetadataT()
     entry.name, entry.buffer = TFLITE_METADATA_NAME, len(model.buffers)
     model.metadata = [entry]
-    text = schema.BufferT()
-    text.data = np.frombuffer(settings.to_json().encode(), np.uint8)
-    model.buffers.append(text)
+    model.buffers.append(schema.BufferT(data=np.frombuffer(settings.to_json().encode(), np.uint8)))
+    model.buffers = [_Aligned(buffer) for buffer in model.buffers]
     builder = flatbuffers.Builder(len(tflite) + 4096)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
+
+
+class _Aligned(NamedTuple):
+    """A buffer of a TFLite model, packed at a multiple of 16 bytes; flatbuffers by itself aligns to 4."""
+
+    buffer: object
+
+    def Pack(self, builder):  # noqa: N802  (the name that flatbuffers calls)
+        from ai_edge_litert import schema_py_generated as schema
+
+        data = self.buffer.data
+        if data is not None and len(data):
+            builder.StartVector(1, len(data), 16)
+            builder.head -= len(data)
+            builder.Bytes[builder.head : builder.head + len(data)] = bytes(data)
+            data_at = builder.EndVector()
+        schema.BufferStart(builder)
+        if data is not None and len(data):
+            schema.BufferAddData(builder, data_at)
+        return schema.BufferEnd(builder)
 
 
 def _tflite_metadata(content):
@@ -323,33 +343,46 @@ def _tflite_metadata(content):
     return None
 
 
+def tflite_operators(tflite: bytes) -> list[str]:
+    """Names of the operators that a TFLite model uses, sorted."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+    return sorted({names[code.builtinCode] for code in schema.ModelT.InitFromPackedBuf(tflite).operatorCodes})
+
+
+def zipped_size(content: bytes) -> int:
+    """Bytes that `content` takes in a zip file; what an update over the air would carry."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        archive.writestr("model", content)
+    return len(packed.getvalue())
+
+
 class TFLiteModel:
     """A TFLite file ready to run; its interpreter is built once and fed batches.
 
-    It runs TFLite's own kernels and no delegate: their integer arithmetic is that of the microcontroller.
+    `input` and `output` are the interpreter's details of the two tensors, as the file has them.
     """
 
     def __init__(self, path):
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+        from ai_edge_litert.interpreter import Interpreter
 
         content = _read_bytes(Path(path))
         try:
-            self._interpreter = Interpreter(
-                model_content=content,
-                num_threads=os.cpu_count(),
-                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            )
-            self._interpreter.allocate_tensors()
-            (self._input,) = self._interpreter.get_input_details()
-            (self._output,) = self._interpreter.get_output_details()
+            with quiet():
+                self._interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
+                self._interpreter.allocate_tensors()
+            (self.input,) = self._interpreter.get_input_details()
+            (self.output,) = self._interpreter.get_output_details()
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{path} is not a TFLite model that can run: {error}") from None
-        self._batch = int(self._input["shape"][0])
+        self._batch = int(self.input["shape"][0])
 
     def check_fits(self, settings: Settings, path):
         """Raise UserError where the shapes of input and output are not those of `settings`."""
         expected = [(settings.feature_count,), (len(settings.labels),)]
-        found = [tuple(map(int, detail["shape"][1:])) for detail in (self._input, self._output)]
+        found = [tuple(map(int, detail["shape"][1:])) for detail in (self.input, self.output)]
         if found != expected:
             raise UserError(
                 f"{path} takes {found[0]} features and gives {found[1]} scores, but its settings or the "
@@ -363,18 +396,21 @@ class TFLiteModel:
         for start in range(0, len(features), self._batch):
             part = features[start : start + self._batch]
             padded = np.pad(part, ((0, self._batch - len(part)), (0, 0)))
-            self._interpreter.set_tensor(self._input["index"], quantize(padded, self._input))
-            self._interpreter.invoke()
-            scores.append(
-                dequantize(self._interpreter.get_tensor(self._output["index"]), self._output)[: len(part)]
-            )
-        return np.concatenate(scores) if scores else np.zeros((0, self._output["shape"][1]), np.float32)
+            given = quantize(padded, self.input)
+            scores.append(dequantize(self.run(given), self.output)[: len(part)])
+        return np.concatenate(scores) if scores else np.zeros((0, self.output["shape"][1]), np.float32)
+
+    def run(self, given: np.ndarray) -> np.ndarray:
+        """The output tensor for one batch of the input tensor, both in the types of the file."""
+        self._interpreter.set_tensor(self.input["index"], given)
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self.output["index"])
 
     def _resize(self, batch):
         if batch in (0, self._batch):
             return
-        shape = [batch, *map(int, self._input["shape"][1:])]
-        self._interpreter.resize_tensor_input(self._input["index"], shape)
+        shape = [batch, *map(int, self.input["shape"][1:])]
+        self._interpreter.resize_tensor_input(self.input["index"], shape)
         self._interpreter.allocate_tensors()
         self._batch = batch
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 SILENCE_LABEL = "_silence_"
 UNKNOWN_LABEL = "_unknown_"
+SILENCE_INDEX, UNKNOWN_INDEX = 0, 1  # in Settings.labels
 MEL_CHANNELS = 40
 MEL_LOWER_HZ, MEL_UPPER_HZ = 20.0, 4000.0
 
@@ -110,7 +111,7 @@ class Settings:
         return self.frame_count * self.dct_coefficient_count
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1)
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str | bytes, source: str) -> "Settings":

@@ -115,9 +115,7 @@ def fit(
     validation = input_data.features(data.validation, settings)
     augmentation = input_data.Augmentation.from_arguments(args, settings, data.noise)
     steps = range(int(state.step), total)
-    batches = input_data.training_batches(
-        data.training, augmentation, settings, args.batch_size, args.seed, steps
-    )
+    batches = input_data.training_batches(data, augmentation, settings, args.batch_size, args.seed, steps)
     with tf.summary.create_file_writer(str(args.summaries_dir)).as_default():
         for end in _evaluation_steps(steps, args.eval_step_interval):
             began, first = time.perf_counter(), int(state.step)

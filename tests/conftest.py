@@ -84,7 +84,7 @@ def data_arguments():
 
 
 def shipped_recordings(tmp_path, part):
-    """The recordings of RECORDINGS, unpacked for a test that needs real speech; skips where there are none."""
+    """The recordings of RECORDINGS, unpacked for a test that needs real speech; skipped without them."""
     if not (RECORDINGS / "unpack.py").exists():
         pytest.skip(f"no recordings of Speech Commands in {RECORDINGS}")
     command = [sys.executable, str(RECORDINGS / "unpack.py"), str(tmp_path), "--only", part]

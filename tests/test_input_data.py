@@ -152,11 +152,12 @@ def test_a_data_set_has_all_wanted_clips_and_ten_percent_each_of_silence_and_unk
 ):
     data = input_data.open_data(data_arguments(), dnn_small)
     labels = dnn_small.labels
-    for partition, speakers in (("training", 16), ("validation", 4), ("testing", 4)):
+    assert data.unknown_per_pass == 16
+    for partition, speakers, unknown in (("training", 16, 64), ("validation", 4, 4), ("testing", 4, 4)):
         clips = getattr(data, partition)
         counts = dict(zip(labels, np.bincount(clips.label, minlength=len(labels)), strict=True))
         assert all(counts[word] == speakers for word in dnn_small.wanted_words)
-        assert counts["_silence_"] == counts["_unknown_"] == speakers
+        assert (counts["_silence_"], counts["_unknown_"]) == (speakers, unknown)
         for clip, (name, label) in enumerate(zip(clips.names, clips.label, strict=True)):
             if labels[label] == "_silence_":
                 assert name == "" and not clips.samples(clip).any()
@@ -175,7 +176,7 @@ def test_the_percentages_of_silence_and_unknown_words_are_flags(data_arguments, 
 
 
 def test_the_unknown_words_drawn_are_always_the_same_and_of_several_kinds(data_arguments, dnn_small):
-    first, second = (input_data.open_data(data_arguments(), dnn_small).training.names for _ in range(2))
+    first, second = (input_data.open_data(data_arguments(), dnn_small).testing.names for _ in range(2))
     assert first == second
     unknown = {name.split("/")[0] for name in first if name and name.split("/")[0] not in dnn_small.labels}
     assert len(unknown) > 2
@@ -501,7 +502,7 @@ def test_the_sum_of_clip_and_noise_is_clipped(dnn_small):
 
 def take_batches(data_arguments, settings, seed, steps):
     data, how = open_sample(data_arguments, settings)
-    return list(input_data.training_batches(data.training, how, settings, 30, seed, steps))
+    return list(input_data.training_batches(data, how, settings, 30, seed, steps))
 
 
 def test_batches_depend_on_seed_and_step_alone(data_arguments, dnn_small):
@@ -514,17 +515,27 @@ def test_batches_depend_on_seed_and_step_alone(data_arguments, dnn_small):
     assert (other[0][0] != whole[0][0]).any()
 
 
-def test_each_pass_has_every_clip_once_in_an_order_of_its_own():
-    drawn = np.concatenate([input_data._batch_members(70, 30, 5, step) for step in range(7)])
-    passes = drawn.reshape(3, 70)
-    assert all(sorted(one) == list(range(70)) for one in passes)
-    assert (passes[0] != passes[1]).any()
+def test_each_pass_has_every_wanted_clip_once_and_its_own_draw_of_unknown_words(data_arguments, dnn_small):
+    data, _ = open_sample(data_arguments, dnn_small)
+    passes = input_data.Passes(data, seed=5)
+    assert len(passes) == 12 * 16
+    batches = [passes.members(range(start, start + 24)) for start in range(0, 3 * len(passes), 24)]
+    always, draws = set(np.flatnonzero(data.training.label != 1)), []
+    for one in np.concatenate(batches).reshape(3, -1):
+        drawn = set(one) - always
+        assert len(set(one)) == len(one) and always <= set(one) and len(drawn) == 16
+        draws.append(drawn)
+    assert draws[0] != draws[1] != draws[2]
 
 
 def test_augmentation_is_fresh_in_each_pass(data_arguments, dnn_small):
     data, how = open_sample(data_arguments, dnn_small)
-    count = len(data.training)
-    batches = list(input_data.training_batches(data.training, how, dnn_small, count, 0, range(2)))
-    orders = [input_data._batch_members(count, count, 0, step) for step in range(2)]
-    first, second = (batch[0][np.argsort(order)] for batch, order in zip(batches, orders, strict=True))
-    assert (np.abs(first - second).max(1) > 0).mean() > 0.9
+    passes = input_data.Passes(data, seed=0)
+    batches = list(input_data.training_batches(data, how, dnn_small, len(passes), 0, range(2)))
+    features = [
+        dict(zip(passes.members(range(step * len(passes), (step + 1) * len(passes))), batch, strict=True))
+        for step, (batch, _) in enumerate(batches)
+    ]
+    both = features[0].keys() & features[1].keys()
+    differs = [(features[0][clip] != features[1][clip]).any() for clip in both]
+    assert len(both) > 150 and np.mean(differs) > 0.9

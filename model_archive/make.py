@@ -1,0 +1,174 @@
+"""Write model_archive/ from a checkpoint: its source forms, TFLite files, definitions and regression vectors.
+
+    python model_archive/make.py --checkpoint work/train/best --data_dir DIR --test_dir DIR
+
+Every figure in the definitions is read from a file or measured by evaluation.py. Regression vectors come
+from the synthetic clips in sample_data, one for each label.
+"""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+ARCHIVE = Path(__file__).resolve().parent
+ROOT = ARCHIVE.parent
+sys.path.insert(0, str(ROOT))
+import input_data  # noqa: E402
+import models  # noqa: E402
+from settings import new_parser, run, write_text  # noqa: E402
+
+NAME = "dnn_small"
+KINDS = {"fp32": ["--no-quantize"], "int8": ["--inference_type", "int8"]}
+PAPER = "Y. Zhang et al., Hello Edge: Keyword Spotting on Microcontrollers, arXiv:1711.07128, 2017"
+
+
+def parse_arguments():
+    parser = new_parser(__doc__)
+    parser.add_argument("--checkpoint", required=True, metavar="PATH")
+    parser.add_argument("--test_dir", required=True, metavar="DIR", help="the canonical test set")
+    input_data.add_arguments(parser)
+    models.add_arguments(parser)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    weights = write_sources(args)
+    data = ["--data_dir", args.data_dir, "--data_url", args.data_url]
+    for kind, flags in KINDS.items():
+        path = tflite_path(kind)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        call("convert_to_tflite.py", "--checkpoint", weights, "--output", path, *flags, *data)
+    paths = [tflite_path(kind) for kind in KINDS]
+    measured = evaluate(["--tflite_path", *paths], args, data)
+    for kind, path in zip(KINDS, paths, strict=True):
+        write_vectors(path)
+        write_definition(path, describe(path, kind) | {"accuracy": measured[str(path)]})
+    (of_source,) = evaluate(["--checkpoint", weights], args, data).values()
+    source = {
+        "name": f"{NAME}, source",
+        "format": "TensorFlow checkpoint, SavedModel and .keras file",
+        "parameters": int(sum(v.size for layer in models.read_weights(weights) for v in layer.values())),
+        "settings": settings_of(weights),
+        "paper": PAPER,
+        "accuracy": of_source,
+    }
+    write_definition(ARCHIVE / "model_source" / "definition", source)
+
+
+def call(script, *arguments):
+    subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], check=True)
+
+
+def tflite_path(kind):
+    return ARCHIVE / "TFLite" / f"tflite_{kind}" / f"{NAME}_{kind}.tflite"
+
+
+def write_sources(args):
+    """Copy the checkpoint, and export its other forms; the folder of the weights."""
+    model, settings = models.load_checkpoint(args.checkpoint, args)
+    source = ARCHIVE / "model_source"
+    shutil.rmtree(source / "weights", ignore_errors=True)
+    models.save_checkpoint(model, settings, source / "weights" / f"{NAME}.ckpt")
+    models.export_saved_model(model, settings, source / "saved_model")
+    models.export_keras_file(model, settings, source / f"{NAME}.keras")
+    return source / "weights"
+
+
+def evaluate(which, args, data):
+    """What evaluation.py measures: {path: [figures of one set, ...]}."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        call("evaluation.py", *which, "--test_dir", args.test_dir, "--json", report, *data)
+        return json.loads(report.read_text())
+
+
+def settings_of(path):
+    return json.loads(models.read_settings(path).to_json())
+
+
+def describe(path, kind) -> dict:
+    """What can be read off a TFLite file."""
+    content = path.read_bytes()
+    model = models.TFLiteModel(path)
+    return {
+        "name": f"{NAME}, {kind}",
+        "format": "TFLite",
+        "file": path.name,
+        "bytes": len(content),
+        "zipped_bytes": models.zipped_size(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "operators": models.tflite_operators(content),
+        "input": tensor(model.input),
+        "output": tensor(model.output) | {"labels": list(models.read_settings(path).labels)},
+        "settings": settings_of(path),
+        "paper": PAPER,
+    }
+
+
+def tensor(detail) -> dict:
+    found = {"shape": detail["shape_signature"].tolist(), "type": np.dtype(detail["dtype"]).name}
+    if np.issubdtype(detail["dtype"], np.integer):
+        found |= {"scale": float(detail["quantization"][0]), "zero_point": int(detail["quantization"][1])}
+    return found
+
+
+def write_vectors(path):
+    """One input and output of the model for each label, as the model takes and gives them."""
+    settings = models.read_settings(path)
+    parser = new_parser("")
+    input_data.add_arguments(parser)
+    sample = input_data.open_data(parser.parse_args(["--data_dir", str(ROOT / "sample_data")]), settings)
+    clips = sample.testing.take(
+        [list(sample.testing.label).index(label) for label in range(len(settings.labels))]
+    )
+    model = models.TFLiteModel(path)
+    folders = [path.parent / "testing_input" / "input", path.parent / "testing_output" / "output"]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    for number, row in enumerate(input_data.features(clips, settings)):
+        given = models.quantize(row[None], model.input)
+        for folder, values in zip(folders, (given, model.run(given)), strict=True):
+            np.save(folder / f"{number}.npy", values)
+
+
+def write_definition(path, definition):
+    """definition.yaml and README.md beside `path`."""
+    text = yaml.safe_dump(definition, sort_keys=False, width=110, default_flow_style=None)
+    write_text(path.with_name("definition.yaml"), text)
+    lines = [
+        f"# {definition['name']}",
+        "",
+        f"Settings, figures and confusion matrices: `definition.yaml`. {PAPER}.",
+    ]
+    if "file" in definition:
+        lines += [
+            "",
+            f"`{definition['file']}`: {definition['bytes']:,} bytes ({definition['zipped_bytes']:,} zipped), "
+            f"SHA-256 `{definition['sha256']}`, operators {', '.join(definition['operators'])}.",
+            "",
+            f"Input `{definition['input']}`, frame after frame of MFCCs. Output: one score for each of "
+            f"{', '.join(definition['output']['labels'])}.",
+            "",
+            "`testing_input/` and `testing_output/` hold what goes in and what must come out, one pair for "
+            "each label, from synthetic clips.",
+        ]
+    lines += ["", "| set | N | accuracy | 95 % interval |", "| --- | ---: | ---: | --- |"]
+    for figures in definition["accuracy"]:
+        low, high = (100 * bound for bound in figures["interval_95"])
+        accuracy = f"{100 * figures['accuracy']:.2f} % | {low:.2f} to {high:.2f}"
+        lines.append(f"| {figures['set']} | {figures['N']:,} | {accuracy} |")
+    lines += ["", (ARCHIVE / "training_data.md").read_text()]
+    write_text(path.with_name("README.md"), "\n".join(lines))
+
+
+if __name__ == "__main__":
+    run(main)

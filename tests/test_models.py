@@ -1,0 +1,270 @@
+"""Models and the forms they travel in: checkpoint, SavedModel, .keras file, TFLite file."""
+
+import argparse
+import re
+import shutil
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+import models
+from conftest import DNN_SMALL_FLAGS, SAMPLE_DATA, call
+from settings import Settings, UserError, new_parser
+
+NO_FLAGS = argparse.Namespace()
+
+
+def flags(*given):
+    import input_data
+
+    parser = new_parser("")
+    input_data.add_arguments(parser)
+    models.add_arguments(parser)
+    return parser.parse_args(given)
+
+
+@pytest.fixture(scope="session")
+def tflite(trained, tmp_path_factory):
+    """One TFLite file of each kind: {kind: path}."""
+    folder = tmp_path_factory.mktemp("tflite")
+    kinds = {
+        "fp32": ["--no-quantize"],
+        "int8 inside": [],
+        "int8": ["--inference_type", "int8"],
+        "int16": ["--inference_type", "int16"],
+    }
+    paths = {kind: folder / f"{kind.replace(' ', '_')}.tflite" for kind in kinds}
+    for kind, path in paths.items():
+        base = ["--checkpoint", trained / "best", "--data_dir", SAMPLE_DATA, "--output", path]
+        call("convert_to_tflite.py", *base, *kinds[kind])
+    return paths
+
+
+@pytest.fixture(scope="session")
+def test_set(dnn_small):
+    """(features, labels) of the sample data's test partition, and the ranges that features have."""
+    import input_data
+
+    parser = new_parser("")
+    input_data.add_arguments(parser)
+    data = input_data.open_data(parser.parse_args(["--data_dir", str(SAMPLE_DATA)]), dnn_small)
+    return input_data.features(data.testing, dnn_small), data.testing.label
+
+
+# ---- the network ----
+
+
+def test_dnn_small_is_the_papers(dnn_small):
+    model = models.build_model(dnn_small)
+    assert model.count_params() == 79644
+    assert model.input_shape == (None, 250) and model.output_shape == (None, 12)
+    assert model.input_names == ["input"]
+    scores = models.keras_scores(model)(np.random.default_rng(0).normal(size=(7, 250)).astype(np.float32))
+    np.testing.assert_allclose(scores.sum(1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(), (0,), (144, -1)])
+def test_a_size_that_does_not_fit_says_what_is_expected(size):
+    with pytest.raises(UserError, match="dnn: it takes the number of units .* for example 144 144 144"):
+        models.build_model(Settings(model_size_info=size))
+
+
+# ---- settings travel ----
+
+
+def test_every_form_carries_the_settings(trained, tflite, dnn_small):
+    for path in (trained / "best", trained / "saved_model", trained / "dnn.keras", *tflite.values()):
+        assert models.read_settings(path) == dnn_small
+
+
+def test_every_form_gives_the_same_scores(trained, tflite, test_set):
+    from backend import keras
+
+    features, _ = test_set
+    model, _ = models.load_checkpoint(trained / "best", NO_FLAGS)
+    expected = models.keras_scores(model)(features)
+    from_saved_model, _ = models.load_checkpoint(trained / "saved_model", NO_FLAGS)
+    np.testing.assert_array_equal(models.keras_scores(from_saved_model)(features), expected)
+    plain_keras = keras.models.load_model(trained / "dnn.keras")
+    np.testing.assert_allclose(plain_keras.predict(features, verbose=0), expected, atol=1e-6)
+    plain_saved_model = keras.models.load_model(trained / "saved_model")
+    np.testing.assert_allclose(plain_saved_model.predict(features, verbose=0), expected, atol=1e-6)
+    from_tflite, _ = models.load_tflite(tflite["fp32"], NO_FLAGS)
+    np.testing.assert_allclose(from_tflite(features), expected, atol=1e-5)
+    for kind, tolerance in (("int8 inside", 0.25), ("int8", 0.25), ("int16", 0.15)):
+        scores, _ = models.load_tflite(tflite[kind], NO_FLAGS)
+        assert np.abs(scores(features) - expected).max() < tolerance
+
+
+@pytest.mark.parametrize("form", ["best", "saved_model"])
+def test_a_flag_that_contradicts_a_checkpoint_is_an_error_naming_both(trained, form):
+    with pytest.raises(UserError, match="--dct_coefficient_count 12 contradicts 10, stored in"):
+        models.load_checkpoint(trained / form, flags("--dct_coefficient_count", "12"))
+    models.load_checkpoint(trained / form, flags("--dct_coefficient_count", "10"))
+
+
+def test_a_flag_that_contradicts_a_tflite_file_is_an_error_naming_both(tflite):
+    words = "left,right"
+    with pytest.raises(UserError, match="--wanted_words left,right contradicts yes,no,up"):
+        models.load_tflite(tflite["int8"], flags("--wanted_words", words))
+
+
+# ---- checkpoints of other makers ----
+
+
+def keras_2_checkpoint(prefix, layers, compiled=False):
+    """What the original package leaves behind: Keras' own layers and `save_weights`, no settings."""
+    from backend import keras
+
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.Input((250,), name="input"), *layers(keras)])
+    if compiled:
+        model.compile("adam", "sparse_categorical_crossentropy")
+        model.fit(np.zeros((4, 250)), np.zeros(4), verbose=0)
+    model.save_weights(str(prefix))
+    return model
+
+
+def activations_inside(keras):
+    hidden = [keras.layers.Dense(144, activation="relu") for _ in range(3)]
+    return [*hidden, keras.layers.Dense(12, activation="softmax")]
+
+
+def activations_and_dropout_as_layers(keras):
+    for _ in range(3):
+        yield keras.layers.Dense(144)
+        yield keras.layers.ReLU()
+        yield keras.layers.Dropout(0.5)
+    yield keras.layers.Dense(12)
+    yield keras.layers.Softmax()
+
+
+@pytest.mark.parametrize("layers", [activations_inside, activations_and_dropout_as_layers])
+@pytest.mark.parametrize("compiled", [False, True], ids=["weights only", "with optimizer"])
+def test_a_checkpoint_of_keras_2_loads_with_flags(tmp_path, test_set, layers, compiled):
+    theirs = keras_2_checkpoint(tmp_path / "dnn.ckpt-1", layers, compiled)
+    ours, settings = models.load_checkpoint(tmp_path / "dnn.ckpt-1", flags(*DNN_SMALL_FLAGS))
+    assert settings.model_size_info == (144, 144, 144)
+    features, _ = test_set
+    np.testing.assert_allclose(models.keras_scores(ours)(features), theirs(features), atol=1e-6)
+
+
+def test_a_checkpoint_without_settings_and_with_wrong_flags_says_what_it_holds(tmp_path):
+    keras_2_checkpoint(tmp_path / "dnn.ckpt-1", activations_inside)
+    with pytest.raises(UserError, match=r"carries no settings.*250x144 \+ 144.*expected 3920x128 \+ 128"):
+        models.load_checkpoint(tmp_path / "dnn.ckpt-1", flags())
+
+
+def test_a_checkpoint_that_does_not_exist_is_an_error(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing.ckpt"):
+        with pytest.raises(UserError, match="does not exist"):
+            models.load_checkpoint(path, flags())
+
+
+@pytest.mark.parametrize("pattern", ["*.index", "*.data-00000-of-00001", "*.settings.json"])
+def test_a_damaged_checkpoint_is_an_error(trained, tmp_path, pattern):
+    shutil.copytree(trained / "best", tmp_path / "best")
+    (file,) = (tmp_path / "best").glob(pattern)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3 : len(content) // 2] = b"!" * (len(content) // 2 - len(content) // 3)
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        models.load_checkpoint(tmp_path / "best", NO_FLAGS)
+
+
+# ---- TFLite files ----
+
+
+def details(path):
+    interpreter = Interpreter(model_path=str(path))
+    return interpreter.get_input_details(), interpreter.get_output_details(), interpreter.get_tensor_details()
+
+
+@pytest.mark.parametrize(("kind", "io"), [("fp32", "float32"), ("int8 inside", "float32"), ("int8", "int8")])
+def test_batch_is_one_and_fixed_and_the_input_is_named_input(tflite, kind, io):
+    (features,), (scores,), _ = details(tflite[kind])
+    assert features["shape"].tolist() == features["shape_signature"].tolist() == [1, 250]
+    assert scores["shape"].tolist() == scores["shape_signature"].tolist() == [1, 12]
+    assert np.dtype(features["dtype"]) == np.dtype(scores["dtype"]) == io
+    assert "input" in features["name"]
+
+
+@pytest.mark.parametrize("kind", ["int8", "int16"])
+def test_an_integer_file_is_integer_throughout_with_one_scale_per_tensor(tflite, kind):
+    _, _, tensors = details(tflite[kind])
+    assert tensors and all(np.issubdtype(tensor["dtype"], np.integer) for tensor in tensors)
+    assert all(len(tensor["quantization_parameters"]["scales"]) == 1 for tensor in tensors)
+    activations = {np.dtype(tensor["dtype"]).name for tensor in tensors if tensor["shape"][:1] == [1]}
+    assert activations == {kind}
+
+
+def test_the_int8_file_is_small(tflite):
+    assert tflite["int8"].stat().st_size <= 84_000
+
+
+@pytest.mark.parametrize("kind", ["fp32", "int8 inside", "int8", "int16"])
+def test_batches_give_what_clip_by_clip_gives(tflite, test_set, kind):
+    features, _ = test_set
+    model = models.TFLiteModel(tflite[kind])
+    single = np.concatenate([model(features[i : i + 1]) for i in range(len(features))])
+    batched = models.TFLiteModel(tflite[kind])(features)
+    if kind == "fp32":
+        np.testing.assert_allclose(batched, single, atol=1e-5)
+    else:
+        np.testing.assert_array_equal(batched, single)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int16"])
+def test_integer_scores_are_those_of_the_reference_kernels(tflite, test_set, kind):
+    reference = Interpreter(
+        model_path=str(tflite[kind]), experimental_op_resolver_type=OpResolverType.BUILTIN_REF
+    )
+    reference.allocate_tensors()
+    (source,), (target,) = reference.get_input_details(), reference.get_output_details()
+    features, _ = test_set
+    scores = models.TFLiteModel(tflite[kind])(features)
+    for row, score in zip(features, scores, strict=True):
+        reference.set_tensor(source["index"], models.quantize(row[None], source))
+        reference.invoke()
+        expected = models.dequantize(reference.get_tensor(target["index"]), target)[0]
+        np.testing.assert_array_equal(score, expected)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "int8", "int16"])
+def test_buffers_are_aligned(tflite, kind):
+    content = tflite[kind].read_bytes()
+    model = schema.Model.GetRootAs(content, 0)
+    starts = []
+    for number in range(model.BuffersLength()):
+        buffer = model.Buffers(number)
+        if buffer.DataLength():
+            starts.append(buffer._tab.Vector(buffer._tab.Offset(4)))
+    assert len(starts) >= 9
+    assert [start % 16 for start in starts] == [0] * len(starts)
+
+
+def test_a_tflite_file_without_settings_needs_flags_and_they_suffice(tflite, tmp_path, test_set):
+    model = schema.ModelT.InitFromPackedBuf(tflite["int8"].read_bytes())
+    model.metadata = []
+    import flatbuffers
+
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    bare = tmp_path / "bare.tflite"
+    bare.write_bytes(builder.Output())
+    assert models.read_settings(bare) is None
+    with pytest.raises(UserError, match=re.escape("takes (250,) features")):
+        models.load_tflite(bare, flags())
+    scores, _ = models.load_tflite(bare, flags(*DNN_SMALL_FLAGS))
+    expected, _ = models.load_tflite(tflite["int8"], NO_FLAGS)
+    np.testing.assert_array_equal(scores(test_set[0]), expected(test_set[0]))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello" * 100, b"\x00" * 1000])
+def test_a_file_that_is_no_tflite_model_is_an_error(tmp_path, content):
+    path = tmp_path / "x.tflite"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.tflite is not a TFLite model"):
+        models.load_tflite(path, NO_FLAGS)

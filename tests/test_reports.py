@@ -1,0 +1,48 @@
+"""The figures of a report, against values worked out by hand."""
+
+import json
+import math
+
+import numpy as np
+
+from reports import Report, write_json
+
+LABELS = ("_silence_", "_unknown_", "on", "off")
+EXPECTED = np.array([0, 0, 1, 2, 2, 2, 2, 3])
+HEARD = np.array([0, 0, 2, 2, 2, 2, 3, 3])
+
+
+def report():
+    return Report.of("testing, by hand", LABELS, EXPECTED, np.eye(4)[HEARD])
+
+
+def test_confusion_rows_are_what_was_said_and_columns_what_was_heard():
+    expected = [[2, 0, 0, 0], [0, 0, 1, 0], [0, 0, 3, 1], [0, 0, 0, 1]]
+    assert report().confusion.tolist() == expected
+
+
+def test_accuracy_precision_and_recall():
+    assert (report().count, report().correct, report().accuracy) == (8, 6, 0.75)
+    np.testing.assert_allclose(report().recall, [1, 0, 0.75, 1])
+    np.testing.assert_allclose(report().precision, [1, math.nan, 0.75, 0.5])
+
+
+def test_the_interval_is_wilsons():
+    confusion = np.diag([81, 0])
+    confusion[0, 1] = 263 - 81
+    low, high = Report("", ("a", "b"), confusion).interval
+    # 81 of 263, R. G. Newcombe, Statistics in Medicine 17 (1998), table I, method 3
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+
+
+def test_text_names_labels_and_n():
+    text = report().text()
+    assert "accuracy 75.00 %" in text and "N = 8" in text
+    assert [line.split()[0] for line in text.splitlines()[-4:]] == list(LABELS)
+
+
+def test_a_set_without_clips_has_no_accuracy_and_is_valid_json(tmp_path):
+    empty = Report.of("nothing", LABELS, np.zeros(0, int), np.zeros((0, 4)))
+    assert "N = 0" in empty.text()
+    write_json(tmp_path / "x.json", empty.as_dict())
+    assert json.loads((tmp_path / "x.json").read_text())["accuracy"] is None
