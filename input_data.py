@@ -36,6 +36,7 @@ from settings import (
     UserError,
     add_setting,
     bounded,
+    errors_name,
     new_parser,
     resolve,
     run,
@@ -395,7 +396,7 @@ def _write_shard(path, folder, files, settings, progress):
     names, bad = [], {}
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
-        with open(partial, "wb") as file, ThreadPoolExecutor(2 * os.cpu_count()) as pool:
+        with errors_name(path), open(partial, "wb") as file, ThreadPoolExecutor(2 * os.cpu_count()) as pool:
             for name, samples in zip(files, pool.map(decode, files), strict=True):
                 progress.update()
                 if isinstance(samples, str):
@@ -403,7 +404,8 @@ def _write_shard(path, folder, files, settings, progress):
                 else:
                     names.append(name)
                     file.write(np.pad(samples, (0, settings.clip_samples - len(samples))).tobytes())
-        os.replace(partial, path)
+            file.flush()
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     write_text(path.with_suffix(".json"), json.dumps({"names": names, "bad": bad}))

@@ -80,8 +80,8 @@ def build_dnn(settings: Settings):
         return None
     features = keras.Input(shape=(settings.feature_count,), name="input")
     hidden = features
-    for count in units:
-        hidden = keras.layers.Dense(count, activation="relu")(hidden)
+    for number, count in enumerate(units, 1):
+        hidden = keras.layers.Dense(count, activation="relu", name=f"hidden_{number}")(hidden)
     scores = keras.layers.Dense(len(settings.labels), activation="softmax", name="output")(hidden)
     return keras.Model(features, scores, name="dnn")
 
@@ -101,12 +101,14 @@ def read_settings(path) -> Settings | None:
     """
     path = Path(path)
     try:
-        if path.suffix == ".tflite":
-            text = _tflite_metadata(_read_bytes(path))
-        elif path.suffix == ".keras":
+        beginning = path.read_bytes()[:8] if path.is_file() else b""
+        if beginning[4:] == b"TFL3":
+            text = _tflite_metadata(path.read_bytes())
+        elif beginning[:4] == b"PK\x03\x04":
             text = _zip_member(path)
         else:
-            text = _settings_file(path).read_bytes() if _settings_file(path).exists() else None
+            file = _settings_file(path)
+            text = file.read_bytes() if file.exists() else None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     return None if text is None else Settings.from_json(text, str(path))
@@ -249,7 +251,8 @@ def writing(path):
     try:
         yield
     except tf.errors.OpError as error:
-        raise UserError(f"cannot write {path}: {error.message}") from None
+        message = re.sub(r"{{.*?}}|\[Op:.*?\]", "", error.message)
+        raise UserError(f"cannot write {path}: {message}") from None
 
 
 # ---- SavedModel and .keras ----

@@ -63,7 +63,7 @@ def main():
         if layer.weights:
             print(f"distinct values of {layer.name}'s kernel: {len(np.unique(layer.kernel))}")
     print(before.summary())
-    print(report("after clustering", model, test_features, data, settings, args).text())
+    print(report("after clustering", model, test_features, data, settings, args).summary())
     print(f"clustered checkpoint: {models.checkpoint_prefix(best)}")
 
 

@@ -229,10 +229,21 @@ def write_bytes(path, content: bytes):
     """Write a file that appears under its name only when it is complete."""
     partial = f"{path}.partial-{os.getpid()}"
     try:
-        Path(partial).write_bytes(content)
-        os.replace(partial, path)
+        with errors_name(path):
+            Path(partial).write_bytes(content)
+            os.replace(partial, path)
     finally:
         Path(partial).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def errors_name(path):
+    """Have the system's errors, such as that of a full disk, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager

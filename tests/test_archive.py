@@ -1,0 +1,144 @@
+"""The shipped files are what their definitions say, and as good."""
+
+import argparse
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+import input_data
+import models
+from conftest import ROOT, SAMPLE_DATA, WEIGHTS, call, shipped_recordings
+from settings import Settings
+
+ARCHIVE = ROOT / "model_archive"
+TFLITE_FOLDERS = sorted((ARCHIVE / "TFLite").iterdir())
+EXPECTED = Settings(
+    window_size_ms=40, window_stride_ms=40, dct_coefficient_count=10, model_size_info=(144, 144, 144)
+)
+
+
+def definition(folder):
+    return yaml.safe_load((folder / "definition.yaml").read_text())
+
+
+def tflite_file(folder):
+    return folder / definition(folder)["file"]
+
+
+def by_name(folder):
+    return folder.name
+
+
+def test_there_is_an_fp32_and_an_int8_file():
+    assert [folder.name for folder in TFLITE_FOLDERS] == ["tflite_fp32", "tflite_int8"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        WEIGHTS,
+        ARCHIVE / "model_source" / "saved_model",
+        ARCHIVE / "model_source" / "dnn_small.keras",
+        *map(tflite_file, TFLITE_FOLDERS),
+    ],
+    ids=by_name,
+)
+def test_every_shipped_form_carries_the_settings_of_dnn_small(path):
+    assert models.read_settings(path) == EXPECTED
+
+
+@pytest.mark.parametrize("folder", TFLITE_FOLDERS, ids=by_name)
+def test_the_definition_describes_the_file(folder):
+    stated, content = definition(folder), tflite_file(folder).read_bytes()
+    model = models.TFLiteModel(tflite_file(folder))
+    assert stated["bytes"] == len(content)
+    assert stated["zipped_bytes"] == models.zipped_size(content)
+    assert stated["sha256"] == hashlib.sha256(content).hexdigest()
+    assert stated["operators"] == models.tflite_operators(content) == ["FULLY_CONNECTED", "SOFTMAX"]
+    assert stated["settings"] == json.loads(EXPECTED.to_json())
+    assert stated["output"]["labels"] == list(EXPECTED.labels)
+    for name, detail in (("input", model.input), ("output", model.output)):
+        assert stated[name]["shape"] == detail["shape_signature"].tolist()
+        assert stated[name]["type"] == np.dtype(detail["dtype"]).name
+        if stated[name]["type"] == "int8":
+            assert np.float32(stated[name]["scale"]) == np.float32(detail["quantization"][0])
+            assert stated[name]["zero_point"] == detail["quantization"][1]
+
+
+def test_the_int8_file_is_small():
+    assert definition(ARCHIVE / "TFLite" / "tflite_int8")["bytes"] <= 84_000
+
+
+@pytest.mark.parametrize("folder", TFLITE_FOLDERS, ids=by_name)
+def test_the_regression_vectors_hold(folder):
+    model = models.TFLiteModel(tflite_file(folder))
+    outputs = []
+    for number in range(len(EXPECTED.labels)):
+        given = np.load(folder / "testing_input" / "input" / f"{number}.npy")
+        expected = np.load(folder / "testing_output" / "output" / f"{number}.npy")
+        assert given.shape == (1, 250) and expected.shape == (1, 12)
+        tolerance = 0 if given.dtype == np.int8 else 1e-5
+        np.testing.assert_allclose(model.run(given), expected, rtol=0, atol=tolerance)
+        outputs.append(expected)
+    assert len(np.unique(np.concatenate(outputs), axis=0)) == len(outputs)
+
+
+def test_the_sources_and_the_float_file_are_one_model():
+    model, settings = models.load_checkpoint(WEIGHTS, argparse.Namespace())
+    exported, _ = models.load_checkpoint(ARCHIVE / "model_source" / "saved_model", argparse.Namespace())
+    features = np.random.default_rng(0).normal(scale=10, size=(20, 250)).astype(np.float32)
+    expected = models.keras_scores(model)(features)
+    np.testing.assert_array_equal(models.keras_scores(exported)(features), expected)
+    tflite = models.TFLiteModel(tflite_file(ARCHIVE / "TFLite" / "tflite_fp32"))
+    np.testing.assert_allclose(tflite(features), expected, atol=1e-5)
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory):
+    """The recordings of the validation and test partitions and of the canonical test set."""
+    return shipped_recordings(tmp_path_factory.mktemp("speech_commands"), "testing,validation")
+
+
+def test_the_stated_accuracies_are_measured_again(recordings, tmp_path):
+
+    results = {}
+    for which in (
+        ["--tflite_path", *map(tflite_file, TFLITE_FOLDERS)],
+        ["--checkpoint", WEIGHTS],
+    ):
+        call(
+            "evaluation.py",
+            *which,
+            *("--data_dir", recordings / "speech_commands_v0.02"),
+            *(
+                "--test_dir",
+                recordings / "speech_commands_test_set_v0.02",
+                "--json",
+                tmp_path / "report.json",
+            ),
+        )
+        results |= json.loads((tmp_path / "report.json").read_text())
+    folders = {str(tflite_file(folder)): folder for folder in TFLITE_FOLDERS}
+    folders[str(WEIGHTS)] = ARCHIVE / "model_source"
+    accuracy = {}
+    for path, folder in folders.items():
+        stated = {figures["set"]: figures for figures in definition(folder)["accuracy"]}
+        measured = {figures["set"]: figures for figures in results[path]}
+        assert measured.keys() == stated.keys()
+        for name, figures in stated.items():
+            assert measured[name]["N"] == figures["N"]
+            assert abs(measured[name]["correct"] - figures["correct"]) <= 2
+            accuracy[folder.name, name.split(",")[0]] = figures["accuracy"]
+    assert accuracy["model_source", "testing"] >= 0.825
+    assert accuracy["model_source", "canonical"] >= 0.79
+    for test_set in ("testing", "canonical"):
+        assert accuracy["tflite_int8", test_set] >= accuracy["tflite_fp32", test_set] - 0.015
+
+
+def test_the_sample_data_is_small_and_has_all_partitions(data_arguments, dnn_small):
+    assert sum(file.stat().st_size for file in SAMPLE_DATA.rglob("*.flac")) < 8_000_000
+    data = input_data.open_data(data_arguments(), dnn_small)
+    assert all(len(getattr(data, partition)) for partition in input_data.PARTITIONS)

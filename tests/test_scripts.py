@@ -1,0 +1,418 @@
+"""Each script as a user calls it, on the sample data: what it writes, what it prints, how it fails."""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import models
+from conftest import DNN_SMALL_FLAGS, ROOT, SAMPLE_DATA, WEIGHTS, assert_one_clear_line, call, train
+
+DATA = ("--data_dir", SAMPLE_DATA)
+
+
+# ---- train.py ----
+
+
+def test_training_says_how_good_the_best_checkpoint_is_and_where(trained):
+    output = (trained / "output.txt").read_text()
+    steps = [int(step) for step in re.findall(r"^step (\d+) of 80", output, re.M)]
+    assert steps == [20, 40, 60, 80]
+    assert [float(rate) for rate in re.findall(r"rate ([\d.e-]+),", output)] == [1e-3, 1e-3, 1e-3, 1e-4]
+    assert re.search(r"testing, paper protocol .*: accuracy [\d.]+ % .*N = 48", output)
+    validated = [float(v) for v in re.findall(r"validation accuracy ([\d.]+) %", output)]
+    (index,) = (trained / "best").glob("*.index")
+    name = re.search(r"best checkpoint: .*/(dnn_(\d{4})\.ckpt-(\d+))$", output, re.M)
+    assert index.stem == name[1]
+    assert int(name[2]) == round(100 * max(validated)) and int(name[3]) == steps[np.argmax(validated)]
+
+
+def test_training_learns_something(trained):
+    output = (trained / "output.txt").read_text()
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", output)]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_training_writes_summaries_for_tensorboard(trained):
+    from backend import tf
+
+    (events,) = (trained / "summaries").glob("events.out.tfevents.*")
+    found = {}
+    for event in tf.compat.v1.train.summary_iterator(str(events)):
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append(event.step)
+    expected = {"loss", "accuracy/training", "accuracy/validation", "learning_rate"}
+    assert found == dict.fromkeys(expected, [20, 40, 60, 80])
+
+
+def weights(folder):
+    return [value for layer in models.read_weights(folder) for _, value in sorted(layer.items())]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, tmp_path):
+    train(tmp_path / "again")
+    for first, second in zip(
+        weights(trained / "saved_model"), weights(tmp_path / "again/saved_model"), strict=True
+    ):
+        np.testing.assert_array_equal(first, second)
+    train(tmp_path / "other", "--seed", "1")
+    assert (weights(tmp_path / "other/saved_model")[1] != weights(trained / "saved_model")[1]).any()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(trained, tmp_path, how):
+    command = [sys.executable, "-u", ROOT / "train.py", *DATA, "--train_dir", tmp_path, *DNN_SMALL_FLAGS]
+    command += ["--summaries_dir", tmp_path / "summaries", "--eval_step_interval", "20"]
+    command += ["--how_many_training_steps", "60,20", "--learning_rate", "0.001,0.0001"]
+    running = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    for line in running.stdout:
+        if line.startswith("step 40"):
+            running.send_signal(how)
+            break
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in errors
+    output = train(tmp_path).stdout
+    assert re.search(r"going on after step (20|40) of 80", output)
+    for first, second in zip(
+        weights(trained / "saved_model"), weights(tmp_path / "saved_model"), strict=True
+    ):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_a_finished_training_is_not_done_again(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "copy")
+    output = train(tmp_path / "copy").stdout
+    assert "going on after step 80 of 80" in output and "step 20" not in output
+
+
+def test_a_folder_that_holds_another_run_is_not_overwritten(trained):
+    result = train(trained, "--seed", "7", check=False)
+    assert_one_clear_line(result, trained, "--seed 0", "now it is 7", "--train_dir")
+
+
+# ---- optimisations.py ----
+
+
+@pytest.fixture(scope="session")
+def clustered(trained, tmp_path_factory):
+    """A folder in which optimisations.py has run."""
+    folder = tmp_path_factory.mktemp("clustered")
+    result = call(
+        "optimisations.py",
+        *("--checkpoint", trained / "best", *DATA, "--train_dir", folder),
+        *("--summaries_dir", folder / "summaries"),
+        *("--how_many_training_steps", "40,20", "--eval_step_interval", "20"),
+    )
+    (folder / "output.txt").write_text(result.stdout)
+    return folder
+
+
+def test_clustering_leaves_at_most_32_values_per_kernel(clustered):
+    layers = models.read_weights(clustered / "best")
+    counts = [len(np.unique(layer["kernel"])) for layer in layers]
+    assert len(counts) == 4 and max(counts) <= 32
+    output = (clustered / "output.txt").read_text()
+    assert [int(n) for n in re.findall(r"distinct values of \w+'s kernel: (\d+)", output)] == counts
+
+
+def test_clustering_says_how_good_the_model_was_and_is(clustered):
+    output = (clustered / "output.txt").read_text()
+    assert re.search(r"testing before clustering, .*accuracy [\d.]+ %.*N = 48", output)
+    assert re.search(r"testing after clustering, .*accuracy [\d.]+ %.*N = 48", output)
+
+
+def test_clustering_fine_tunes(trained, clustered):
+    biases = [
+        [layer["bias"] for layer in models.read_weights(folder / "best")] for folder in (trained, clustered)
+    ]
+    assert all((before != after).any() for before, after in zip(*biases, strict=True))
+
+
+@pytest.mark.parametrize(
+    "flags", [["--no-quantize"], ["--inference_type", "int8"], ["--inference_type", "int16"]]
+)
+def test_clusters_survive_conversion(clustered, tmp_path, flags):
+    from ai_edge_litert import schema_py_generated as schema
+
+    path = tmp_path / "x.tflite"
+    call("convert_to_tflite.py", "--checkpoint", clustered / "best", *DATA, *flags, "--output", path)
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+    kernels = [
+        tensor for tensor in model.subgraphs[0].tensors if len(tensor.shape) == 2 and tensor.shape[0] > 1
+    ]
+    assert len(kernels) == 4
+    for kernel in kernels:
+        kind = np.float32 if kernel.type == schema.TensorType.FLOAT32 else np.int8
+        values = np.frombuffer(bytes(model.buffers[kernel.buffer].data), kind)
+        assert len(values) == np.prod(kernel.shape) and len(np.unique(values)) <= 32
+
+
+def test_a_clustered_model_is_smaller_when_zipped(trained, clustered, tmp_path):
+    sizes = []
+    for number, folder in enumerate((trained, clustered)):
+        path = tmp_path / f"{number}.tflite"
+        call(
+            "convert_to_tflite.py", "--checkpoint", folder / "best", *DATA, "--no-quantize", "--output", path
+        )
+        sizes.append(models.zipped_size(path.read_bytes()))
+    assert sizes[1] < sizes[0] / 3
+
+
+# ---- convert_to_tflite.py ----
+
+
+def test_conversion_has_default_names_and_evaluates_what_it_wrote(trained, tmp_path):
+    for flags, name in (([], "dnn_quantized.tflite"), (["--no-quantize"], "dnn.tflite")):
+        result = call("convert_to_tflite.py", "--checkpoint", trained / "best", *DATA, *flags, cwd=tmp_path)
+        size = (tmp_path / name).stat().st_size
+        assert f"wrote {name}: {size:,} bytes" in result.stdout
+        assert re.search(rf"{name}: testing, .*accuracy [\d.]+ %.*N = 48", result.stdout)
+
+
+def test_the_same_seed_gives_the_same_file(trained, tmp_path):
+    def converted(name, *flags):
+        base = ["--checkpoint", trained / "best", *DATA, "--inference_type", "int8"]
+        call("convert_to_tflite.py", *base, "--output", tmp_path / name, *flags)
+        return (tmp_path / name).read_bytes()
+
+    assert converted("a") == converted("b")
+
+
+def test_integer_in_and_out_of_a_float_model_is_an_error(trained):
+    flags = ["--no-quantize", "--inference_type", "int8"]
+    result = call("convert_to_tflite.py", "--checkpoint", trained / "best", *flags, check=False)
+    assert_one_clear_line(result, "--no-quantize")
+
+
+# ---- evaluation.py ----
+
+
+def test_evaluation_needs_nothing_but_the_model(trained, tmp_path):
+    json_file = tmp_path / "report.json"
+    result = call("evaluation.py", "--checkpoint", trained / "best", *DATA, "--json", json_file)
+    (reports,) = json.loads(json_file.read_text()).values()
+    assert [(report["set"].split(",")[0], report["N"]) for report in reports] == [
+        ("validation", 48),
+        ("testing", 48),
+    ]
+    for report in reports:
+        confusion = np.array(report["confusion"])
+        assert report["correct"] == confusion.trace() and report["accuracy"] == confusion.trace() / 48
+        assert f"accuracy {100 * report['accuracy']:.2f} %" in result.stdout
+        np.testing.assert_allclose(
+            [value or 0 for value in report["recall"]], confusion.diagonal() / confusion.sum(1)
+        )
+    for label in ("_silence_", "_unknown_", "yes", "go"):
+        assert re.search(rf"^{label}  .* %", result.stdout, re.M)
+
+
+def test_training_and_evaluation_give_the_same_figure(trained):
+    said = re.search(r"testing, .*: (accuracy .*)", (trained / "output.txt").read_text())[1]
+    assert said in call("evaluation.py", "--checkpoint", trained / "best", *DATA).stdout
+
+
+def test_several_files_end_in_one_table(trained, tmp_path):
+    paths = [tmp_path / "float.tflite", tmp_path / "int8.tflite"]
+    for path, flags in zip(paths, (["--no-quantize"], ["--inference_type", "int8"]), strict=True):
+        call("convert_to_tflite.py", "--checkpoint", trained / "best", *DATA, *flags, "--output", path)
+    result = call("evaluation.py", "--tflite_path", *paths, *DATA)
+    heading, *rows = [line.split() for line in result.stdout.strip().splitlines()[-3:]]
+    assert heading == ["file", "bytes", "zipped", "validation", "testing"]
+    for path, row in zip(paths, rows, strict=True):
+        content = path.read_bytes()
+        assert row[:3] == [str(path), f"{len(content):,}", f"{models.zipped_size(content):,}"]
+
+
+def test_a_tflite_file_is_evaluated_without_tensorflow(tmp_path):
+    code = (
+        "import sys, runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    shipped = ROOT / "model_archive" / "TFLite" / "tflite_int8" / "dnn_small_int8.tflite"
+    command = [sys.executable, "-c", code, "evaluation.py", "--tflite_path", shipped, *DATA]
+    subprocess.run(list(map(str, command)), cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_folder_laid_out_like_the_canonical_test_set_is_evaluated(trained, tmp_path):
+    labels = {"_unknown_": "tree", "_silence_": "_background_noise_", "yes": "yes", "no": "no"}
+    for label, word in labels.items():
+        shutil.copytree(SAMPLE_DATA / word, tmp_path / label)
+    result = call("evaluation.py", "--checkpoint", trained / "best", "--test_dir", tmp_path, *DATA)
+    assert re.search(rf"test_dir, the clips in {tmp_path.name}: accuracy .*, N = 75", result.stdout)
+    assert "no recordings of up, down" in result.stderr
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize("script", ["optimisations.py", "convert_to_tflite.py", "evaluation.py"])
+def test_a_checkpoint_that_does_not_exist(script, tmp_path):
+    result = call(script, "--checkpoint", tmp_path / "none.ckpt", *DATA, check=False)
+    assert_one_clear_line(result, tmp_path / "none.ckpt", "does not exist")
+
+
+@pytest.mark.parametrize("script", ["optimisations.py", "convert_to_tflite.py", "evaluation.py"])
+def test_a_checkpoint_that_contradicts_the_flags(script, trained):
+    flags = ["--checkpoint", trained / "best", *DATA, "--window_stride_ms", "20"]
+    assert_one_clear_line(call(script, *flags, check=False), "--window_stride_ms 20 contradicts 40")
+
+
+def test_a_tflite_file_that_does_not_exist(tmp_path):
+    result = call("evaluation.py", "--tflite_path", tmp_path / "none.tflite", *DATA, check=False)
+    assert_one_clear_line(result, tmp_path / "none.tflite", "does not exist")
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "file"])
+def test_a_data_folder_without_recordings(tmp_path, kind):
+    folder = tmp_path / "data"
+    if kind == "empty":
+        folder.mkdir()
+    if kind == "file":
+        folder.write_text("")
+    result = train(tmp_path / "train", "--data_url", "", data_dir=folder, check=False)
+    assert_one_clear_line(result, folder)
+
+
+def test_a_wanted_word_without_recordings(tmp_path):
+    result = train(tmp_path, "--wanted_words", "yes,banana", check=False)
+    assert_one_clear_line(result, "no recordings of banana")
+
+
+def test_a_size_that_does_not_fit(tmp_path):
+    result = train(tmp_path, "--model_size_info", "144", "0", check=False)
+    assert_one_clear_line(result, "--model_size_info 144 0", "for example 144 144 144")
+
+
+def test_an_empty_partition(tmp_path):
+    result = train(tmp_path, "--validation_percentage", "0", check=False)
+    assert_one_clear_line(result, "no clips for validation")
+
+
+def test_a_folder_that_cannot_be_written(trained):
+    assert_one_clear_line(train(ROOT / "README.md" / "folder", check=False), "README.md")
+    output = ROOT / "README.md" / "x.tflite"
+    flags = ["--checkpoint", trained / "best", *DATA, "--output", output]
+    assert_one_clear_line(call("convert_to_tflite.py", *flags, check=False), output)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system with 700 kB; skips where none can be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_clear_line_and_the_best_checkpoint_stays_whole(small_disk, trained):
+    result = train(small_disk / "train", check=False)
+    assert_one_clear_line(result, "No space left on device", small_disk)
+    models.load_checkpoint(small_disk / "train" / "best", argparse.Namespace())
+
+
+def test_a_full_disk_leaves_no_half_cache(small_disk):
+    for word in ("yes", "no"):
+        shutil.copytree(SAMPLE_DATA / word, small_disk / word)
+    result = call("input_data.py", "--data_dir", small_disk, "--wanted_words", "yes,no", check=False)
+    assert_one_clear_line(result, "No space left on device", small_disk)
+    assert list((small_disk / ".pcm_cache").iterdir()) == []
+
+
+def test_a_full_disk_leaves_no_half_model(small_disk, trained):
+    (small_disk / "fill").write_bytes(bytes(650_000))
+    flags = ["--checkpoint", trained / "best", *DATA, "--output", small_disk / "x.tflite"]
+    assert_one_clear_line(call("convert_to_tflite.py", *flags, check=False), "x.tflite: No space left")
+    assert [path.name for path in small_disk.iterdir()] == ["fill"]
+
+
+# ---- recreate_model.sh ----
+
+
+def recreate(*arguments, cwd=ROOT, **options):
+    """Run recreate_model.sh in the environment of the tests."""
+    environment = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    command = ["bash", str(ROOT / "recreate_model.sh"), *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, **options
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--trian"], ["extra"], ["--ckpt"], ["--train", "--ckpt", "x"], ["--data_dir", "/nothing/there"]],
+    ids=" ".join,
+)
+def test_recreate_model_refuses_what_it_does_not_know(arguments):
+    result = recreate(*arguments)
+    assert result.returncode == 2
+    assert "error:" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_recreate_model_says_how_it_is_used():
+    result = recreate("--help")
+    assert result.returncode == 0 and "--train" in result.stdout and "--data_dir DIR" in result.stdout
+
+
+def copy_of_the_repository(tmp_path):
+    copy = tmp_path / "copy"
+    ignored = shutil.ignore_patterns(".git", ".venv", "work", "data", "__pycache__", ".p*_cache", ".r*_cache")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    return copy
+
+
+@pytest.mark.parametrize("flags", [[], ["--train"]], ids=["from the shipped weights", "--train"])
+def test_recreate_model_without_data_or_network_runs_on_sample_data_and_says_so(tmp_path, flags):
+    copy = copy_of_the_repository(tmp_path)
+    environment = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    environment |= {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    result = subprocess.run(
+        ["bash", "recreate_model.sh", *flags],
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    warning = "THESE FIGURES SAY NOTHING ABOUT THE MODEL"
+    assert result.stdout.count(warning) == 2
+    assert result.stdout.index(warning) < result.stdout.index("== cluster")
+    assert result.stdout.rindex(warning) > result.stdout.index("dnn_clustered_quantized.tflite")
+    table = [line.split() for line in result.stdout.splitlines() if re.match(r"work/\S+\.tflite  ", line)]
+    sizes = {row[0].split("/")[-1]: int(row[1].replace(",", "")) for row in table}
+    assert list(sizes) == [
+        "dnn.tflite",
+        "dnn_quantized.tflite",
+        "dnn_clustered.tflite",
+        "dnn_clustered_quantized.tflite",
+    ]
+    assert sizes["dnn_quantized.tflite"] <= 84_000
+    if flags:
+        command = re.search(r"to convert it: +python (.*)", result.stdout)[1].split()
+        call(copy / command[0], *command[1:], cwd=copy)
+    else:
+        (shipped,) = WEIGHTS.glob("*.index")
+        assert "== cluster model_archive/model_source/weights" in result.stdout and shipped.exists()
+
+
+# ---- speed that users feel; generous, since machines differ ----
+
+
+def test_help_is_there_at_once():
+    start = time.perf_counter()
+    call("train.py", "--help")
+    assert time.perf_counter() - start < 10
