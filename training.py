@@ -95,8 +95,9 @@ def fit(
     total = sum(args.how_many_training_steps)
     _claim_folder(args, settings, len(data.training), start)
 
-    boundaries = [step - 1 for step in accumulate(args.how_many_training_steps)][:-1]
-    rate = keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, list(args.learning_rate))
+    last_steps = [step - 1 for step in accumulate(args.how_many_training_steps)]
+    rates = [*args.learning_rate, args.learning_rate[-1]]  # one more than boundaries, as Keras wants it
+    rate = keras.optimizers.schedules.PiecewiseConstantDecay(last_steps, rates)
     optimizer = keras.optimizers.Adam(rate)
     optimizer.build(model.trainable_variables)
     state = tf.train.Checkpoint(

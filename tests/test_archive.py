@@ -142,3 +142,15 @@ def test_the_sample_data_is_small_and_has_all_partitions(data_arguments, dnn_sma
     assert sum(file.stat().st_size for file in SAMPLE_DATA.rglob("*.flac")) < 8_000_000
     data = input_data.open_data(data_arguments(), dnn_small)
     assert all(len(getattr(data, partition)) for partition in input_data.PARTITIONS)
+
+
+@pytest.mark.parametrize("folder", TFLITE_FOLDERS, ids=by_name)
+def test_the_readme_states_the_figures_of_the_definitions(folder):
+    stated = definition(folder)
+    (row,) = [
+        line for line in (ROOT / "README.md").read_text().splitlines() if f"| `{stated['file']}` |" in line
+    ]
+    figures = {name.split(",")[0]: figures for name, figures in ((f["set"], f) for f in stated["accuracy"])}
+    expected = [f"{stated['bytes']:,}", f"{stated['zipped_bytes']:,}"]
+    expected += [f"{100 * figures[name]['accuracy']:.2f} %" for name in ("testing", "canonical")]
+    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == expected

@@ -90,6 +90,12 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(trained,
         np.testing.assert_array_equal(first, second)
 
 
+def test_a_single_learning_rate_and_an_odd_number_of_steps(tmp_path):
+    flags = ("--how_many_training_steps", "25", "--learning_rate", "0.002")
+    output = train(tmp_path, *flags).stdout
+    assert re.findall(r"^step (\d+) of 25: rate ([\d.]+)", output, re.M) == [("20", "0.002"), ("25", "0.002")]
+
+
 def test_a_finished_training_is_not_done_again(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "copy")
     output = train(tmp_path / "copy").stdout
