@@ -166,9 +166,7 @@ def find_recordings(data_dir, data_url: str) -> Path:
 
 
 def word_folders(folder: Path) -> list[str]:
-    """Names of the folders in `folder` that hold recordings, sorted; those with a leading '_' or '.' are no
-    words.
-    """
+    """Names of the folders in `folder` that hold recordings of words, sorted; no '_' or '.' leads them."""
     return [
         name
         for name in _entries(folder)
@@ -186,8 +184,7 @@ def _hint(folder):
 
 
 def fetch_archive(url: str, folder: Path):
-    """Download `url` into `folder`, verified, and extract it there; what is there already is not fetched
-    again.
+    """Download `url` into `folder`, verified, and extract it there; what is there is not fetched again.
 
     Raises UserError where the download fails, has the wrong hash, or holds what an archive of recordings must
     not.
@@ -210,7 +207,9 @@ def fetch_archive(url: str, folder: Path):
     except Exception as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EACCES, errno.EROFS):
             raise
-        raise UserError(f"cannot download {url} into {folder}: {error}") from None
+        offline = type(error).__name__ in ("ConnectionError", "ConnectTimeout", "ReadTimeout")
+        reason = "no connection to its server" if offline else error
+        raise UserError(f"cannot download {url} into {folder}: {reason}") from None
     try:
         extract(archive, folder)
     except (tarfile.TarError, EOFError, OSError, UserError, ValueError) as error:
@@ -222,8 +221,7 @@ def fetch_archive(url: str, folder: Path):
 
 
 def extract(archive: Path, folder: Path):
-    """Extract the regular files of a tar archive; its top-level entries appear in `folder` when all are
-    complete.
+    """Extract the regular files of a tar archive; they appear in `folder` when all are complete.
 
     Raises UserError for a member that would land outside, or is a link or device: nothing is extracted then.
     """
@@ -294,9 +292,7 @@ def read_audio(path, sample_rate: int) -> np.ndarray:
 
 
 def _riff_is_cut_short(path):
-    """Whether a WAV file ends before its header says; programs that write into a pipe leave a huge size
-    there.
-    """
+    """Whether a WAV file ends before its header says; a huge size there is that of a pipe, and no lie."""
     with open(path, "rb") as file:
         header = file.read(8)
     size = int.from_bytes(header[4:], "little") + 8
@@ -304,9 +300,7 @@ def _riff_is_cut_short(path):
 
 
 def list_recordings(folder: Path, first=False) -> list[tuple[str, int, int]]:
-    """(name, bytes, time of change in ns) of the recordings in a folder, sorted by name; only one with
-    `first`.
-    """
+    """(name, bytes, time of change in ns) of the recordings in a folder, sorted; any one with `first`."""
     found = []
     if folder.is_dir():
         with os.scandir(folder) as entries:
@@ -511,9 +505,7 @@ def open_data(args, settings: Settings) -> Data:
 
 
 def protocol(args) -> str:
-    """What a partition is made of, in words; by its name for the composition that the paper's results stand
-    for.
-    """
+    """What the validation and test sets are made of, in words; by name if it is as in the paper's code."""
     mixture = f"{args.silence_percentage:g} % silence of zeros, {args.unknown_percentage:g} % unknown words"
     paper = args.silence_percentage == 10 and args.unknown_percentage == 10
     return f"paper protocol ({mixture})" if paper else mixture

@@ -170,9 +170,7 @@ def checkpoint_files(path) -> list[Path]:
 
 
 def keep_best(model, settings: Settings, folder: Path, name: str):
-    """Save the checkpoint `folder/name` and delete the others in `folder`; given alone, `folder` means this
-    one.
-    """
+    """Save the checkpoint `folder/name`, delete the others there; `folder` alone means this one then."""
     save_checkpoint(model, settings, folder / name)
     for file in folder.iterdir():
         if not file.name.startswith(f"{name}.") and file.name != "checkpoint":

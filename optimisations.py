@@ -68,9 +68,7 @@ def main():
 
 
 def cluster(model):
-    """The model with its kernels tied to cluster centroids. Raises UserError for a layer that tfmot cannot
-    cluster.
-    """
+    """The model with its kernels tied to centroids; UserError for a layer that tfmot cannot cluster."""
     import tensorflow_model_optimization as tfmot
 
     clustering = tfmot.clustering.keras

@@ -51,7 +51,7 @@ else
     canonical=data/speech_commands_test_set_v0.02
     if python input_data.py --data_dir "$data_dir" --test_dir "$canonical"; then
         test_set=(--test_dir "$canonical")
-    elif python input_data.py --data_dir "$data_dir" --data_url ''; then
+    elif python input_data.py --data_dir "$data_dir" --data_url '' 2>/dev/null; then
         echo "going on without the canonical test set"
     else
         sample=true data_dir=sample_data steps=400,400,400 cluster_steps=375,75

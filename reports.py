@@ -51,16 +51,12 @@ class Report:
 
     @property
     def recall(self) -> np.ndarray:
-        """For each label, the share of its clips that were heard as it, float [labels]; NaN where there are
-        none.
-        """
+        """Share of each label's clips that were heard as it, float [labels]; NaN where there are none."""
         return _share(self.confusion.diagonal(), self.confusion.sum(1))
 
     @property
     def precision(self) -> np.ndarray:
-        """For each label, the share of clips heard as it that were it, float [labels]; NaN where there are
-        none.
-        """
+        """Share of the clips heard as a label that were it, float [labels]; NaN where there are none."""
         return _share(self.confusion.diagonal(), self.confusion.sum(0))
 
     def summary(self) -> str:

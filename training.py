@@ -171,9 +171,7 @@ def _claim_folder(args, settings, clip_count, start):
 
 
 def _compiled_steps(model, optimizer):
-    """A function of (features [steps, batch, feature_count], labels [steps, batch]) that trains on each
-    batch.
-    """
+    """A function of features [steps, batch, feature_count] and labels [steps, batch] that trains on each."""
     from backend import keras, tf
 
     @tf.function(reduce_retracing=True)
