@@ -73,10 +73,15 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(trained,
     command += ["--summaries_dir", tmp_path / "summaries", "--eval_step_interval", "20"]
     command += ["--how_many_training_steps", "60,20", "--learning_rate", "0.001,0.0001"]
     running = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
     )
     for line in running.stdout:
-        if line.startswith("step 40"):
+        if line.startswith("step 20"):
             running.send_signal(how)
             break
     _, errors = running.communicate(timeout=60)
