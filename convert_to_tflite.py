@@ -46,7 +46,11 @@ def parse_arguments():
         "dnn.tflite with --no-quantize",
     )
     parser.add_argument(
-        "--seed", type=bounded(int, 0), default=0, metavar="N", help="chooses the calibration clips"
+        "--seed",
+        type=bounded(int, 0, 2**32 - 1),
+        default=0,
+        metavar="N",
+        help="chooses the calibration clips",
     )
     input_data.add_arguments(parser)
     models.add_arguments(parser)

@@ -21,8 +21,8 @@ def parse_arguments():
     parser.add_argument(
         "--test_dir",
         metavar="DIR",
-        help="evaluate this folder too: one folder of recordings per label, like the canonical test "
-        "set, which is downloaded where the folder is missing or empty",
+        help="evaluate this folder too, one folder of recordings per label; one named "
+        "speech_commands_test_set_v0.02 is downloaded where it is missing",
     )
     parser.add_argument("--json", metavar="FILE", help="write the same figures to this file")
     input_data.add_arguments(parser)

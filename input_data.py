@@ -5,8 +5,8 @@ In the order the data takes: download -> folders of recordings -> decoded PCM ->
 """
 
 import contextlib
-import errno
 import functools
+import gzip
 import hashlib
 import json
 import logging
@@ -16,6 +16,7 @@ import re
 import shutil
 import sys
 import tarfile
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,7 @@ DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data" / "speech_commands_v
 AUDIO_SUFFIXES = (".wav", ".flac")
 NOISE_FOLDER = "_background_noise_"
 CACHE_FOLDER = ".pcm_cache"
+DOWNLOADS_FOLDER = ".downloads"
 UNFINISHED_FOLDER = ".extracting"
 PARTITIONS = ("training", "validation", "testing")
 BAD_FILES_TOLERATED = (
@@ -153,15 +155,15 @@ def find_recordings(data_dir, data_url: str) -> Path:
     if finished and word_folders(folder):
         return folder
     archive = PurePosixPath(data_url).name
-    others = [
-        name for name in _entries(folder) if not name.startswith(".") and not name.startswith(archive or "/")
-    ]
+    others = [name for name in _entries(folder) if not name.startswith(".") and name != archive]
     if others and finished:
         raise UserError(f"{folder} has no recordings: expected {folder}/<word>/<clip>.wav{_hint(folder)}")
     if not data_url:
         raise UserError(f"{folder} has no recordings, and no --data_url says where to get some")
     print(f"no recordings in {folder} yet: downloading {data_url}", file=sys.stderr)
     fetch_archive(data_url, folder)
+    if not word_folders(folder):
+        raise UserError(f"{data_url} has no recordings at {folder}/<word>/<clip>.wav{_hint(folder)}")
     return folder
 
 
@@ -178,46 +180,59 @@ def _entries(folder):
     return sorted(os.listdir(folder)) if folder.is_dir() else []
 
 
+def _has_entries(folder):
+    return any(not name.startswith(".") for name in _entries(folder))
+
+
 def _hint(folder):
     inside = [name for name in _entries(folder) if (folder / name).is_dir() and word_folders(folder / name)]
     return f" (did you mean --data_dir {folder / inside[0]}?)" if inside else ""
 
 
 def fetch_archive(url: str, folder: Path):
-    """Download `url` into `folder`, verified, and extract it there; what is there is not fetched again.
+    """Download `url`, verified, and extract it into `folder`; an archive that lies in `folder` is used.
 
     Raises UserError where the download fails, has the wrong hash, or holds what an archive of recordings must
-    not.
+    not; nothing of it is left then.
     """
     import pooch
 
-    logging.getLogger("pooch").setLevel(logging.ERROR)
-    pooch.get_logger().setLevel(logging.ERROR)
-    archive = folder / PurePosixPath(url).name
-    was_there = archive.exists()
-    expected = f"sha256:{SHA256[url]}" if url in SHA256 else None
-    try:
-        pooch.retrieve(
-            url,
-            known_hash=expected,
-            fname=archive.name,
-            path=folder,
-            downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
-        )
-    except Exception as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EACCES, errno.EROFS):
-            raise
-        offline = type(error).__name__ in ("ConnectionError", "ConnectTimeout", "ReadTimeout")
-        reason = "no connection to its server" if offline else error
-        raise UserError(f"cannot download {url} into {folder}: {reason}") from None
+    archive, expected = folder / PurePosixPath(url).name, SHA256.get(url)
+    downloads = folder / DOWNLOADS_FOLDER
+    if not archive.exists():
+        archive = _download(url, expected, downloads)
+    elif expected and pooch.file_hash(archive) != expected:
+        raise UserError(f"{archive} is not the published archive, or not all of it: delete it to download it")
     try:
         extract(archive, folder)
-    except (tarfile.TarError, EOFError, OSError, UserError, ValueError) as error:
-        if not was_there:
-            archive.unlink(missing_ok=True)
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            raise
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UserError) as error:
+        shutil.rmtree(downloads, ignore_errors=True)
         raise UserError(f"{archive} cannot be extracted: {error}") from None
+    shutil.rmtree(downloads, ignore_errors=True)
+
+
+def _download(url, expected, downloads):
+    """The archive at `url` as a file in the folder `downloads`, which is made, and goes where that fails."""
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel(logging.ERROR)
+    made = [parent for parent in (downloads, *downloads.parents) if not parent.exists()]
+    try:
+        name = pooch.retrieve(
+            url,
+            known_hash=expected and f"sha256:{expected}",
+            fname=PurePosixPath(url).name,
+            path=downloads,
+            downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
+        )
+    except (requests.RequestException, ValueError) as error:
+        for parent in made:
+            shutil.rmtree(parent, ignore_errors=True)
+        offline = isinstance(error, (requests.ConnectionError, requests.Timeout))
+        reason = "no connection to its server" if offline else error
+        raise UserError(f"cannot download {url}: {reason}") from None
+    return Path(name)
 
 
 def extract(archive: Path, folder: Path):
@@ -231,7 +246,7 @@ def extract(archive: Path, folder: Path):
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        with tarfile.open(archive) as tar:
+        with errors_name(folder), tarfile.open(archive) as tar:
             for member in tqdm(tar, desc="extracting", unit=" files", disable=None):
                 target = unfinished / _safe_path(member)
                 if member.isfile():
@@ -324,37 +339,40 @@ class Shard(NamedTuple):
 def decode_folders(folder: Path, names: list[str], settings: Settings) -> dict[str, Shard]:
     """The recordings of the folders `names`, cut or zero-padded to the clip length, by folder.
 
-    Each folder is decoded once, into a file beside the recordings that is made again when they change. Files
-    that cannot be used are named on standard error; UserError where they are too many to be an accident.
+    Each folder is decoded once, into a file beside the recordings (or in the user's cache, where they are
+    read-only) that is made again when they change. Files that are no good audio are named on standard error;
+    UserError where they are too many to be an accident.
     """
     from tqdm import tqdm
 
-    cache = _cache_folder(folder)
     listings = {name: list_recordings(folder / name) for name in names}
-    paths = {name: cache / _cache_name(name, listings[name], settings) for name in names}
-    shards = {name: _open_shard(paths[name], settings) for name in names}
-    missing = [name for name in names if shards[name] is None]
-    total = sum(len(listings[name]) for name in missing)
-    if missing:
-        cache.mkdir(parents=True, exist_ok=True)
+    files = {name: _cache_name(name, listings[name], settings) for name in names}
+    shards = {name: _open_shard(folder / CACHE_FOLDER / files[name], settings) for name in names}
+    if not all(shards.values()):
+        cache = _writable_cache(folder)
+        shards = {name: shards[name] or _open_shard(cache / files[name], settings) for name in names}
+        missing = [name for name in names if shards[name] is None]
+        total = sum(len(listings[name]) for name in missing)
         with tqdm(total=total, desc=f"decoding {folder.name}", unit=" clips", disable=None) as progress:
             for name in missing:
-                files = [entry[0] for entry in listings[name]]
-                _write_shard(paths[name], folder / name, files, settings, progress)
-                shards[name] = _open_shard(paths[name], settings)
+                recordings = [entry[0] for entry in listings[name]]
+                _write_shard(cache / files[name], folder / name, recordings, settings, progress)
+                shards[name] = _open_shard(cache / files[name], settings)
     _report_bad_files(folder, shards)
     return shards
 
 
-def _cache_folder(folder):
+def _writable_cache(folder):
     beside = folder / CACHE_FOLDER
-    if beside.is_dir() or os.access(folder, os.W_OK):
-        return beside
-    import pooch
+    if os.access(beside if beside.is_dir() else folder, os.W_OK):
+        cache = beside
+    else:
+        import pooch
 
-    return (
-        pooch.os_cache("keyword_spotting") / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    )
+        name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+        cache = pooch.os_cache("keyword_spotting") / name
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
 
 
 def _cache_name(name, listing, settings):
@@ -384,7 +402,7 @@ def _write_shard(path, folder, files, settings, progress):
     def decode(name):
         try:
             return read_audio(folder / name, settings.sample_rate)[: settings.clip_samples]
-        except (BadAudio, OSError) as error:
+        except BadAudio as error:
             return str(error)
 
     names, bad = [], {}
@@ -547,11 +565,14 @@ def _clips(entries, shards, silent, settings):
 def open_test_dir(test_dir, settings: Settings) -> Clips:
     """The clips of a folder laid out like the canonical test set: one folder for each label, named like it.
 
-    A folder that is missing or empty becomes the canonical test set, downloaded. UserError where a folder is
-    named like no label of the model.
+    One named like the canonical test set is downloaded where it is missing or empty. UserError where a folder
+    is named like no label of the model.
     """
     folder = Path(test_dir)
-    if not _entries(folder) or (folder / UNFINISHED_FOLDER).exists():
+    name = PurePosixPath(TEST_SET_URL).name.removesuffix(".tar.gz")
+    if not folder.is_dir() and folder.name != name:
+        raise UserError(f"--test_dir {folder} is not a folder (one named {name} would be downloaded)")
+    if folder.name == name and (not _has_entries(folder) or (folder / UNFINISHED_FOLDER).exists()):
         print(f"no recordings in {folder} yet: downloading {TEST_SET_URL}", file=sys.stderr)
         fetch_archive(TEST_SET_URL, folder)
     present = [name for name in _entries(folder) if list_recordings(folder / name, first=True)]
@@ -784,7 +805,7 @@ def main():
     parser.add_argument(
         "--test_dir",
         metavar="DIR",
-        help="count this folder too; one that is missing or empty becomes the canonical test set",
+        help="count this folder too, one folder of recordings per label",
     )
     args = parser.parse_args()
     settings = resolve(args, None, "")

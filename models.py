@@ -101,10 +101,10 @@ def read_settings(path) -> Settings | None:
     """
     path = Path(path)
     try:
-        beginning = path.read_bytes()[:8] if path.is_file() else b""
-        if beginning[4:] == b"TFL3":
-            text = _tflite_metadata(path.read_bytes())
-        elif beginning[:4] == b"PK\x03\x04":
+        content = path.read_bytes() if path.is_file() else b""
+        if _is_tflite(content):
+            text = _tflite_metadata(content)
+        elif content[:4] == b"PK\x03\x04":
             text = _zip_member(path)
         else:
             file = _settings_file(path)
@@ -112,6 +112,10 @@ def read_settings(path) -> Settings | None:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     return None if text is None else Settings.from_json(text, str(path))
+
+
+def _is_tflite(content):
+    return content[4:8] == b"TFL3"
 
 
 def _settings_file(path):
@@ -142,6 +146,7 @@ def checkpoint_prefix(path) -> str:
     whose `checkpoint` file names the latest. Raises UserError where there is none.
     """
     path = Path(path)
+    refuse_wildcards(path)
     if (path / "saved_model.pb").exists():
         path = path / "variables" / "variables"
     elif (path / "checkpoint").is_file():
@@ -151,8 +156,18 @@ def checkpoint_prefix(path) -> str:
         path = path / (latest[1] if latest else "checkpoint")
     prefix = re.sub(r"\.(index|data-\d{5}-of-\d{5}|settings\.json)$", "", str(path))
     if not os.path.exists(f"{prefix}.index"):
-        raise UserError(f"checkpoint {path} does not exist (looked for {prefix}.index)")
+        raise UserError(_why_no_checkpoint(path, prefix))
     return prefix
+
+
+def _why_no_checkpoint(path, prefix):
+    if path.is_file() and _is_tflite(path.read_bytes()):
+        return f"{path} is a TFLite file, not a checkpoint: evaluation.py takes it as --tflite_path"
+    if path.suffix == ".keras":
+        return f"{path} is a .keras file: give the checkpoint it was exported from, or the SavedModel"
+    inside = [file.parent for file in sorted(path.glob("*/checkpoint"))] if path.is_dir() else []
+    hint = f"; did you mean {inside[0]}?" if inside else ""
+    return f"checkpoint {path} does not exist (looked for {prefix}.index){hint}"
 
 
 def save_checkpoint(model, settings: Settings, prefix):
@@ -161,6 +176,12 @@ def save_checkpoint(model, settings: Settings, prefix):
         Path(prefix).parent.mkdir(parents=True, exist_ok=True)
         write_text(f"{prefix}.{SETTINGS_NAME}", settings.to_json())
         model.save_weights(str(prefix), save_format="tf")
+
+
+def refuse_wildcards(path):
+    """Raise UserError for a path that TensorFlow would take for a pattern of paths."""
+    if re.search(r"[*?\[\]]", str(path)):
+        raise UserError(f"{path}: TensorFlow takes *, ?, [ and ] in the path of a checkpoint for wildcards")
 
 
 def checkpoint_files(path) -> list[Path]:
@@ -367,13 +388,9 @@ class TFLiteModel:
     """
 
     def __init__(self, path):
-        from ai_edge_litert.interpreter import Interpreter
-
         content = _read_bytes(Path(path))
         try:
-            with quiet():
-                self._interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
-                self._interpreter.allocate_tensors()
+            self._interpreter = _interpreter(content)
             (self.input,) = self._interpreter.get_input_details()
             (self.output,) = self._interpreter.get_output_details()
         except (ValueError, RuntimeError) as error:
@@ -412,8 +429,31 @@ class TFLiteModel:
             return
         shape = [batch, *map(int, self.input["shape"][1:])]
         self._interpreter.resize_tensor_input(self.input["index"], shape)
-        self._interpreter.allocate_tensors()
+        with quiet():
+            self._interpreter.allocate_tensors()
         self._batch = batch
+
+
+def _interpreter(content):
+    """An interpreter with its tensors allocated.
+
+    With the reference kernels where the fast ones refuse a model, as they do one with a layer that never
+    responds; the results of integer models are the same.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    def allocated(kernels):
+        interpreter = Interpreter(
+            model_content=content, num_threads=os.cpu_count(), experimental_op_resolver_type=kernels
+        )
+        interpreter.allocate_tensors()
+        return interpreter
+
+    with quiet():
+        try:
+            return allocated(OpResolverType.AUTO)
+        except RuntimeError:
+            return allocated(OpResolverType.BUILTIN_REF)
 
 
 def quantize(values: np.ndarray, detail: dict) -> np.ndarray:

@@ -14,24 +14,29 @@ fail() {
     exit 2
 }
 
+absolute() {
+    case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac
+}
+
 {  # bash reads this group as a whole, so that the file may change while it runs
-cd "$(dirname "${BASH_SOURCE[0]}")"
-train=false checkpoint=model_archive/model_source/weights checkpoint_given=false data_dir=
+train=false checkpoint='' data_dir=''
 while [ $# -gt 0 ]; do
     case $1 in
         --train) train=true ;;
         --ckpt | --data_dir)
-            [ $# -gt 1 ] || fail "$1 needs a value"
-            if [ "$1" = --ckpt ]; then checkpoint=$2 checkpoint_given=true; else data_dir=$2; fi
+            [ -n "${2-}" ] || fail "$1 needs a value"
+            if [ "$1" = --ckpt ]; then checkpoint=$(absolute "$2"); else data_dir=$(absolute "$2"); fi
             shift ;;
         -h | --help) echo "$usage"; exit ;;
         *) fail "unknown argument $1" ;;
     esac
     shift
 done
-if $train && $checkpoint_given; then
+if $train && [ -n "$checkpoint" ]; then
     fail "--train makes a new checkpoint, --ckpt starts from one: give one of the two"
 fi
+cd "$(dirname "${BASH_SOURCE[0]}")"
+checkpoint=${checkpoint:-model_archive/model_source/weights}
 source ./environment.sh
 
 warning="
@@ -41,40 +46,47 @@ warning="
 #  With the recordings: bash recreate_model.sh --data_dir DIR                  #
 ################################################################################
 "
-steps=10000,10000,10000 cluster_steps=3750,750 test_set=() sample=false
+has_recordings() {
+    python -c 'import sys, pathlib, input_data; sys.exit(not input_data.word_folders(pathlib.Path(sys.argv[1])))' "$1"
+}
+
+can_download() {
+    python -c 'import urllib.request, input_data; urllib.request.urlopen(input_data.DATA_URL, timeout=20)' 2>/dev/null
+}
+
+steps=10000,10000,10000 cluster_steps=3750,750 sample=false
 if [ -n "$data_dir" ]; then
-    python input_data.py --data_dir "$data_dir" --data_url ''
+    out=work/recreated/$(basename "$data_dir")-$(cksum <<< "$data_dir" | cut -d ' ' -f 1)
+    data=(--data_dir "$data_dir" --data_url '')
     canonical=$(dirname "$data_dir")/speech_commands_test_set_v0.02
-    if [ -d "$canonical" ]; then test_set=(--test_dir "$canonical"); fi
+    if [ -d "$canonical" ]; then test_set=(--test_dir "$canonical"); else test_set=(); fi
+elif has_recordings data/speech_commands_v0.02 || can_download; then
+    out=work/recreated/speech_commands_v0.02
+    data=(--data_dir data/speech_commands_v0.02)
+    test_set=(--test_dir data/speech_commands_test_set_v0.02)
+    if ! has_recordings "${test_set[1]}" && ! can_download; then test_set=(); fi
 else
-    data_dir=data/speech_commands_v0.02
-    canonical=data/speech_commands_test_set_v0.02
-    if python input_data.py --data_dir "$data_dir" --test_dir "$canonical"; then
-        test_set=(--test_dir "$canonical")
-    elif python input_data.py --data_dir "$data_dir" --data_url '' 2>/dev/null; then
-        echo "going on without the canonical test set"
-    else
-        sample=true data_dir=sample_data steps=400,400,400 cluster_steps=375,75
-        echo "$warning"
-    fi
+    sample=true steps=400,400,400 cluster_steps=375,75
+    out=work/recreated/sample_data
+    data=(--data_dir sample_data --data_url '')
+    test_set=()
+    echo "$warning"
 fi
-data=(--data_dir "$data_dir" --data_url '')
-out=work/recreated/$(basename "$data_dir")
 mkdir -p "$out"
+python input_data.py "${data[@]}" ${test_set[@]+"${test_set[@]}"}
 
 if $train; then
     echo "== train"
     python train.py "${data[@]}" --model_architecture dnn --model_size_info 144 144 144 \
         --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40 \
-        --how_many_training_steps $steps --learning_rate 0.0005,0.0001,0.00002 \
-        --train_dir "$out/train" --summaries_dir "$out/summaries/train"
+        --how_many_training_steps $steps --learning_rate 0.0005,0.0001,0.00002 --train_dir "$out/train"
     checkpoint=$out/train/best
 fi
 
 echo "== cluster $checkpoint"
-rm -rf "$out/clustered" "$out/summaries/clustered"
-python optimisations.py "${data[@]}" --checkpoint "$checkpoint" --how_many_training_steps $cluster_steps \
-    --train_dir "$out/clustered" --summaries_dir "$out/summaries/clustered"
+rm -rf "$out/clustered"
+python optimisations.py "${data[@]}" --checkpoint "$checkpoint" \
+    --how_many_training_steps $cluster_steps --train_dir "$out/clustered"
 
 files=()
 for model in dnn dnn_clustered; do
@@ -88,11 +100,11 @@ for model in dnn dnn_clustered; do
 done
 
 echo "== evaluate"
-python evaluation.py "${data[@]}" "${test_set[@]}" --tflite_path "${files[@]}"
+python evaluation.py "${data[@]}" ${test_set[@]+"${test_set[@]}"} --tflite_path "${files[@]}"
 if $train; then
     echo
     echo "new checkpoint: $checkpoint"
-    echo "to convert it:  python convert_to_tflite.py --checkpoint $checkpoint --inference_type int8 --data_dir $data_dir"
+    echo "to convert it:  python convert_to_tflite.py --checkpoint $checkpoint --inference_type int8 --data_dir ${data[1]}"
 fi
 if $sample; then echo "$warning"; fi
 exit

@@ -61,6 +61,8 @@ class Report:
 
     def summary(self) -> str:
         """One line: what, accuracy, interval, N."""
+        if not self.count:
+            return f"{self.name}: no clips"
         low, high = self.interval
         return (
             f"{self.name}: accuracy {100 * self.accuracy:.2f} % "
@@ -69,15 +71,17 @@ class Report:
 
     def text(self) -> str:
         """The summary, the confusion matrix with label names, and precision and recall per label."""
-        width = max(len(label) for label in self.labels)
-        cell = max(6, len(str(self.confusion.max())) + 1)
-        heading = "".join(f"{label[: cell - 1]:>{cell}}" for label in self.labels)
-        lines = [self.summary(), "", "said, as heard:", f"{'':{width}}{heading}   recall  precision"]
+        if not self.count:
+            return self.summary() + "\n"
+        first = max(len(label) for label in self.labels)
+        widths = [max(len(label), 4) + 1 for label in self.labels]
+        heading = "".join(f"{label:>{width}}" for label, width in zip(self.labels, widths, strict=True))
+        lines = [self.summary(), "", "said, as heard:", f"{'':{first}}{heading}   recall  precision"]
         for label, row, recall, precision in zip(
             self.labels, self.confusion, self.recall, self.precision, strict=True
         ):
-            counts = "".join(f"{count or '.':>{cell}}" for count in row)
-            lines.append(f"{label:{width}}{counts}  {_percent(recall):>7}  {_percent(precision):>9}")
+            counts = "".join(f"{count or '.':>{width}}" for count, width in zip(row, widths, strict=True))
+            lines.append(f"{label:{first}}{counts}  {_percent(recall):>7}  {_percent(precision):>9}")
         return "\n".join(lines) + "\n"
 
     def as_dict(self) -> dict:

@@ -9,9 +9,9 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,11 @@ class Settings:
     def _checks(self):
         words = self.wanted_words
         yield (
+            f"--window_size_ms {self.window_size_ms} and --window_stride_ms {self.window_stride_ms} "
+            "must be finite",
+            not math.isfinite(self.window_size_ms + self.window_stride_ms),
+        )
+        yield (
             f"--sample_rate {self.sample_rate}: at least {2 * MEL_UPPER_HZ:.0f} Hz are needed, since the "
             f"mel filters reach {MEL_UPPER_HZ:.0f} Hz",
             self.sample_rate < 2 * MEL_UPPER_HZ,
@@ -70,7 +75,7 @@ class Settings:
             f"--dct_coefficient_count {self.dct_coefficient_count}: 1 to {MEL_CHANNELS} are possible",
             not 1 <= self.dct_coefficient_count <= MEL_CHANNELS,
         )
-        yield "--wanted_words is empty", not words or not all(words)
+        yield f"--wanted_words {show(words)} holds an empty word", not words or not all(words)
         yield f"--wanted_words names a word twice: {show(words)}", len(set(words)) < len(words)
         yield (
             f"--wanted_words {show(words)}: a word is the name of a folder of recordings, and must not begin "
@@ -159,7 +164,7 @@ def number_list(kind):
 
     def parse(text):
         values = tuple(kind(part) for part in text.split(","))
-        if min(values) <= 0:
+        if not all(0 < value < math.inf for value in values):
             raise ValueError
         return values
 
@@ -167,7 +172,7 @@ def number_list(kind):
     return parse
 
 
-def bounded(kind, lower, upper=float("inf")):
+def bounded(kind, lower, upper=1e9):
     """A type for flags that take one number from `lower` to `upper`."""
 
     def parse(text):
@@ -176,7 +181,7 @@ def bounded(kind, lower, upper=float("inf")):
             raise ValueError
         return value
 
-    parse.__name__ = f"{kind.__name__} from {lower} " + ("up" if upper == float("inf") else f"to {upper}")
+    parse.__name__ = f"{kind.__name__} from {lower} to {upper:.10g}"
     return parse
 
 
@@ -191,9 +196,16 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     pass
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Reports a wrong flag in one line, without the list of all flags."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+
 def new_parser(description: str) -> argparse.ArgumentParser:
     """A parser that takes flags only as they are spelt in --help."""
-    return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    return OneLineParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
 def add_setting(group, name: str, help: str, **options):
@@ -242,31 +254,29 @@ def errors_name(path):
     try:
         yield
     except OSError as error:
-        error.filename = str(path)
+        if error.errno:
+            error.filename = str(path)
         raise
 
 
 @contextlib.contextmanager
 def quiet():
-    """Keep what C++ libraries print about themselves off the terminal; it is shown where the work fails."""
+    """Keep off the terminal what C++ libraries print about themselves, past Python's own streams."""
     sys.stdout.flush()
     sys.stderr.flush()
     terminal = os.dup(1), os.dup(2)
-    with tempfile.TemporaryFile() as messages:
-        os.dup2(messages.fileno(), 1)
-        os.dup2(messages.fileno(), 2)
-        try:
-            yield
-        except Exception:
-            messages.seek(0)
-            os.write(terminal[1], messages.read())
-            raise
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for number, kept in enumerate(terminal, 1):
-                os.dup2(kept, number)
-                os.close(kept)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, kept in enumerate(terminal, 1):
+            os.dup2(kept, number)
+            os.close(kept)
+        os.close(nowhere)
 
 
 def run(main):
@@ -284,10 +294,7 @@ def run(main):
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(_complain(script, f"{where}{error.strerror or error}"))
     except KeyboardInterrupt:
-        print(
-            f"\n{script}: stopped; the same command goes on from the last evaluation or starts again",
-            file=sys.stderr,
-        )
+        print(f"\n{script}: stopped", file=sys.stderr)
         sys.exit(130)
 
 

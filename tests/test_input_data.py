@@ -366,7 +366,7 @@ def test_an_archive_is_downloaded_extracted_and_not_needed_again(tmp_path, serve
     args = data_arguments(data_dir=tmp_path / "data", data_url=f"{server}/words.tar.gz")
     first = input_data.open_data(args, ON_OFF)
     archive.unlink()
-    (tmp_path / "data" / "words.tar.gz").unlink()
+    assert not (tmp_path / "data" / input_data.DOWNLOADS_FOLDER).exists()
     assert input_data.open_data(args, ON_OFF).training.names == first.training.names
 
 
@@ -384,7 +384,45 @@ def test_a_wrong_hash_leaves_nothing_behind(tmp_path, server, monkeypatch):
     monkeypatch.setitem(input_data.SHA256, url, hashlib.sha256(b"something else").hexdigest())
     with pytest.raises(UserError, match="cannot download .*hash"):
         input_data.find_recordings(tmp_path / "data", url)
-    assert [path.name for path in (tmp_path / "data").iterdir()] == []
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_wrong_archive_that_lies_there_already_is_an_error_and_stays(tmp_path, server, monkeypatch):
+    (tmp_path / "data").mkdir()
+    shutil.copy(pack(tmp_path), tmp_path / "data")
+    url = f"{server}/words.tar.gz"
+    monkeypatch.setitem(input_data.SHA256, url, hashlib.sha256(b"something else").hexdigest())
+    with pytest.raises(UserError, match="is not the published archive"):
+        input_data.find_recordings(tmp_path / "data", url)
+    assert (tmp_path / "data" / "words.tar.gz").exists()
+
+
+def test_what_a_killed_download_left_is_in_nobodys_way(tmp_path, server):
+    pack(tmp_path)
+    (tmp_path / "data" / input_data.DOWNLOADS_FOLDER).mkdir(parents=True)
+    (tmp_path / "data" / input_data.DOWNLOADS_FOLDER / "tmpabc").write_bytes(b"half")
+    folder = input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
+    assert sorted(path.name for path in folder.iterdir()) == ["cat", "off", "on"]
+
+
+def test_an_archive_with_one_folder_around_the_words_says_where_they_are(tmp_path, server):
+    make_words(tmp_path / "source" / "outer", speakers=SPEAKERS[:1])
+    with tarfile.open(tmp_path / "www" / "words.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "source", arcname=".")
+    with pytest.raises(UserError, match="did you mean --data_dir .*outer"):
+        input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
+
+
+def test_the_canonical_test_set_is_downloaded_where_its_folder_is_missing(tmp_path, server, monkeypatch):
+    url = f"{server}/speech_commands_test_set_v0.02.tar.gz"
+    monkeypatch.setattr(input_data, "TEST_SET_URL", url)
+    archive = pack(tmp_path, "speech_commands_test_set_v0.02.tar.gz")
+    monkeypatch.setitem(input_data.SHA256, url, hashlib.sha256(archive.read_bytes()).hexdigest())
+    words = Settings(wanted_words=("on", "off", "cat"))
+    clips = input_data.open_test_dir(tmp_path / "speech_commands_test_set_v0.02", words)
+    assert len(clips) == 120
+    with pytest.raises(UserError, match="--test_dir .*my_tests is not a folder"):
+        input_data.open_test_dir(tmp_path / "my_tests", words)
 
 
 def test_a_right_hash_is_accepted(tmp_path, server, monkeypatch):

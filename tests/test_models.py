@@ -3,6 +3,7 @@
 import argparse
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -87,8 +88,9 @@ def test_every_form_gives_the_same_scores(trained, tflite, test_set):
     expected = models.keras_scores(model)(features)
     from_saved_model, _ = models.load_checkpoint(trained / "saved_model", NO_FLAGS)
     np.testing.assert_array_equal(models.keras_scores(from_saved_model)(features), expected)
-    plain_keras = keras.models.load_model(trained / "dnn.keras")
-    np.testing.assert_allclose(plain_keras.predict(features, verbose=0), expected, atol=1e-6)
+    if sys.version_info[:3] != (3, 13, 0):  # whose zipfile cannot seek; repaired in 3.13.1
+        plain_keras = keras.models.load_model(trained / "dnn.keras")
+        np.testing.assert_allclose(plain_keras.predict(features, verbose=0), expected, atol=1e-6)
     plain_saved_model = keras.models.load_model(trained / "saved_model")
     np.testing.assert_allclose(plain_saved_model.predict(features, verbose=0), expected, atol=1e-6)
     from_tflite, _ = models.load_tflite(tflite["fp32"], NO_FLAGS)

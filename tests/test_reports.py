@@ -43,6 +43,6 @@ def test_text_names_labels_and_n():
 
 def test_a_set_without_clips_has_no_accuracy_and_is_valid_json(tmp_path):
     empty = Report.of("nothing", LABELS, np.zeros(0, int), np.zeros((0, 4)))
-    assert "N = 0" in empty.text()
+    assert "nothing: no clips" in empty.text()
     write_json(tmp_path / "x.json", empty.as_dict())
     assert json.loads((tmp_path / "x.json").read_text())["accuracy"] is None

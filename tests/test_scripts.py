@@ -1,6 +1,7 @@
 """Each script as a user calls it, on the sample data: what it writes, what it prints, how it fails."""
 
 import argparse
+import fcntl
 import json
 import os
 import re
@@ -8,11 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import numpy as np
 import pytest
 
+import input_data
 import models
 from conftest import DNN_SMALL_FLAGS, ROOT, SAMPLE_DATA, WEIGHTS, assert_one_clear_line, call, train
 
@@ -305,6 +308,76 @@ def test_a_size_that_does_not_fit(tmp_path):
     assert_one_clear_line(result, "--model_size_info 144 0", "for example 144 144 144")
 
 
+def test_a_word_without_clips_to_learn_from(tmp_path):
+    shutil.copytree(SAMPLE_DATA, tmp_path / "data")
+    for file in (tmp_path / "data" / "yes").iterdir():
+        if input_data.which_partition(file.name, 10, 10) == "training":
+            file.unlink()
+    result = train(tmp_path / "train", "--wanted_words", "yes,no", data_dir=tmp_path / "data", check=False)
+    assert_one_clear_line(result, "no clips of yes to learn from")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--window_size_ms", "nan"),
+        ("--window_stride_ms", "inf"),
+        ("--time_shift_ms", "inf"),
+        ("--learning_rate", "nan,0.1"),
+        ("--seed", "99999999999"),
+    ],
+)
+def test_numbers_that_are_none(tmp_path, flags):
+    assert_one_clear_line(train(tmp_path, *flags, check=False), flags[0])
+
+
+def test_a_learning_rate_that_diverges(tmp_path):
+    result = train(tmp_path, "--learning_rate", "3e38,3e38", check=False)
+    assert_one_clear_line(result, "diverged", "--learning_rate")
+
+
+def test_a_damaged_resume_folder(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "copy")
+    for file in (tmp_path / "copy" / "resume").glob("ckpt*"):
+        file.write_bytes(b"damage")
+    assert_one_clear_line(train(tmp_path / "copy", check=False), "resume is damaged; delete")
+
+
+def test_a_summaries_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = train(tmp_path / "train", "--summaries_dir", tmp_path / "file" / "x", check=False)
+    assert_one_clear_line(result, "cannot write", tmp_path / "file")
+
+
+def test_a_training_folder_that_tensorflow_would_take_for_a_pattern(tmp_path):
+    assert_one_clear_line(train(tmp_path / "t[1]", check=False), "wildcards")
+
+
+def test_a_first_try_that_failed_does_not_block_the_next(tmp_path):
+    train(tmp_path, "--learning_rate", "3e38,3e38", check=False)
+    assert "step 80 of 80" in train(tmp_path).stdout
+
+
+def test_two_runs_in_one_folder_at_once(tmp_path):
+    tmp_path.joinpath("train").mkdir()
+    with open(tmp_path / "train" / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert_one_clear_line(train(tmp_path / "train", check=False), "another run is training in")
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("TFLite/tflite_int8/dnn_small_int8.tflite", "--tflite_path"),
+        ("model_source/dnn_small.keras", "SavedModel"),
+        ("model_source", "did you mean"),
+    ],
+)
+def test_what_is_no_checkpoint_says_what_it_is(path, hint):
+    result = call("evaluation.py", "--checkpoint", ROOT / "model_archive" / path, *DATA, check=False)
+    assert_one_clear_line(result, path, hint)
+
+
 def test_an_empty_partition(tmp_path):
     result = train(tmp_path, "--validation_percentage", "0", check=False)
     assert_one_clear_line(result, "no clips for validation")
@@ -343,6 +416,25 @@ def test_a_full_disk_leaves_no_half_cache(small_disk):
     assert list((small_disk / ".pcm_cache").iterdir()) == []
 
 
+def test_a_full_disk_while_extracting_keeps_the_archive(small_disk, tmp_path):
+    archive = small_disk / "words.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for word in ("yes", "no", "up"):
+            tar.add(SAMPLE_DATA / word, arcname=word)
+    size = archive.stat().st_size
+    result = call(
+        "input_data.py",
+        "--data_dir",
+        small_disk,
+        "--data_url",
+        "http://127.0.0.1:9/words.tar.gz",
+        check=False,
+    )
+    assert result.returncode == 2 and "No space left on device" in result.stderr.splitlines()[-1]
+    assert archive.stat().st_size == size
+    assert not (small_disk / "yes").exists()
+
+
 def test_a_full_disk_leaves_no_half_model(small_disk, trained):
     (small_disk / "fill").write_bytes(bytes(650_000))
     flags = ["--checkpoint", trained / "best", *DATA, "--output", small_disk / "x.tflite"]
@@ -376,6 +468,24 @@ def test_recreate_model_refuses_what_it_does_not_know(arguments):
 def test_recreate_model_says_how_it_is_used():
     result = recreate("--help")
     assert result.returncode == 0 and "--train" in result.stdout and "--data_dir DIR" in result.stdout
+
+
+def test_recreate_model_takes_a_checkpoint_and_relative_paths(trained, tmp_path):
+    shutil.copytree(SAMPLE_DATA, tmp_path / "my words")
+    shutil.copytree(trained / "best", tmp_path / "my checkpoint")
+    copy = copy_of_the_repository(tmp_path)
+    environment = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    command = ["bash", copy / "recreate_model.sh", "--data_dir", "my words", "--ckpt", "my checkpoint"]
+    script = (copy / "recreate_model.sh").read_text()
+    assert "cluster_steps=3750,750" in script
+    (copy / "recreate_model.sh").write_text(script.replace("cluster_steps=3750,750", "cluster_steps=40,20"))
+    result = subprocess.run(
+        list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"== cluster {tmp_path}/my checkpoint" in result.stdout
+    assert "SAY NOTHING" not in result.stdout
+    assert len(re.findall(r"^work/recreated/my words-\d+/dnn\S*\.tflite ", result.stdout, re.M)) == 4
 
 
 def copy_of_the_repository(tmp_path):

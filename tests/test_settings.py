@@ -75,7 +75,7 @@ def test_damaged_settings_name_their_source(text):
         ({"wanted_words": ("yes", "yes")}, "twice"),
         ({"wanted_words": ("_yes",)}, "must not begin"),
         ({"wanted_words": ("../yes",)}, "must not begin"),
-        ({"wanted_words": ("",)}, "empty"),
+        ({"wanted_words": ("",)}, "empty word"),
         ({"validation_percentage": 60, "testing_percentage": 60}, "leave something"),
     ],
 )
