@@ -37,15 +37,18 @@ def assert_one_clear_line(result, *parts):
         assert str(part) in line
 
 
-def train(folder, *flags, data_dir=SAMPLE_DATA, **options):
-    """Run train.py briefly with DNN Small's settings."""
-    return call(
-        "train.py",
-        *("--data_dir", data_dir, "--train_dir", folder, "--summaries_dir", folder / "summaries"),
+def training_command(folder, *flags, data_dir=SAMPLE_DATA):
+    """The command that trains briefly with DNN Small's settings."""
+    return [
+        *("train.py", "--data_dir", data_dir, "--train_dir", folder),
         *("--how_many_training_steps", "60,20", "--learning_rate", "0.001,0.0001"),
         *("--eval_step_interval", "20", *DNN_SMALL_FLAGS, *flags),
-        **options,
-    )
+    ]
+
+
+def train(folder, *flags, data_dir=SAMPLE_DATA, **options):
+    """Run train.py briefly with DNN Small's settings."""
+    return call(*training_command(folder, *flags, data_dir=data_dir), **options)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import pytest
 
 import input_data
 import models
-from conftest import DNN_SMALL_FLAGS, ROOT, SAMPLE_DATA, WEIGHTS, assert_one_clear_line, call, train
+from conftest import ROOT, SAMPLE_DATA, WEIGHTS, assert_one_clear_line, call, train, training_command
 
 DATA = ("--data_dir", SAMPLE_DATA)
 
@@ -70,17 +70,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, t
     assert (weights(tmp_path / "other/saved_model")[1] != weights(trained / "saved_model")[1]).any()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(trained, tmp_path, how):
-    command = [sys.executable, "-u", ROOT / "train.py", *DATA, "--train_dir", tmp_path, *DNN_SMALL_FLAGS]
-    command += ["--summaries_dir", tmp_path / "summaries", "--eval_step_interval", "20"]
-    command += ["--how_many_training_steps", "60,20", "--learning_rate", "0.001,0.0001"]
+def interrupt(command, how):
+    """Start a training command and send the signal `how` after its first validation; its standard error."""
+    script, *arguments = map(str, command)
     running = subprocess.Popen(
-        list(map(str, command)),
+        [sys.executable, "-u", str(ROOT / script), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=ROOT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
     )
     for line in running.stdout:
@@ -90,6 +87,13 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(trained,
     _, errors = running.communicate(timeout=60)
     assert running.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
     assert "Traceback" not in errors
+    return errors
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(trained, tmp_path, how):
+    errors = interrupt(training_command(tmp_path), how)
+    assert how == signal.SIGKILL or "the same command goes on" in errors
     output = train(tmp_path).stdout
     assert re.search(r"going on after step (20|40) of 80", output)
     for first, second in zip(
@@ -118,18 +122,29 @@ def test_a_folder_that_holds_another_run_is_not_overwritten(trained):
 # ---- optimisations.py ----
 
 
+def clustering(checkpoint, folder):
+    """The command that clusters `checkpoint`, briefly."""
+    return [
+        *("optimisations.py", "--checkpoint", checkpoint, *DATA, "--train_dir", folder),
+        *("--how_many_training_steps", "40,20", "--eval_step_interval", "20"),
+    ]
+
+
 @pytest.fixture(scope="session")
 def clustered(trained, tmp_path_factory):
     """A folder in which optimisations.py has run."""
     folder = tmp_path_factory.mktemp("clustered")
-    result = call(
-        "optimisations.py",
-        *("--checkpoint", trained / "best", *DATA, "--train_dir", folder),
-        *("--summaries_dir", folder / "summaries"),
-        *("--how_many_training_steps", "40,20", "--eval_step_interval", "20"),
-    )
+    result = call(*clustering(trained / "best", folder))
     (folder / "output.txt").write_text(result.stdout)
     return folder
+
+
+def test_an_interrupted_clustering_goes_on_and_ends_as_an_undisturbed_one(trained, clustered, tmp_path):
+    interrupt(clustering(trained / "best", tmp_path), signal.SIGKILL)
+    output = call(*clustering(trained / "best", tmp_path)).stdout
+    assert re.search(r"going on after step (20|40) of 60", output)
+    for first, second in zip(weights(clustered / "best"), weights(tmp_path / "best"), strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 def test_clustering_leaves_at_most_32_values_per_kernel(clustered):
