@@ -8,6 +8,7 @@ import contextlib
 import functools
 import gzip
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -61,6 +62,7 @@ PARTITIONS = ("training", "validation", "testing")
 BAD_FILES_TOLERATED = (
     0.1  # share of a data set; beyond it, something is wrong with the set and not with a file
 )
+ECHOED_BATCHES = 100
 CLIPS_AT_ONCE = 20  # their frames fit into a core's cache
 
 
@@ -328,11 +330,27 @@ def list_recordings(folder: Path, first=False) -> list[tuple[str, int, int]]:
     return sorted(found)
 
 
+class PcmFile:
+    """Rows of int16 samples in a file, [rows, clip_samples], read when they are asked for.
+
+    Unlike the pages of a memory-mapped file, what has been read does not add to the process' memory.
+    """
+
+    def __init__(self, path, shape: tuple[int, int]):
+        self.shape = shape
+        self._file = open(path, "rb")  # noqa: SIM115  (as long as this object lives)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        samples = np.empty(self.shape[1], np.int16)
+        os.preadv(self._file.fileno(), [samples], int(row) * samples.nbytes)
+        return samples
+
+
 class Shard(NamedTuple):
     """The decoded recordings of one folder."""
 
     names: list[str]
-    pcm: np.ndarray  # int16 [len(names), clip_samples], memory-mapped
+    pcm: PcmFile  # [len(names), clip_samples]
     bad: dict[str, str]  # files left out -> why
 
 
@@ -391,9 +409,7 @@ def _open_shard(path, settings):
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Shard(
-        names, np.memmap(path, np.int16, "r", shape=shape) if names else np.zeros(shape, np.int16), bad
-    )
+    return Shard(names, PcmFile(path, shape), bad)
 
 
 def _write_shard(path, folder, files, settings, progress):
@@ -445,7 +461,7 @@ def _report_bad_files(folder, shards):
 class Clips:
     """Labelled clips in a fixed order. The audio stays on disk until asked for."""
 
-    pcm: tuple[np.ndarray, ...]  # int16 [rows, clip_samples] each
+    pcm: tuple[np.ndarray | PcmFile, ...]  # int16 [rows, clip_samples] each
     source: np.ndarray  # int32 [clips]: which of `pcm` a clip is in
     row: np.ndarray  # int32 [clips]: and where in it
     label: np.ndarray  # int32 [clips]: index into Settings.labels
@@ -630,26 +646,29 @@ class Augmentation(NamedTuple):
         return Augmentation(shift, args.background_volume, args.background_frequency, noise)
 
 
-def augment(clips: Clips, chosen, how: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """The clips with the indices `chosen`, each moved in time and mixed with noise, float32 [chosen,
-    clip_samples].
+def augment(
+    clips: Clips, chosen: np.ndarray, how: Augmentation, rng: np.random.Generator, rows=slice(None)
+) -> np.ndarray:
+    """The clips `chosen`, moved in time and mixed with noise, float32 [chosen, clip_samples].
 
     The shift is uniform in both directions, filled with zeros; noise comes from a uniformly chosen place of a
     uniformly chosen recording at a uniform volume up to `background_volume`; the sum is clipped to -1..1.
+    With `rows` (a slice or indices), only these rows of the result are made, and returned.
     """
-    length = clips.pcm[0].shape[1]
-    audio = np.zeros((len(chosen), length), np.float32)
-    shifts = rng.integers(-how.shift_samples, how.shift_samples, len(chosen), endpoint=True)
-    volumes = rng.uniform(0, how.background_volume, len(chosen)).astype(np.float32)
-    volumes *= (rng.random(len(chosen)) < how.background_frequency) & bool(how.noise)
-    places = rng.random((len(chosen), 2))
-    for out, clip, shift, volume, place in zip(audio, chosen, shifts, volumes, places, strict=True):
-        moved = clips.samples(clip)[max(0, -shift) : length - max(0, shift)]
-        np.multiply(moved, np.float32(1 / 32768), out=out[max(0, shift) : length - max(0, -shift)])
+    length, count = clips.pcm[0].shape[1], len(chosen)
+    shifts = rng.integers(-how.shift_samples, how.shift_samples, count, endpoint=True)[rows]
+    volumes = rng.uniform(0, how.background_volume, count).astype(np.float32)
+    volumes = (volumes * (rng.random(count) < how.background_frequency) * bool(how.noise))[rows]
+    places = rng.random((count, 2))[rows]
+    audio = np.zeros((len(shifts), length), np.float32)
+    scaled = np.empty(length, np.float32)
+    for out, clip, shift, volume, place in zip(audio, chosen[rows], shifts, volumes, places, strict=True):
         if volume:
             recording = how.noise[int(place[0] * len(how.noise))]
             start = int(place[1] * (len(recording) - length))
-            out += volume * recording[start : start + length]
+            np.multiply(recording[start : start + length], volume, out=out)
+        np.multiply(clips.samples(clip), np.float32(1 / 32768), out=scaled)
+        out[max(0, shift) : length + min(0, shift)] += scaled[max(0, -shift) : length - max(0, shift)]
     return np.clip(audio, -1, 1, out=audio)
 
 
@@ -706,8 +725,7 @@ def _mfcc_part(audio, settings):
     padded = np.zeros((frames.shape[0] * frames.shape[1], fft_length), np.float32)
     np.multiply(frames, window, out=padded.reshape(*frames.shape[:2], fft_length)[:, :, : len(window)])
     spectrum = scipy.fft.rfft(padded, overwrite_x=True)[:, : len(filters)]
-    magnitude = np.sqrt(spectrum.real**2 + spectrum.imag**2)
-    log_mel = np.log(np.maximum(magnitude @ filters, np.float32(1e-12)))
+    log_mel = np.log(np.maximum(np.abs(spectrum) @ filters, np.float32(1e-12)))
     return (log_mel @ dct).reshape(len(audio), -1)
 
 
@@ -739,27 +757,70 @@ def features(clips: Clips, settings: Settings) -> np.ndarray:
 
 
 def training_batches(
-    data: Data, how: Augmentation, settings: Settings, batch_size: int, seed: int, steps: range
+    data: Data,
+    how: Augmentation,
+    settings: Settings,
+    batch_size: int,
+    seed: int,
+    steps: range,
+    echo: int = 1,
+    share: slice = slice(None),
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(features [batch_size, feature_count], labels [batch_size]) for each of `steps`, freshly augmented.
+    """(features [batch_size, feature_count], labels [batch_size]) for each of `steps`.
 
+    With `echo` n, every 100 batches of freshly augmented clips are used n times, regrouped into other batches
+    each time (data echoing, Choi et al., arXiv:1907.05550). With `share`, only these rows of each batch come.
     A batch depends on the seed and its step alone, so a run that starts in the middle sees what an unbroken
-    one would have seen.
+    one would have seen, and workers with a share each see together what one alone would.
     """
+    period = ECHOED_BATCHES * echo
+    first_group = steps.start // period
+    with _workers() as pool:
+        fresh = _fresh_batches(
+            data, how, settings, batch_size, seed, first_group * ECHOED_BATCHES, share, pool
+        )
+        for group in range(first_group, -(-steps.stop // period)):
+            kept = []
+            for step in range(group * period, min((group + 1) * period, steps.stop)):
+                repetition, position = divmod(step - group * period, ECHOED_BATCHES)
+                if repetition == 0:
+                    kept.append(next(fresh))
+                    batch = kept[-1]
+                else:
+                    if position == 0:
+                        sources = _regrouped(batch_size, [seed, 2, group, repetition])[share]
+                        features, labels = (np.stack(part) for part in zip(*kept, strict=True))
+                        rows = np.arange(len(sources))
+                    batch = features[sources[:, position], rows], labels[sources[:, position], rows]
+                if step >= steps.start:
+                    yield batch
+
+
+def _regrouped(batch_size, seed):
+    """For each row of a batch, the order in which it takes that row of kept batches, [rows, batches]."""
+    orders = np.tile(np.arange(ECHOED_BATCHES), (batch_size, 1))
+    return np.random.default_rng(seed).permuted(orders, axis=1)
+
+
+def _fresh_batches(data, how, settings, batch_size, seed, first, share, pool):
+    """Freshly augmented batches without end, from number `first` on, made ahead by the threads of `pool`."""
     clips, passes = data.training, Passes(data, seed)
 
-    def batch(step):
-        chosen = passes.members(range(step * batch_size, (step + 1) * batch_size))
-        audio = augment(clips, chosen, how, np.random.default_rng([seed, 1, step]))
-        return mfcc(audio, settings), clips.label[chosen]
+    rows = np.arange(batch_size)[share]
+    parts = [rows[i : i + CLIPS_AT_ONCE] for i in range(0, len(rows), CLIPS_AT_ONCE)]
 
-    with _workers() as pool:
-        ahead = deque()
-        for step in steps:
-            ahead.append(pool.submit(batch, step))
-            if len(ahead) > 8 * os.cpu_count():
-                yield ahead.popleft().result()
-        while ahead:
+    def batch(number):
+        chosen = passes.members(range(number * batch_size, (number + 1) * batch_size))
+        features = [
+            mfcc(augment(clips, chosen, how, np.random.default_rng([seed, 1, number]), part), settings)
+            for part in parts
+        ]
+        return np.concatenate(features), clips.label[chosen[rows]]
+
+    ahead = deque()
+    for number in itertools.count(first):
+        ahead.append(pool.submit(batch, number))
+        if len(ahead) > ECHOED_BATCHES:
             yield ahead.popleft().result()
 
 

@@ -18,6 +18,13 @@ def parse_arguments():
     input_data.add_augmentation_arguments(parser)
     models.add_arguments(parser)
     training.add_arguments(parser, steps="15000,3000", rates="0.001,0.0001", train_dir="train")
+    parser.add_argument(
+        "--distribute",
+        choices=("none", "mirrored", "multi_worker"),
+        default="none",
+        help="train on one device, on all GPUs of this machine, or on the workers that TF_CONFIG lists, "
+        "which share --data_dir and --train_dir",
+    )
     return parser.parse_args()
 
 
@@ -27,15 +34,26 @@ def main():
     settings = resolve(args, None, "")
     data = input_data.open_data(args, settings)
 
+    strategy = training.new_strategy(args.distribute)
+
     from backend import keras
 
     keras.utils.set_random_seed(args.seed)
-    model = models.build_model(settings)
     best = Path(args.train_dir) / "best"
+    with strategy.scope():
+        model = models.build_model(settings)
     training.fit(
         model, data, settings, args, "random", lambda name: models.keep_best(model, settings, best, name)
     )
+    number, workers = training.worker(strategy)
+    if number == 0:
+        finish(args, settings, data, best)
+    else:
+        print(f"worker {number} of {workers} is done; worker 0 has the model")
 
+
+def finish(args, settings, data, best):
+    """Export the best checkpoint, and say how good it is."""
     model, _ = models.load_checkpoint(best, args)
     models.export_saved_model(model, settings, Path(args.train_dir) / "saved_model")
     models.export_keras_file(model, settings, Path(args.train_dir) / f"{settings.model_architecture}.keras")

@@ -3,13 +3,15 @@ rates.
 """
 
 import fcntl
+import functools
 import hashlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from itertools import accumulate
 from pathlib import Path
@@ -20,6 +22,7 @@ import input_data
 from models import keras_scores, refuse_wildcards, writing
 from settings import UNKNOWN_INDEX, Settings, UserError, bounded, number_list, show, write_text
 
+ECHO_FACTOR = 1
 STEPS_AT_ONCE = 20  # steps of one call into TensorFlow
 ROOT = Path(__file__).resolve().parent
 
@@ -57,6 +60,13 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
         help="fixes initial weights, order of clips, shifts and noise",
     )
     group.add_argument(
+        "--echo_factor",
+        type=bounded(int, 1),
+        default=ECHO_FACTOR,
+        metavar="N",
+        help="times that augmented clips are used before fresh ones are made (data echoing)",
+    )
+    group.add_argument(
         "--train_dir",
         default=str(ROOT / "work" / train_dir),
         metavar="DIR",
@@ -78,6 +88,33 @@ def check_schedule(args):
         )
 
 
+def new_strategy(kind: str):
+    """The tf.distribute strategy that --distribute names.
+
+    Raises UserError for multi_worker without the TF_CONFIG that says who the workers are.
+    """
+    from backend import tf
+
+    if kind == "mirrored":
+        return tf.distribute.MirroredStrategy()
+    if kind == "multi_worker":
+        if not os.environ.get("TF_CONFIG"):
+            raise UserError(
+                "--distribute multi_worker needs the environment variable TF_CONFIG: the addresses of all "
+                "workers, and which of them this one is, as TensorFlow documents it"
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def worker(strategy) -> tuple[int, int]:
+    """The number of this worker of `strategy`, and of all its workers; worker 0 writes the files."""
+    resolver = strategy.cluster_resolver
+    workers = resolver.cluster_spec().as_dict() if resolver else {}
+    names = [(kind, number) for kind in ("chief", "worker") for number in range(len(workers.get(kind, ())))]
+    return (names.index((resolver.task_type, resolver.task_id)), len(names)) if names else (0, 1)
+
+
 def fit(
     model, data: input_data.Data, settings: Settings, args, start: str, save: Callable[[str], None]
 ) -> None:
@@ -85,49 +122,81 @@ def fit(
 
     After each `eval_step_interval` steps and at the end, the model is validated; `save(name)` is called
     whenever it is the best so far, with a name that tells accuracy and step. `start` says what the weights
-    were at the start. Raises UserError where `train_dir` holds a run with other flags or one that is going
-    on, where a word has no clips to learn from, or where training diverges.
+    were at the start. For a model built under a tf.distribute strategy each worker makes its share of every
+    batch, and worker 0 does all else. Raises UserError where `train_dir` holds a run with other flags or one
+    that is going on, where a word has no clips to learn from, or where training diverges.
     """
-    from backend import tf
-
+    strategy = model.distribute_strategy
+    number, workers = worker(strategy)
+    replicas = strategy.num_replicas_in_sync
+    if args.batch_size % replicas:
+        raise UserError(f"--batch_size {args.batch_size} cannot be shared evenly by {replicas} replicas")
     _check_clips(data, settings, args)
-    total = sum(args.how_many_training_steps)
-    summaries = args.summaries_dir or str(Path(args.train_dir) / "summaries")
-    with _claimed_folder(args, settings, data, start):
-        state, manager = _restored_state(model, args)
-        train = _compiled_steps(model, state.optimizer)
-        scores = keras_scores(tf.function(model, reduce_retracing=True))
-        validation = input_data.features(data.validation, settings)
+    with _claimed_folder(args, settings, data, start) if number == 0 else nullcontext():
+        with strategy.scope():
+            state, manager = _restored_state(model, args)
+        train = _compiled_steps(model, state.optimizer, args.batch_size)
+        validate = _validation(model, data, settings) if number == 0 else None
         augmentation = input_data.Augmentation.from_arguments(args, settings, data.noise)
-        steps = range(int(state.step), total)
-        batches = input_data.training_batches(data, augmentation, settings, args.batch_size, args.seed, steps)
-        with writing(summaries):
-            writer = tf.summary.create_file_writer(summaries)
+        steps = range(int(state.step.read_value()), sum(args.how_many_training_steps))
+        batches = input_data.training_batches(
+            *(data, augmentation, settings, args.batch_size, args.seed, steps),
+            echo=args.echo_factor,
+            share=slice(number, None, workers),
+        )
         for end in _evaluation_steps(steps, args.eval_step_interval):
-            began, first = time.perf_counter(), int(state.step)
+            began, first = time.perf_counter(), int(state.step.read_value())
             loss, accuracy = _train_until(end, first, batches, train, args.batch_size)
             pace = (end - first) / (time.perf_counter() - began)
-            validated = float((scores(validation).argmax(1) == data.validation.label).mean())
-            with writing(args.train_dir):
-                if validated > float(state.best):
-                    save(f"{settings.model_architecture}_{10000 * validated:04.0f}.ckpt-{end}")
-                    state.best.assign(validated)
-                state.step.assign(end)
-                manager.save(end)
-            rate = float(state.optimizer.learning_rate)
-            left = timedelta(seconds=round((total - end) / pace))
-            print(
-                f"step {end:,} of {total:,}: rate {rate:g}, loss {loss:.3f}, "
-                f"training accuracy {100 * accuracy:.1f} %, validation accuracy {100 * validated:.2f} % "
-                f"(N = {len(validation):,}); {pace:.0f} steps/s, {left} left",
-                flush=True,
-            )
-            with writing(summaries), writer.as_default(end):
-                tf.summary.scalar("loss", loss)
-                tf.summary.scalar("accuracy/training", accuracy)
-                tf.summary.scalar("accuracy/validation", validated)
-                tf.summary.scalar("learning_rate", rate)
-                writer.flush()
+            state.step.assign(end)
+            if validate:
+                validated = validate()
+                with writing(args.train_dir):
+                    if validated > float(state.best.read_value()):
+                        save(f"{settings.model_architecture}_{10000 * validated:04.0f}.ckpt-{end}")
+                        state.best.assign(validated)
+                    manager.save(end)
+                _log(args, state, loss, accuracy, validated, pace)
+
+
+def _validation(model, data, settings):
+    """A function that gives the accuracy of `model` on the validation partition, as it is when called."""
+    from backend import tf
+
+    features, labels = input_data.features(data.validation, settings), data.validation.label
+    scores = keras_scores(tf.function(model, reduce_retracing=True))
+    return lambda: float((scores(features).argmax(1) == labels).mean())
+
+
+def _log(args, state, loss, accuracy, validated, pace):
+    """One line on the terminal, and the same for TensorBoard."""
+    from backend import tf
+
+    step, total, rate = (
+        int(state.step.read_value()),
+        sum(args.how_many_training_steps),
+        float(state.optimizer.learning_rate.read_value()),
+    )
+    print(
+        f"step {step:,} of {total:,}: rate {rate:g}, loss {loss:.3f}, "
+        f"training accuracy {100 * accuracy:.1f} %, validation accuracy {100 * validated:.2f} %; "
+        f"{pace:.0f} steps/s, {timedelta(seconds=round((total - step) / pace))} left",
+        flush=True,
+    )
+    summaries = args.summaries_dir or str(Path(args.train_dir) / "summaries")
+    with writing(summaries), _summary_writer(summaries).as_default(step):
+        tf.summary.scalar("loss", loss)
+        tf.summary.scalar("accuracy/training", accuracy)
+        tf.summary.scalar("accuracy/validation", validated)
+        tf.summary.scalar("learning_rate", rate)
+        tf.summary.flush()
+
+
+@functools.lru_cache
+def _summary_writer(folder):
+    from backend import tf
+
+    return tf.summary.create_file_writer(folder)
 
 
 def _check_clips(data, settings, args):
@@ -153,6 +222,7 @@ def _claimed_folder(args, settings, data, start):
     """Hold `train_dir` for this run; UserError where it belongs to another one."""
     flags = (
         *("how_many_training_steps", "learning_rate", "eval_step_interval", "batch_size", "seed"),
+        "echo_factor",
         *("background_volume", "background_frequency", "time_shift_ms"),
         *("silence_percentage", "unknown_percentage"),
     )
@@ -211,30 +281,42 @@ def _restored_state(model, args):
         manager = tf.train.CheckpointManager(state, str(folder), max_to_keep=1)
         if manager.latest_checkpoint:
             state.restore(manager.latest_checkpoint).expect_partial()
-            print(f"going on after step {int(state.step):,} of {sum(args.how_many_training_steps):,}")
+            total = sum(args.how_many_training_steps)
+            print(f"going on after step {int(state.step.read_value()):,} of {total:,}")
     except (tf.errors.OpError, ValueError, IndexError) as error:
         raise UserError(f"{folder} is damaged; delete {args.train_dir} to train anew ({error})") from None
     return state, manager
 
 
-def _compiled_steps(model, optimizer):
-    """A function of features [steps, batch, feature_count] and labels [steps, batch] that trains on each."""
+def _compiled_steps(model, optimizer, batch_size):
+    """A function of this worker's features [steps, rows, feature_count] and labels [steps, rows] of some
+    batches, that trains on one after the other; sums of the loss and of the clips heard correctly.
+    """
     from backend import keras, tf
+
+    strategy = model.distribute_strategy
+    replicas = strategy.num_replicas_in_sync // worker(strategy)[1]  # of this worker
+
+    def replica_step(features, labels):
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group % replicas
+        features, labels = features[replica::replicas], labels[replica::replicas]
+        with tf.GradientTape() as tape:
+            scores = model(features, training=True)
+            losses = keras.losses.sparse_categorical_crossentropy(labels, scores)
+            loss = tf.reduce_sum(losses) / batch_size  # gradients are summed over the replicas
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        heard = tf.argmax(scores, 1, output_type=labels.dtype)
+        return loss, tf.reduce_sum(tf.cast(heard == labels, tf.float32))
 
     @tf.function(reduce_retracing=True)
     def train(features, labels):
-        loss_sum, correct = 0.0, 0
+        sums = 0.0, 0.0
         for i in tf.range(tf.shape(features)[0]):
-            with tf.GradientTape() as tape:
-                scores = model(features[i], training=True)
-                loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(labels[i], scores))
-            variables = model.trainable_variables
-            gradients = tape.gradient(loss, variables)
-            optimizer.apply_gradients(zip(gradients, variables, strict=True))
-            loss_sum += loss
-            heard = tf.argmax(scores, 1, output_type=labels.dtype)
-            correct += tf.reduce_sum(tf.cast(heard == labels[i], tf.int32))
-        return loss_sum, correct
+            of_step = strategy.run(replica_step, (features[i], labels[i]))
+            added = [strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None) for value in of_step]
+            sums = sums[0] + added[0], sums[1] + added[1]
+        return sums
 
     return train
 

@@ -496,7 +496,7 @@ def open_sample(data_arguments, settings, **changes):
 
 def test_without_augmentation_the_audio_is_the_clip(data_arguments, dnn_small):
     data, how = open_sample(data_arguments, dnn_small, time_shift_ms=0, background_frequency=0)
-    audio = input_data.augment(data.training, [3, 5], how, np.random.default_rng(0))
+    audio = input_data.augment(data.training, np.array([3, 5]), how, np.random.default_rng(0))
     expected = np.stack([data.training.samples(clip) for clip in (3, 5)]) / np.float32(32768)
     np.testing.assert_array_equal(audio, expected)
 
@@ -506,7 +506,7 @@ def test_shifts_go_both_ways_up_to_the_flag_and_fill_with_zeros(data_arguments, 
     clip = np.arange(1, RATE + 1, dtype=np.int16)[None]
     zero = np.zeros(1, np.int32)
     ramp = input_data.Clips((clip,), zero, zero, zero, ("ramp",))
-    audio = input_data.augment(ramp, [0] * 3000, how, np.random.default_rng(0)) * 32768
+    audio = input_data.augment(ramp, np.zeros(3000, int), how, np.random.default_rng(0)) * 32768
     shifts = []
     for moved in np.rint(audio).astype(int):
         start = np.flatnonzero(moved)[0]
@@ -535,7 +535,7 @@ def test_the_sum_of_clip_and_noise_is_clipped(dnn_small):
     zero = np.zeros(1, np.int32)
     loud = input_data.Clips((np.full((1, RATE), 32767, np.int16),), zero, zero, zero, ("loud",))
     how = input_data.Augmentation(0, 1.0, 1.0, [np.ones(2 * RATE, np.float32)])
-    assert input_data.augment(loud, [0], how, np.random.default_rng(0)).max() == 1
+    assert input_data.augment(loud, np.zeros(1, int), how, np.random.default_rng(0)).max() == 1
 
 
 def take_batches(data_arguments, settings, seed, steps):
@@ -551,6 +551,53 @@ def test_batches_depend_on_seed_and_step_alone(data_arguments, dnn_small):
         np.testing.assert_array_equal(labels, labels_again)
     other = take_batches(data_arguments, dnn_small, 2, range(1))
     assert (other[0][0] != whole[0][0]).any()
+
+
+def echoed_batches(data_arguments, settings, steps, **how_many):
+    data, how = open_sample(data_arguments, settings)
+    return list(input_data.training_batches(data, how, settings, 4, 1, steps, **how_many))
+
+
+def test_echoed_batches_hold_the_same_features_regrouped(data_arguments, dnn_small):
+    period = input_data.ECHOED_BATCHES
+    fresh = echoed_batches(data_arguments, dnn_small, range(2 * period))
+    echoed = echoed_batches(data_arguments, dnn_small, range(4 * period), echo=2)
+
+    def rows(batches):
+        table = [(*features, label) for batch in batches for features, label in zip(*batch, strict=True)]
+        return np.array(sorted(table))
+
+    def parts(batches):
+        return [batches[i : i + period] for i in range(0, len(batches), period)]
+
+    first, again, second, second_again = parts(echoed)
+    for ours, theirs in ((first, parts(fresh)[0]), (second, parts(fresh)[1])):
+        np.testing.assert_array_equal(rows(ours), rows(theirs))
+        np.testing.assert_array_equal(ours[7][0], theirs[7][0])
+    for ours, theirs in ((first, again), (second, second_again)):
+        np.testing.assert_array_equal(rows(ours), rows(theirs))
+        assert (ours[7][0] != theirs[7][0]).any()
+
+
+def test_echoed_batches_from_the_middle_are_those_of_an_unbroken_run(data_arguments, dnn_small):
+    start = input_data.ECHOED_BATCHES * 3 // 2
+    whole = echoed_batches(data_arguments, dnn_small, range(start + 80), echo=2)[start:]
+    rest = echoed_batches(data_arguments, dnn_small, range(start, start + 80), echo=2)
+    for (features, labels), (again, labels_again) in zip(whole, rest, strict=True):
+        np.testing.assert_array_equal(features, again)
+        np.testing.assert_array_equal(labels, labels_again)
+
+
+def test_the_shares_of_workers_make_up_the_batch_of_one(data_arguments, dnn_small):
+    steps = range(input_data.ECHOED_BATCHES + 20)
+    whole = echoed_batches(data_arguments, dnn_small, steps, echo=2)
+    shares = [
+        echoed_batches(data_arguments, dnn_small, steps, echo=2, share=slice(i, None, 2)) for i in (0, 1)
+    ]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        for number, (features, labels) in enumerate(parts):
+            np.testing.assert_allclose(features, batch[0][number::2], atol=1e-4)
+            np.testing.assert_array_equal(labels, batch[1][number::2])
 
 
 def test_each_pass_has_every_wanted_clip_once_and_its_own_draw_of_unknown_words(data_arguments, dnn_small):
