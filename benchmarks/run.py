@@ -1,0 +1,179 @@
+"""Measure the project against the plain way of doing the same (plain.py), side by side on this machine.
+
+    python benchmarks/run.py --data_dir DIR
+
+Prints a Markdown table: medians over --runs runs with the lowest and highest, and the ratio. Nothing else
+should be running.
+"""
+
+import datetime
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import plain
+
+import input_data
+import models
+from settings import bounded, new_parser, run
+
+ROOT = Path(__file__).resolve().parent.parent
+TFLITE = ROOT / "model_archive" / "TFLite" / "tflite_int8" / "dnn_small_int8.tflite"
+RECIPE = (
+    *("--model_size_info", "144", "144", "144", "--dct_coefficient_count", "10"),
+    *("--window_size_ms", "40", "--window_stride_ms", "40", "--learning_rate", "0.0005"),
+)
+SCRIPTS = ("train.py", "optimisations.py", "convert_to_tflite.py", "evaluation.py", "input_data.py")
+
+
+def parse_arguments():
+    parser = new_parser(__doc__)
+    input_data.add_arguments(parser)
+    parser.add_argument(
+        "--runs", type=bounded(int, 1), default=5, metavar="N", help="runs of each measurement"
+    )
+    parser.add_argument(
+        "--steps", type=bounded(int, 400), default=30000, metavar="N", help="steps of a training"
+    )
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    settings = models.read_settings(TFLITE)
+    data = input_data.open_data(args, settings)
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {datetime.date.today()}\n")
+    print("| what | plain | ours | ratio |\n| --- | ---: | ---: | ---: |")
+    for name, unit, theirs, ours in (
+        ("training, whole run", "steps/s", plain_training, our_training),
+        ("features", "clips/s", plain_features, our_features),
+        ("TFLite evaluation, after start-up", "clips/s", plain_evaluation, our_evaluation),
+        ("TFLite evaluation, whole process", "processes/s", plain_process, our_process),
+    ):
+        pairs = [(theirs(args, data, settings), ours(args, data, settings)) for _ in range(args.runs)]
+        ratios = [fast / slow for slow, fast in pairs]
+        slow, fast = zip(*pairs, strict=True)
+        print(f"| {name}, {unit} | {spread(slow)} | {spread(fast)} | {spread(ratios)} |", flush=True)
+
+    print("\n| what | ours |\n| --- | ---: |")
+    helps = [max(timed(script, "--help")[0] for script in SCRIPTS) for _ in range(args.runs)]
+    print(f"| `--help` of the slowest script, s | {spread(helps)} |", flush=True)
+    print(f"| `train.py` to its first step, warm cache, s | {spread([first_step(args) for _ in helps])} |")
+    for count in (10_000, 20_000, 40_000, 105_829):
+        cold, warm, memory = growth(args, count)
+        print(
+            f"| {count:,} clips: decoding, s; training 1,000 steps, s; resident set, GB | "
+            f"{cold:.1f}; {warm:.1f}; {memory:.2f} |",
+            flush=True,
+        )
+
+
+def spread(values) -> str:
+    """Median (lowest to highest)."""
+    return " ".join(
+        [f"{statistics.median(values):,.3g}", f"({min(values):,.3g} to {max(values):,.3g})"]
+        if max(values) < 1000
+        else [f"{statistics.median(values):,.0f}", f"({min(values):,.0f} to {max(values):,.0f})"]
+    )
+
+
+def timed(script, *arguments, **options):
+    """(seconds, standard output) of a script as a process."""
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    start = time.perf_counter()
+    output = subprocess.run(command, check=True, capture_output=True, text=True, **options).stdout
+    return time.perf_counter() - start, output
+
+
+def plain_training(args, data, settings):
+    paths, labels = plain.files(args.data_dir, data.training)
+    return plain.training_steps_per_second(paths, labels, data.noise, settings)
+
+
+def our_training(args, data, settings):
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["--data_dir", args.data_dir, "--train_dir", folder, "--how_many_training_steps", args.steps]
+        return args.steps / timed("train.py", *flags, *RECIPE)[0]
+
+
+def plain_features(args, data, settings):
+    audio = np.stack([data.validation.samples(clip) for clip in range(len(data.validation))])
+    return plain.features_per_second(audio / np.float32(32768), settings)
+
+
+def our_features(args, data, settings):
+    start = time.perf_counter()
+    return len(input_data.features(data.validation, settings)) / (time.perf_counter() - start)
+
+
+def plain_evaluation(args, data, settings):
+    return plain.evaluate(TFLITE, *plain.files(args.data_dir, data.validation), settings)[1]
+
+
+def our_evaluation(args, data, settings):
+    model = models.TFLiteModel(TFLITE)
+    start = time.perf_counter()
+    model(input_data.features(data.validation, settings))
+    return len(data.validation) / (time.perf_counter() - start)
+
+
+def plain_process(args, data, settings):
+    return 1 / timed("benchmarks/plain.py", TFLITE, args.data_dir)[0]
+
+
+def our_process(args, data, settings):
+    return 1 / timed("evaluation.py", "--tflite_path", TFLITE, "--data_dir", args.data_dir)[0]
+
+
+def first_step(args):
+    """Seconds until train.py has taken its first step."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-u", str(ROOT / "train.py"), "--data_dir", args.data_dir, *RECIPE]
+        command += ["--train_dir", folder, "--how_many_training_steps", "2", "--eval_step_interval", "1"]
+        start = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            process.stdout.readline()
+            seconds = time.perf_counter() - start
+            process.stdout.read()
+        return seconds
+
+
+def growth(args, count):
+    """Seconds to decode `count` clips and to train on them, and the peak resident set in GB."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "clips"
+        link_clips(Path(args.data_dir), target, count)
+        cold, _ = timed("input_data.py", "--data_dir", target)
+        flags = ["--data_dir", target, "--train_dir", Path(folder) / "train", *RECIPE]
+        command = [sys.executable, ROOT / "train.py", *flags, "--how_many_training_steps", 1000]
+        start = time.perf_counter()
+        process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        assert status == 0
+        return cold, time.perf_counter() - start, usage.ru_maxrss / 2**20
+
+
+def link_clips(source, target, count):
+    """A data set of `count` clips of `source`, as links, the words in proportion; as often as is needed."""
+    names = [
+        (word, name)
+        for word in input_data.word_folders(source)
+        for name, _, _ in input_data.list_recordings(source / word)
+    ]
+    for number in np.linspace(0, max(len(names), count) - 1, count).astype(int):
+        word, name = names[number % len(names)]
+        (target / word).mkdir(parents=True, exist_ok=True)
+        link = name.replace(".", f"_{number // len(names)}.")
+        (target / word / link).symlink_to((source / word / name).resolve())
+    shutil.copytree(source / input_data.NOISE_FOLDER, target / input_data.NOISE_FOLDER)
+
+
+if __name__ == "__main__":
+    run(main)
