@@ -211,19 +211,7 @@ def load_checkpoint(path, args):
     layers = [layer for layer in model.layers if layer.weights]
     weights = read_weights(path)
     if len(layers) != len(weights) or not all(map(_fits, layers, weights)):
-        source = (
-            "its settings"
-            if stored
-            else (
-                "the flags; it carries no settings, so --model_size_info, "
-                "--window_size_ms and the like must say how it was trained"
-            )
-        )
-        expected = [{weight.name: weight for weight in layer.weights} for layer in layers]
-        raise UserError(
-            f"{path} does not fit {source}: its layers are {_describe(weights)}, "
-            f"expected {_describe(expected)}"
-        )
+        raise UserError(_why_it_does_not_fit(path, stored, weights, layers))
     for layer, values in zip(layers, weights, strict=True):
         for name, value in values.items():
             attrgetter(name)(layer).assign(value)
@@ -255,6 +243,17 @@ def _fits(layer, values):
     except AttributeError:
         return False
     return shapes_agree and len(values) == len(layer.weights)
+
+
+def _why_it_does_not_fit(path, stored, weights, layers):
+    expected = [{weight.name: weight for weight in layer.weights} for layer in layers]
+    shapes = f"its layers are {_describe(weights)}, expected {_describe(expected)}"
+    if stored:
+        return f"{path} does not fit its settings: {shapes}"
+    return (
+        f"{path} does not fit the flags: {shapes}; it carries no settings, so --model_size_info, "
+        "--window_size_ms and the like must say how it was trained"
+    )
 
 
 def _describe(layers):

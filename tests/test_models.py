@@ -155,7 +155,7 @@ def test_a_checkpoint_of_keras_2_loads_with_flags(tmp_path, test_set, layers, co
 
 def test_a_checkpoint_without_settings_and_with_wrong_flags_says_what_it_holds(tmp_path):
     keras_2_checkpoint(tmp_path / "dnn.ckpt-1", activations_inside)
-    with pytest.raises(UserError, match=r"carries no settings.*250x144 \+ 144.*expected 3920x128 \+ 128"):
+    with pytest.raises(UserError, match=r"250x144 \+ 144.*expected 3920x128 \+ 128.*carries no settings"):
         models.load_checkpoint(tmp_path / "dnn.ckpt-1", flags())
 
 
