@@ -6,9 +6,11 @@ Prints a Markdown table: medians over --runs runs with the lowest and highest, a
 should be running.
 """
 
+import contextlib
 import datetime
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -155,9 +157,21 @@ def growth(args, count):
         command = [sys.executable, ROOT / "train.py", *flags, "--how_many_training_steps", 1000]
         start = time.perf_counter()
         process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        assert status == 0
-        return cold, time.perf_counter() - start, usage.ru_maxrss / 2**20
+        memory = 0.0
+        while process.poll() is None:
+            memory = peak_memory(process.pid) or memory
+            time.sleep(0.1)
+        assert process.returncode == 0
+        return cold, time.perf_counter() - start, memory
+
+
+def peak_memory(process_id):
+    """The peak resident set of a process so far in GB (Linux), 0 where it has ended."""
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{process_id}/status").read_text()
+        if match := re.search(r"VmHWM:\s+(\d+) kB", status):
+            return int(match[1]) / 1e6
+    return 0.0
 
 
 def link_clips(source, target, count):
