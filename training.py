@@ -22,7 +22,6 @@ import input_data
 from models import keras_scores, refuse_wildcards, writing
 from settings import UNKNOWN_INDEX, Settings, UserError, bounded, number_list, show, write_text
 
-ECHO_FACTOR = 1
 STEPS_AT_ONCE = 20  # steps of one call into TensorFlow
 ROOT = Path(__file__).resolve().parent
 
@@ -62,7 +61,7 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
     group.add_argument(
         "--echo_factor",
         type=bounded(int, 1),
-        default=ECHO_FACTOR,
+        default=1,
         metavar="N",
         help="times that augmented clips are used before fresh ones are made (data echoing)",
     )
@@ -172,11 +171,8 @@ def _log(args, state, loss, accuracy, validated, pace):
     """One line on the terminal, and the same for TensorBoard."""
     from backend import tf
 
-    step, total, rate = (
-        int(state.step.read_value()),
-        sum(args.how_many_training_steps),
-        float(state.optimizer.learning_rate.read_value()),
-    )
+    step, total = int(state.step.read_value()), sum(args.how_many_training_steps)
+    rate = float(state.optimizer.learning_rate.read_value())
     print(
         f"step {step:,} of {total:,}: rate {rate:g}, loss {loss:.3f}, "
         f"training accuracy {100 * accuracy:.1f} %, validation accuracy {100 * validated:.2f} %; "

@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import plain
 
 import input_data
 import models
+import plain
 from settings import bounded, new_parser, run
 
 ROOT = Path(__file__).resolve().parent.parent

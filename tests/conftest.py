@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 SAMPLE_DATA = ROOT / "sample_data"
 RECORDINGS = Path(os.environ.get("SPEECH_COMMANDS", ROOT.parent / "shared" / "speech_commands"))
 WEIGHTS = ROOT / "model_archive" / "model_source" / "weights"
@@ -49,6 +49,13 @@ def training_command(folder, *flags, data_dir=SAMPLE_DATA):
 def train(folder, *flags, data_dir=SAMPLE_DATA, **options):
     """Run train.py briefly with DNN Small's settings."""
     return call(*training_command(folder, *flags, data_dir=data_dir), **options)
+
+
+def weights(path):
+    """The weights in a checkpoint or SavedModel, one array after the other."""
+    import models
+
+    return [value for layer in models.read_weights(path) for _, value in sorted(layer.items())]
 
 
 @pytest.fixture(scope="session")

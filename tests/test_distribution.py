@@ -8,12 +8,7 @@ import sys
 
 import numpy as np
 
-import models
-from conftest import ROOT, assert_one_clear_line, train, training_command
-
-
-def weights(folder):
-    return [value for layer in models.read_weights(folder) for _, value in sorted(layer.items())]
+from conftest import ROOT, assert_one_clear_line, train, training_command, weights
 
 
 def free_ports(count):

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 import input_data
+import plain
 from conftest import RECORDINGS, SAMPLE_DATA
 from settings import Settings, UserError
 
@@ -44,26 +45,7 @@ ON_OFF = Settings(wanted_words=("on", "off"))
 
 def tensorflow_mfcc(audio, settings):
     """The same features by TensorFlow's own ops, clip by clip."""
-    from backend import tf
-
-    rows = []
-    for samples in audio:
-        spectrogram = tf.raw_ops.AudioSpectrogram(
-            input=samples[:, None],
-            window_size=settings.window_samples,
-            stride=settings.stride_samples,
-            magnitude_squared=True,
-        )
-        mfcc = tf.raw_ops.Mfcc(
-            spectrogram=spectrogram,
-            sample_rate=settings.sample_rate,
-            upper_frequency_limit=4000,
-            lower_frequency_limit=20,
-            filterbank_channel_count=40,
-            dct_coefficient_count=settings.dct_coefficient_count,
-        )
-        rows.append(mfcc.numpy().ravel())
-    return np.array(rows)
+    return np.array([plain.mfcc(samples, settings).numpy() for samples in audio])
 
 
 def sample_speech():

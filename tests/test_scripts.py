@@ -17,7 +17,7 @@ import pytest
 
 import input_data
 import models
-from conftest import ROOT, SAMPLE_DATA, WEIGHTS, assert_one_clear_line, call, train, training_command
+from conftest import ROOT, SAMPLE_DATA, WEIGHTS, assert_one_clear_line, call, train, training_command, weights
 
 DATA = ("--data_dir", SAMPLE_DATA)
 
@@ -54,10 +54,6 @@ def test_training_writes_summaries_for_tensorboard(trained):
             found.setdefault(value.tag, []).append(event.step)
     expected = {"loss", "accuracy/training", "accuracy/validation", "learning_rate"}
     assert found == dict.fromkeys(expected, [20, 40, 60, 80])
-
-
-def weights(folder):
-    return [value for layer in models.read_weights(folder) for _, value in sorted(layer.items())]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, tmp_path):
@@ -460,13 +456,12 @@ def test_a_full_disk_leaves_no_half_model(small_disk, trained):
 # ---- recreate_model.sh ----
 
 
-def recreate(*arguments, cwd=ROOT, **options):
-    """Run recreate_model.sh in the environment of the tests."""
-    environment = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
-    command = ["bash", str(ROOT / "recreate_model.sh"), *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, **options
-    )
+def recreate(*arguments, repository=ROOT, cwd=ROOT, **variables):
+    """Run the repository's recreate_model.sh in the environment of the tests, and `variables`."""
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    command = ["bash", str(repository / "recreate_model.sh"), *map(str, arguments)]
+    environment = os.environ | {"PATH": path} | variables
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
 
 
 @pytest.mark.parametrize(
@@ -489,14 +484,11 @@ def test_recreate_model_takes_a_checkpoint_and_relative_paths(trained, tmp_path)
     shutil.copytree(SAMPLE_DATA, tmp_path / "my words")
     shutil.copytree(trained / "best", tmp_path / "my checkpoint")
     copy = copy_of_the_repository(tmp_path)
-    environment = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
-    command = ["bash", copy / "recreate_model.sh", "--data_dir", "my words", "--ckpt", "my checkpoint"]
     script = (copy / "recreate_model.sh").read_text()
     assert "cluster_steps=3750,750" in script
     (copy / "recreate_model.sh").write_text(script.replace("cluster_steps=3750,750", "cluster_steps=40,20"))
-    result = subprocess.run(
-        list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
-    )
+    flags = ("--data_dir", "my words", "--ckpt", "my checkpoint")
+    result = recreate(*flags, repository=copy, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"== cluster {tmp_path}/my checkpoint" in result.stdout
     assert "SAY NOTHING" not in result.stdout
@@ -513,16 +505,8 @@ def copy_of_the_repository(tmp_path):
 @pytest.mark.parametrize("flags", [[], ["--train"]], ids=["from the shipped weights", "--train"])
 def test_recreate_model_without_data_or_network_runs_on_sample_data_and_says_so(tmp_path, flags):
     copy = copy_of_the_repository(tmp_path)
-    environment = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
-    environment |= {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
-    result = subprocess.run(
-        ["bash", "recreate_model.sh", *flags],
-        cwd=copy,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    nowhere = "http://127.0.0.1:9"
+    result = recreate(*flags, repository=copy, cwd=copy, http_proxy=nowhere, HTTP_PROXY=nowhere)
     assert result.returncode == 0, result.stdout + result.stderr
     warning = "THESE FIGURES SAY NOTHING ABOUT THE MODEL"
     assert result.stdout.count(warning) == 2
