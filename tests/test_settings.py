@@ -12,6 +12,11 @@ from settings import Settings, UserError, new_parser, resolve
 SCRIPTS = ("train.py", "optimisations.py", "convert_to_tflite.py", "evaluation.py", "input_data.py")
 
 
+@pytest.mark.parametrize("script", ["benchmarks/run.py", "model_archive/make.py"])
+def test_the_makers_scripts_start_from_anywhere(script, tmp_path):
+    assert "--data_dir" in call(script, "--help", cwd=tmp_path).stdout
+
+
 def parse(*flags):
     parser = new_parser("")
     input_data.add_arguments(parser)
