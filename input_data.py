@@ -62,7 +62,8 @@ PARTITIONS = ("training", "validation", "testing")
 BAD_FILES_TOLERATED = (
     0.1  # share of a data set; beyond it, something is wrong with the set and not with a file
 )
-ECHOED_BATCHES = 100
+BATCHES_AHEAD = 100
+ECHO_BYTES = 2**29  # for the features that data echoing keeps
 CLIPS_AT_ONCE = 20  # their frames fit into a core's cache
 
 
@@ -768,45 +769,53 @@ def training_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [batch_size, feature_count], labels [batch_size]) for each of `steps`.
 
-    With `echo` n, every 100 batches of freshly augmented clips are used n times, regrouped into other batches
-    each time (data echoing, Choi et al., arXiv:1907.05550). With `share`, only these rows of each batch come.
+    With `echo` n, freshly augmented clips are kept, as float16, until they have all been used n times,
+    regrouped into other batches each time (data echoing, Choi et al., arXiv:1907.05550). As many are kept as
+    the steps up to `steps.stop` take, and ECHO_BYTES hold. With `share`, only these rows of each batch come.
     A batch depends on the seed and its step alone, so a run that starts in the middle sees what an unbroken
     one would have seen, and workers with a share each see together what one alone would.
     """
-    period = ECHOED_BATCHES * echo
-    first_group = steps.start // period
+    rows = np.arange(batch_size)[share]
     with _workers() as pool:
-        fresh = _fresh_batches(
-            data, how, settings, batch_size, seed, first_group * ECHOED_BATCHES, share, pool
+
+        def fresh(first):
+            return _fresh_batches(data, how, settings, batch_size, seed, first, rows, pool)
+
+        if echo == 1:
+            yield from itertools.islice(fresh(steps.start), len(steps))
+            return
+        kept_batches = min(
+            -(-steps.stop // echo), max(1, ECHO_BYTES // (2 * batch_size * settings.feature_count))
         )
+        period = kept_batches * echo
+        first_group = steps.start // period
+        source = fresh(first_group * kept_batches)
+        features = np.empty((kept_batches, len(rows), settings.feature_count), np.float16)
+        labels = np.empty((kept_batches, len(rows)), np.int32)
         for group in range(first_group, -(-steps.stop // period)):
-            kept = []
             for step in range(group * period, min((group + 1) * period, steps.stop)):
-                repetition, position = divmod(step - group * period, ECHOED_BATCHES)
+                repetition, position = divmod(step - group * period, kept_batches)
                 if repetition == 0:
-                    kept.append(next(fresh))
-                    batch = kept[-1]
+                    features[position], labels[position] = next(source)
+                    order = np.full(len(rows), position)
                 else:
                     if position == 0:
-                        sources = _regrouped(batch_size, [seed, 2, group, repetition])[share]
-                        features, labels = (np.stack(part) for part in zip(*kept, strict=True))
-                        rows = np.arange(len(sources))
-                    batch = features[sources[:, position], rows], labels[sources[:, position], rows]
+                        orders = _regrouped(kept_batches, batch_size, [seed, 2, group, repetition])[rows]
+                    order = orders[:, position]
                 if step >= steps.start:
-                    yield batch
+                    columns = np.arange(len(rows))
+                    yield features[order, columns].astype(np.float32), labels[order, columns]
 
 
-def _regrouped(batch_size, seed):
-    """For each row of a batch, the order in which it takes that row of kept batches, [rows, batches]."""
-    orders = np.tile(np.arange(ECHOED_BATCHES), (batch_size, 1))
+def _regrouped(batches, batch_size, seed):
+    """For each row of a batch the order in which it takes that row of kept batches, [batch_size, batches]."""
+    orders = np.tile(np.arange(batches, dtype=np.int32), (batch_size, 1))
     return np.random.default_rng(seed).permuted(orders, axis=1)
 
 
-def _fresh_batches(data, how, settings, batch_size, seed, first, share, pool):
+def _fresh_batches(data, how, settings, batch_size, seed, first, rows, pool):
     """Freshly augmented batches without end, from number `first` on, made ahead by the threads of `pool`."""
     clips, passes = data.training, Passes(data, seed)
-
-    rows = np.arange(batch_size)[share]
     parts = [rows[i : i + CLIPS_AT_ONCE] for i in range(0, len(rows), CLIPS_AT_ONCE)]
 
     def batch(number):
@@ -820,7 +829,7 @@ def _fresh_batches(data, how, settings, batch_size, seed, first, share, pool):
     ahead = deque()
     for number in itertools.count(first):
         ahead.append(pool.submit(batch, number))
-        if len(ahead) > ECHOED_BATCHES:
+        if len(ahead) > BATCHES_AHEAD:
             yield ahead.popleft().result()
 
 
