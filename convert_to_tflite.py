@@ -15,7 +15,7 @@ from reports import Report
 from settings import SILENCE_INDEX, UserError, bounded, new_parser, quiet, run, write_bytes
 
 CALIBRATION_CLIPS = 500
-SHARE_BELOW_RANGE = 0.01  # of the features, for 8 bits; chosen on the validation partition
+SHARE_BELOW_RANGE = 0.01  # of the features; chosen on the validation partition
 
 
 def parse_arguments():
@@ -70,7 +70,7 @@ def main():
     output = Path(args.output or f"{settings.model_architecture}{kind}.tflite")
     calibration = None
     if args.quantize:
-        calibration = calibration_features(data.validation, settings, args.seed, args.inference_type)
+        calibration = calibration_features(data.validation, settings, args.seed)
     content = convert(model, settings, calibration, args.inference_type)
     write_bytes(output, models.with_settings(content, settings))
     print(f"wrote {output}: {output.stat().st_size:,} bytes")
@@ -81,11 +81,11 @@ def main():
     print(Report.of(name, settings.labels, data.testing.label, heard).summary())
 
 
-def calibration_features(clips, settings, seed, inference_type):
+def calibration_features(clips, settings, seed):
     """Features of clips drawn from `clips`, to take the range of each tensor from: [500, feature_count].
 
-    Generated silence is left out, and for 8 bits the lowest percent of the values is raised to the next: they
-    are logs of almost nothing, from digital silence, and would leave too few steps for everything else.
+    Generated silence is left out, and the lowest percent of the values is raised to the next: they are logs
+    of almost nothing, from digital silence, and would leave too few steps for everything else.
     """
     recordings = np.flatnonzero(clips.label != SILENCE_INDEX)
     if not len(recordings):
@@ -93,8 +93,6 @@ def calibration_features(clips, settings, seed, inference_type):
     count = min(CALIBRATION_CLIPS, len(recordings))
     chosen = np.random.default_rng(seed).choice(recordings, count, replace=False)
     features = input_data.features(clips.take(chosen), settings)
-    if inference_type == "int16":
-        return features
     return np.maximum(features, np.quantile(features, SHARE_BELOW_RANGE).astype(np.float32))
 
 

@@ -19,9 +19,9 @@ import sys
 import tarfile
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -140,6 +140,33 @@ def add_augmentation_arguments(parser):
         default=100,
         metavar="MS",
         help="clips are moved by up to this much, either way",
+    )
+    group.add_argument(
+        "--speed_change",
+        type=bounded(float, 0, 50),
+        default=0,
+        metavar="P",
+        help="clips are played faster or slower by up to this many %%, which changes their pitch too",
+    )
+    group.add_argument(
+        "--volume_change_db",
+        type=bounded(float, 0, 60),
+        default=0,
+        metavar="DB",
+        help="clips are made louder or quieter by up to this much",
+    )
+    group.add_argument(
+        "--silence_volume",
+        type=bounded(float, 0, 1),
+        metavar="V",
+        help="loudest background noise in clips of silence; --background_volume if not given",
+    )
+    group.add_argument(
+        "--training_unknown_percentage",
+        type=bounded(float, 0),
+        metavar="P",
+        help="clips of unknown words in a pass of training, in %% of the wanted words' clips; "
+        "--unknown_percentage if not given",
     )
 
 
@@ -529,7 +556,9 @@ def open_data(args, settings: Settings) -> Data:
             partition = which_partition(name, settings.validation_percentage, settings.testing_percentage)
             members[partition].setdefault(word, []).append(row)
     training = _label_clips(members["training"], shards, args, settings, all_unknown=True)
-    drawn = _share(np.sum(training.label > UNKNOWN_INDEX), args.unknown_percentage)
+    percentage = getattr(args, "training_unknown_percentage", None)
+    percentage = args.unknown_percentage if percentage is None else percentage
+    drawn = _share(np.sum(training.label > UNKNOWN_INDEX), percentage)
     return Data(
         training=training,
         unknown_per_pass=min(drawn, int(np.sum(training.label == UNKNOWN_INDEX))),
@@ -635,6 +664,9 @@ class Augmentation(NamedTuple):
     background_volume: float
     background_frequency: float
     noise: list[np.ndarray]  # float32 [samples] each
+    silence_volume: float
+    speed_change: float = 0.0  # as a ratio
+    volume_change_db: float = 0.0
 
     @staticmethod
     def from_arguments(args, settings: Settings, noise) -> "Augmentation":
@@ -643,34 +675,61 @@ class Augmentation(NamedTuple):
                 f"{args.data_dir} has no {NOISE_FOLDER}: training goes without background noise",
                 file=sys.stderr,
             )
-        shift = min(int(args.time_shift_ms * settings.sample_rate / 1000), settings.clip_samples)
-        return Augmentation(shift, args.background_volume, args.background_frequency, noise)
+        silence_volume = args.background_volume if args.silence_volume is None else args.silence_volume
+        return Augmentation(
+            shift_samples=min(int(args.time_shift_ms * settings.sample_rate / 1000), settings.clip_samples),
+            background_volume=args.background_volume,
+            background_frequency=args.background_frequency,
+            noise=noise,
+            silence_volume=silence_volume,
+            speed_change=args.speed_change / 100,
+            volume_change_db=args.volume_change_db,
+        )
 
 
 def augment(
     clips: Clips, chosen: np.ndarray, how: Augmentation, rng: np.random.Generator, rows=slice(None)
 ) -> np.ndarray:
-    """The clips `chosen`, moved in time and mixed with noise, float32 [chosen, clip_samples].
+    """The clips `chosen`, varied and mixed with noise, float32 [chosen, clip_samples].
 
-    The shift is uniform in both directions, filled with zeros; noise comes from a uniformly chosen place of a
-    uniformly chosen recording at a uniform volume up to `background_volume`; the sum is clipped to -1..1.
-    With `rows` (a slice or indices), only these rows of the result are made, and returned.
+    Speed, volume in dB, and shift are uniform within their limits, either way, each clip's own; what is
+    missing at the ends is zeros. Noise comes from a uniformly chosen place of a uniformly chosen recording at
+    a uniform volume up to `background_volume`, or in clips of silence `silence_volume`; the sum is clipped to
+    -1..1. With `rows` (a slice or indices), only these rows of the result are made, and returned.
     """
     length, count = clips.pcm[0].shape[1], len(chosen)
     shifts = rng.integers(-how.shift_samples, how.shift_samples, count, endpoint=True)[rows]
-    volumes = rng.uniform(0, how.background_volume, count).astype(np.float32)
+    loudest = np.where(clips.label[chosen] == SILENCE_INDEX, how.silence_volume, how.background_volume)
+    volumes = (loudest * rng.random(count)).astype(np.float32)
     volumes = (volumes * (rng.random(count) < how.background_frequency) * bool(how.noise))[rows]
     places = rng.random((count, 2))[rows]
+    speeds, decibels = rng.uniform(-1, 1, (2, count))[:, rows]
+    speeds = 1 + how.speed_change * speeds
+    gains = (10 ** (how.volume_change_db * decibels / 20) / 32768).astype(np.float32)
     audio = np.zeros((len(shifts), length), np.float32)
     scaled = np.empty(length, np.float32)
-    for out, clip, shift, volume, place in zip(audio, chosen[rows], shifts, volumes, places, strict=True):
+    for row, clip in enumerate(chosen[rows]):
+        out, volume, shift = audio[row], volumes[row], shifts[row]
         if volume:
-            recording = how.noise[int(place[0] * len(how.noise))]
-            start = int(place[1] * (len(recording) - length))
+            recording = how.noise[int(places[row, 0] * len(how.noise))]
+            start = int(places[row, 1] * (len(recording) - length))
             np.multiply(recording[start : start + length], volume, out=out)
-        np.multiply(clips.samples(clip), np.float32(1 / 32768), out=scaled)
-        out[max(0, shift) : length + min(0, shift)] += scaled[max(0, -shift) : length - max(0, shift)]
+        np.multiply(clips.samples(clip), gains[row], out=scaled)
+        heard = scaled if speeds[row] == 1 else _at_speed(scaled, speeds[row])
+        out[max(0, shift) : length + min(0, shift)] += heard[max(0, -shift) : length - max(0, shift)]
     return np.clip(audio, -1, 1, out=audio)
+
+
+def _at_speed(samples, speed):
+    """`samples` at `speed` times their speed around their middle, as many, by linear interpolation."""
+    middle = (len(samples) - 1) / 2
+    where = (np.arange(len(samples), dtype=np.float32) - middle) * np.float32(speed) + np.float32(middle)
+    left = where.astype(np.int64)
+    heard, after = (np.take(samples, index, mode="clip") for index in (left, left + 1))
+    heard += (where - left).astype(np.float32) * (after - heard)
+    missing = max(0, math.ceil(middle - middle / speed))  # samples at either end
+    heard[:missing] = heard[len(heard) - missing :] = 0
+    return heard
 
 
 # ---- features ----
@@ -757,6 +816,13 @@ def features(clips: Clips, settings: Settings) -> np.ndarray:
 # ---- batches ----
 
 
+class Teacher(NamedTuple):
+    """A trained model that another one learns from."""
+
+    scores: Callable[[np.ndarray], np.ndarray]  # features [n, feature_count] -> scores [n, labels]
+    settings: Settings
+
+
 def training_batches(
     data: Data,
     how: Augmentation,
@@ -766,9 +832,11 @@ def training_batches(
     steps: range,
     echo: int = 1,
     share: slice = slice(None),
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    teacher: Teacher | None = None,
+) -> Iterator[tuple[np.ndarray, ...]]:
     """(features [batch_size, feature_count], labels [batch_size]) for each of `steps`.
 
+    With a `teacher` its scores of the same augmented clips, [batch_size, labels], are a third part.
     With `echo` n, freshly augmented clips are kept, as float16, until they have all been used n times,
     regrouped into other batches each time (data echoing, Choi et al., arXiv:1907.05550). As many are kept as
     the steps up to `steps.stop` take, and ECHO_BYTES hold. With `share`, only these rows of each batch come.
@@ -779,32 +847,38 @@ def training_batches(
     with _workers() as pool:
 
         def fresh(first):
-            return _fresh_batches(data, how, settings, batch_size, seed, first, rows, pool)
+            return _fresh_batches(data, how, settings, batch_size, seed, first, rows, teacher, pool)
 
         if echo == 1:
             yield from itertools.islice(fresh(steps.start), len(steps))
             return
-        kept_batches = min(
-            -(-steps.stop // echo), max(1, ECHO_BYTES // (2 * batch_size * settings.feature_count))
-        )
-        period = kept_batches * echo
+        held = max(1, ECHO_BYTES // (2 * batch_size * settings.feature_count))
+        held = min(held, -(-steps.stop // echo))
+        period, kept, columns = held * echo, None, np.arange(len(rows))
         first_group = steps.start // period
-        source = fresh(first_group * kept_batches)
-        features = np.empty((kept_batches, len(rows), settings.feature_count), np.float16)
-        labels = np.empty((kept_batches, len(rows)), np.int32)
+        source = fresh(first_group * held)
         for group in range(first_group, -(-steps.stop // period)):
             for step in range(group * period, min((group + 1) * period, steps.stop)):
-                repetition, position = divmod(step - group * period, kept_batches)
+                repetition, position = divmod(step - group * period, held)
                 if repetition == 0:
-                    features[position], labels[position] = next(source)
+                    batch = next(source)
+                    kept = kept or [np.empty((held, *part.shape), _stored_type(part)) for part in batch]
+                    for store, part in zip(kept, batch, strict=True):
+                        store[position] = part
                     order = np.full(len(rows), position)
                 else:
                     if position == 0:
-                        orders = _regrouped(kept_batches, batch_size, [seed, 2, group, repetition])[rows]
+                        orders = _regrouped(held, batch_size, [seed, 2, group, repetition])[rows]
                     order = orders[:, position]
                 if step >= steps.start:
-                    columns = np.arange(len(rows))
-                    yield features[order, columns].astype(np.float32), labels[order, columns]
+                    yield tuple(
+                        store[order, columns].astype(part.dtype)
+                        for store, part in zip(kept, batch, strict=True)
+                    )
+
+
+def _stored_type(part):
+    return np.float16 if part.dtype == np.float32 else part.dtype
 
 
 def _regrouped(batches, batch_size, seed):
@@ -813,24 +887,33 @@ def _regrouped(batches, batch_size, seed):
     return np.random.default_rng(seed).permuted(orders, axis=1)
 
 
-def _fresh_batches(data, how, settings, batch_size, seed, first, rows, pool):
+def _fresh_batches(data, how, settings, batch_size, seed, first, rows, teacher, pool):
     """Freshly augmented batches without end, from number `first` on, made ahead by the threads of `pool`."""
     clips, passes = data.training, Passes(data, seed)
     parts = [rows[i : i + CLIPS_AT_ONCE] for i in range(0, len(rows), CLIPS_AT_ONCE)]
+    models = [settings, teacher.settings] if teacher else [settings]
+    front_ends = list(dict.fromkeys(map(_front_end, models)))
 
     def batch(number):
         chosen = passes.members(range(number * batch_size, (number + 1) * batch_size))
-        features = [
-            mfcc(augment(clips, chosen, how, np.random.default_rng([seed, 1, number]), part), settings)
-            for part in parts
-        ]
-        return np.concatenate(features), clips.label[chosen[rows]]
+        made = []
+        for part in parts:
+            audio = augment(clips, chosen, how, np.random.default_rng([seed, 1, number]), part)
+            made.append([mfcc(audio, front_end) for front_end in front_ends])
+        features = [np.concatenate(parts) for parts in zip(*made, strict=True)]
+        scores = [teacher.scores(features[-1])] if teacher else []
+        return features[0], clips.label[chosen[rows]], *scores
 
     ahead = deque()
     for number in itertools.count(first):
         ahead.append(pool.submit(batch, number))
         if len(ahead) > BATCHES_AHEAD:
             yield ahead.popleft().result()
+
+
+def _front_end(settings):
+    """The settings without what says nothing about features."""
+    return replace(settings, model_architecture="", model_size_info=())
 
 
 class Passes:

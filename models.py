@@ -82,13 +82,110 @@ def build_dnn(settings: Settings):
     hidden = features
     for number, count in enumerate(units, 1):
         hidden = keras.layers.Dense(count, activation="relu", name=f"hidden_{number}")(hidden)
-    scores = keras.layers.Dense(len(settings.labels), activation="softmax", name="output")(hidden)
-    return keras.Model(features, scores, name="dnn")
+    return _classifier(features, hidden, settings)
+
+
+def _classifier(features, hidden, settings):
+    """The model from the input `features` over its last hidden layer to scores."""
+    from backend import keras
+
+    logits = keras.layers.Dense(len(settings.labels), name="output")(hidden)
+    scores = keras.layers.Activation("softmax", name="scores")(logits)
+    return keras.Model(features, scores, name=settings.model_architecture)
+
+
+def build_tc_resnet(settings: Settings):
+    """Convolutions over time with residual connections, after TC-ResNet (arXiv:1904.03814).
+
+    The MFCCs of a frame are channels. Size info: kernel length of the blocks in frames, channels of the first
+    convolution, channels of each block; every other block, from the first on, halves the number of frames.
+    None where the size does not fit.
+    """
+    from backend import keras
+
+    size = settings.model_size_info
+    if len(size) < 3 or not all(1 <= value <= 4096 for value in size):
+        return None
+    layers = keras.layers
+    kernel, first, *blocks = size
+
+    def convolution(x, channels, length, stride=1):
+        x = layers.Conv1D(channels, length, stride, padding="same", use_bias=False)(x)
+        return layers.BatchNormalization()(x)
+
+    features = keras.Input(shape=(settings.feature_count,), name="input")
+    x = layers.Reshape((settings.frame_count, settings.dct_coefficient_count))(features)
+    x = layers.ReLU()(convolution(layers.BatchNormalization()(x), first, 3))
+    for number, channels in enumerate(blocks):
+        stride = 2 - number % 2
+        y = layers.ReLU()(convolution(x, channels, kernel, stride))
+        y = convolution(y, channels, kernel)
+        if stride > 1 or x.shape[-1] != channels:
+            x = convolution(x, channels, 1, stride)
+        x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.Dropout(0.3)(layers.GlobalAveragePooling1D()(x))
+    return _classifier(features, x, settings)
 
 
 ARCHITECTURES = {
     "dnn": Architecture(build_dnn, "the number of units of each hidden layer", "144 144 144"),
+    "tc_resnet": Architecture(
+        build_tc_resnet,
+        "the kernel length, the channels of the first convolution, and those of each block",
+        "5 96 96 128 160 192",
+    ),
 }
+
+
+# ---- batch normalisation while training ----
+
+
+def with_batch_norm(model):
+    """A new model like `model`, with batch normalisation of the features and before each ReLU.
+
+    UserError for a model that is more than fully connected layers.
+    """
+    from backend import keras
+
+    layers = keras.layers
+    hidden_layers = [layer for layer in model.layers if layer.weights][:-1]
+    if not all(isinstance(layer, layers.Dense) for layer in hidden_layers):
+        raise UserError("--batch_norm is for models of fully connected layers alone")
+    features = keras.Input(shape=model.input_shape[1:], name="input")
+    x = layers.BatchNormalization()(features)
+    for layer in hidden_layers:
+        x = layers.BatchNormalization()(layers.Dense(layer.units, name=layer.name)(x))
+        x = layers.ReLU()(x)
+    for layer in model.layers[-2:]:  # the last fully connected layer and softmax
+        x = type(layer).from_config(layer.get_config())(x)
+    return keras.Model(features, x, name=model.name)
+
+
+def fold_batch_norm(trained, settings: Settings):
+    """The plain model of `settings` that computes what `trained`, a model of `with_batch_norm`, does."""
+    from backend import keras
+
+    def scale_and_offset(norm):
+        scale = norm.gamma.numpy() / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
+        return scale, norm.beta.numpy() - norm.moving_mean.numpy() * scale
+
+    of_input, *rest = [layer for layer in trained.layers if layer.weights]
+    scale, offset = scale_and_offset(of_input)
+    folded = []
+    for layer in rest:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            after, shift = scale_and_offset(layer)
+            kernel, bias = folded[-1]
+            folded[-1] = kernel * after, bias * after + shift
+        else:
+            kernel, bias = layer.kernel.numpy(), layer.bias.numpy()
+            if not folded:
+                kernel, bias = scale[:, None] * kernel, bias + offset @ kernel
+            folded.append((kernel, bias))
+    model = build_model(settings)
+    for layer, values in zip([layer for layer in model.layers if layer.weights], folded, strict=True):
+        layer.set_weights(values)
+    return model
 
 
 # ---- settings inside every form of a model ----
@@ -477,12 +574,12 @@ def dequantize(values: np.ndarray, detail: dict) -> np.ndarray:
 
 def keras_scores(model) -> Scores:
     """Scores of a Keras model, computed in batches."""
+    from backend import tf
+
+    compiled = tf.function(lambda features: model(features, training=False), reduce_retracing=True)
 
     def scores(features):
-        parts = [
-            model(features[i : i + CLIPS_AT_ONCE], training=False)
-            for i in range(0, len(features), CLIPS_AT_ONCE)
-        ]
+        parts = [compiled(features[i : i + CLIPS_AT_ONCE]) for i in range(0, len(features), CLIPS_AT_ONCE)]
         return np.concatenate(parts) if parts else np.zeros((0, model.output_shape[-1]), np.float32)
 
     return scores

@@ -54,7 +54,7 @@ can_download() {
     python -c 'import urllib.request, input_data; urllib.request.urlopen(input_data.DATA_URL, timeout=20)' 2>/dev/null
 }
 
-steps=10000,10000,10000 cluster_steps=3750,750 sample=false
+teacher_steps=12000 steps=130000 cluster_steps=20000 validate=2000 sample=false
 if [ -n "$data_dir" ]; then
     out=work/recreated/$(basename "$data_dir")-$(cksum <<< "$data_dir" | cut -d ' ' -f 1)
     data=(--data_dir "$data_dir" --data_url '')
@@ -66,27 +66,37 @@ elif has_recordings data/speech_commands_v0.02 || can_download; then
     test_set=(--test_dir data/speech_commands_test_set_v0.02)
     if ! has_recordings "${test_set[1]}" && ! can_download; then test_set=(); fi
 else
-    sample=true steps=400,400,400 cluster_steps=375,75
+    sample=true teacher_steps=100 steps=800 cluster_steps=300 validate=50
     out=work/recreated/sample_data
     data=(--data_dir sample_data --data_url '')
     test_set=()
     echo "$warning"
 fi
+if $train; then out=$out/trained; else rm -rf "$out/clustered"; fi
 mkdir -p "$out"
+recipe=(
+    --background_volume 0.2 --silence_volume 1 --speed_change 15 --volume_change_db 8
+    --training_unknown_percentage 26 --learning_rate_schedule cosine --eval_step_interval $validate
+)
 python input_data.py "${data[@]}" ${test_set[@]+"${test_set[@]}"}
 
 if $train; then
+    echo "== train the teacher"
+    python train.py "${data[@]}" "${recipe[@]}" --model_architecture tc_resnet --model_size_info 5 96 96 128 160 192 \
+        --dct_coefficient_count 40 --window_size_ms 40 --window_stride_ms 20 --echo_factor 2 --batch_size 128 \
+        --how_many_training_steps $teacher_steps --learning_rate 0.002 --train_dir "$out/teacher"
     echo "== train"
-    python train.py "${data[@]}" --model_architecture dnn --model_size_info 144 144 144 \
-        --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40 \
-        --how_many_training_steps $steps --learning_rate 0.0005,0.0001,0.00002 --train_dir "$out/train"
+    python train.py "${data[@]}" "${recipe[@]}" --model_architecture dnn --model_size_info 144 144 144 \
+        --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40 --echo_factor 32 --batch_size 256 \
+        --how_many_training_steps $steps --learning_rate 0.005 --batch_norm --teacher "$out/teacher/best" \
+        --train_dir "$out/train"
     checkpoint=$out/train/best
 fi
 
 echo "== cluster $checkpoint"
-rm -rf "$out/clustered"
-python optimisations.py "${data[@]}" --checkpoint "$checkpoint" \
-    --how_many_training_steps $cluster_steps --train_dir "$out/clustered"
+python optimisations.py "${data[@]}" "${recipe[@]}" --checkpoint "$checkpoint" --teacher "$checkpoint" \
+    --echo_factor 8 --batch_size 256 --how_many_training_steps $cluster_steps --learning_rate 0.001 \
+    --train_dir "$out/clustered"
 
 files=()
 for model in dnn dnn_clustered; do

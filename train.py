@@ -19,6 +19,12 @@ def parse_arguments():
     models.add_arguments(parser)
     training.add_arguments(parser, steps="15000,3000", rates="0.001,0.0001", train_dir="train")
     parser.add_argument(
+        "--batch_norm",
+        action="store_true",
+        help="normalise batches of features and of each layer's sums while training a dnn; the checkpoints "
+        "hold the plain network, with the normalisation folded into its weights",
+    )
+    parser.add_argument(
         "--distribute",
         choices=("none", "mirrored", "multi_worker"),
         default="none",
@@ -42,9 +48,15 @@ def main():
     best = Path(args.train_dir) / "best"
     with strategy.scope():
         model = models.build_model(settings)
-    training.fit(
-        model, data, settings, args, "random", lambda name: models.keep_best(model, settings, best, name)
-    )
+        if args.batch_norm:
+            model = models.with_batch_norm(model)
+
+    def save(name):
+        plain = models.fold_batch_norm(model, settings) if args.batch_norm else model
+        models.keep_best(plain, settings, best, name)
+
+    start = "random, with batch normalisation" if args.batch_norm else "random"
+    training.fit(model, data, settings, args, start, save)
     number, workers = training.worker(strategy)
     if number == 0:
         finish(args, settings, data, best)

@@ -2,9 +2,11 @@
 rates.
 """
 
+import argparse
 import fcntl
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -13,13 +15,12 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
 import input_data
-from models import keras_scores, refuse_wildcards, writing
+from models import checkpoint_files, keras_scores, load_checkpoint, refuse_wildcards, writing
 from settings import UNKNOWN_INDEX, Settings, UserError, bounded, number_list, show, write_text
 
 STEPS_AT_ONCE = 20  # steps of one call into TensorFlow
@@ -44,6 +45,12 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
         help="learning rates, one after the other",
     )
     group.add_argument(
+        "--learning_rate_schedule",
+        choices=("constant", "cosine"),
+        default="constant",
+        help="constant: each rate holds for its steps; cosine: each falls to 0 over its steps",
+    )
+    group.add_argument(
         "--eval_step_interval",
         type=bounded(int, 1),
         default=400,
@@ -64,6 +71,19 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
         default=1,
         metavar="N",
         help="times that augmented clips are used before fresh ones are made (data echoing)",
+    )
+    group.add_argument(
+        "--teacher",
+        metavar="PATH",
+        help="checkpoint of a model with the same labels; its scores are learnt instead of the labels "
+        "(knowledge distillation)",
+    )
+    group.add_argument(
+        "--temperature",
+        type=bounded(float, 0.01),
+        default=4,
+        metavar="T",
+        help="of the softmax in which teacher and student are compared",
     )
     group.add_argument(
         "--train_dir",
@@ -134,7 +154,7 @@ def fit(
     with _claimed_folder(args, settings, data, start) if number == 0 else nullcontext():
         with strategy.scope():
             state, manager = _restored_state(model, args)
-        train = _compiled_steps(model, state.optimizer, args.batch_size)
+        train = _compiled_steps(model, state.optimizer, args)
         validate = _validation(model, data, settings) if number == 0 else None
         augmentation = input_data.Augmentation.from_arguments(args, settings, data.noise)
         steps = range(int(state.step.read_value()), sum(args.how_many_training_steps))
@@ -142,10 +162,11 @@ def fit(
             *(data, augmentation, settings, args.batch_size, args.seed, steps),
             echo=args.echo_factor,
             share=slice(number, None, workers),
+            teacher=_teacher(args, settings) if args.teacher else None,
         )
         for end in _evaluation_steps(steps, args.eval_step_interval):
             began, first = time.perf_counter(), int(state.step.read_value())
-            loss, accuracy = _train_until(end, first, batches, train, args.batch_size)
+            loss, accuracy = _train_until(end, first, batches, train, args)
             pace = (end - first) / (time.perf_counter() - began)
             state.step.assign(end)
             if validate:
@@ -158,12 +179,20 @@ def fit(
                 _log(args, state, loss, accuracy, validated, pace)
 
 
+def _teacher(args, settings):
+    """The model of --teacher; UserError where it hears other audio, or tells other labels apart."""
+    model, its_settings = load_checkpoint(args.teacher, argparse.Namespace())
+    for name in ("sample_rate", "clip_duration_ms", "wanted_words"):
+        ours, theirs = getattr(settings, name), getattr(its_settings, name)
+        if ours != theirs:
+            raise UserError(f"--teacher {args.teacher} has --{name} {show(theirs)}, the student {show(ours)}")
+    return input_data.Teacher(keras_scores(model), its_settings)
+
+
 def _validation(model, data, settings):
     """A function that gives the accuracy of `model` on the validation partition, as it is when called."""
-    from backend import tf
-
     features, labels = input_data.features(data.validation, settings), data.validation.label
-    scores = keras_scores(tf.function(model, reduce_retracing=True))
+    scores = keras_scores(model)
     return lambda: float((scores(features).argmax(1) == labels).mean())
 
 
@@ -219,12 +248,15 @@ def _claimed_folder(args, settings, data, start):
     flags = (
         *("how_many_training_steps", "learning_rate", "eval_step_interval", "batch_size", "seed"),
         "echo_factor",
+        *("learning_rate_schedule", "temperature"),
         *("background_volume", "background_frequency", "time_shift_ms"),
-        *("silence_percentage", "unknown_percentage"),
+        *("speed_change", "volume_change_db", "silence_volume"),
+        *("silence_percentage", "unknown_percentage", "training_unknown_percentage"),
     )
     ours = {f"--{name}": json.dumps(getattr(args, name), separators=(",", "")).strip("[]") for name in flags}
     ours |= {f"--{name}": show(getattr(settings, name)) for name in vars(settings)}
     ours |= {"--data_dir": str(Path(args.data_dir).resolve()), "starting weights": start}
+    ours |= {"--teacher": fingerprint(checkpoint_files(args.teacher)) if args.teacher else "none"}
     ours |= {"number of training clips": str(len(data.training))}
     folder, note = Path(args.train_dir), Path(args.train_dir) / "run.json"
     refuse_wildcards(folder)
@@ -262,9 +294,7 @@ def _restored_state(model, args):
     """What a run needs to go on, as a tf.train.Checkpoint, and its manager; restored where there is one."""
     from backend import keras, tf
 
-    last_steps = [step - 1 for step in accumulate(args.how_many_training_steps)]
-    rates = [*args.learning_rate, args.learning_rate[-1]]  # one more than boundaries, as Keras wants it
-    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.PiecewiseConstantDecay(last_steps, rates))
+    optimizer = keras.optimizers.Adam()
     optimizer.build(model.trainable_variables)
     state = tf.train.Checkpoint(
         model=model,
@@ -284,32 +314,51 @@ def _restored_state(model, args):
     return state, manager
 
 
-def _compiled_steps(model, optimizer, batch_size):
-    """A function of this worker's features [steps, rows, feature_count] and labels [steps, rows] of some
-    batches, that trains on one after the other; sums of the loss and of the clips heard correctly.
+def learning_rates(args) -> np.ndarray:
+    """The learning rate of each step, float32 [steps]."""
+    parts = []
+    for steps, rate in zip(args.how_many_training_steps, args.learning_rate, strict=True):
+        falling = 0.5 * (1 + np.cos(np.pi * np.arange(steps) / steps))
+        parts.append(rate * (falling if args.learning_rate_schedule == "cosine" else np.ones(steps)))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _compiled_steps(model, optimizer, args):
+    """A function of this worker's part of some batches: features [steps, rows, feature_count], labels
+    [steps, rows], and where there is a teacher its scores [steps, rows, labels]. It trains on one batch after
+    the other, and gives the sums of the loss and of the clips heard correctly.
+
+    A teacher's scores are learnt as in Hinton et al., arXiv:1503.02531, at a temperature.
     """
     from backend import keras, tf
 
+    logits_of = keras.Model(model.input, model.layers[-1].input)  # all but the softmax
     strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync // worker(strategy)[1]  # of this worker
 
-    def replica_step(features, labels):
+    def replica_step(*batch):
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group % replicas
-        features, labels = features[replica::replicas], labels[replica::replicas]
+        features, labels, *taught = (part[replica::replicas] for part in batch)
         with tf.GradientTape() as tape:
-            scores = model(features, training=True)
-            losses = keras.losses.sparse_categorical_crossentropy(labels, scores)
-            loss = tf.reduce_sum(losses) / batch_size  # gradients are summed over the replicas
+            logits = logits_of(features, training=True)
+            if taught:
+                softened = tf.nn.softmax(tf.math.log(tf.maximum(taught[0], 1e-7)) / args.temperature)
+                losses = tf.nn.softmax_cross_entropy_with_logits(softened, logits / args.temperature)
+                losses *= args.temperature**2
+            else:
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            loss = tf.reduce_sum(losses) / args.batch_size  # gradients are summed over the replicas
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        heard = tf.argmax(scores, 1, output_type=labels.dtype)
+        heard = tf.argmax(logits, 1, output_type=labels.dtype)
         return loss, tf.reduce_sum(tf.cast(heard == labels, tf.float32))
 
     @tf.function(reduce_retracing=True)
-    def train(features, labels):
+    def train(rates, *batches):
         sums = 0.0, 0.0
-        for i in tf.range(tf.shape(features)[0]):
-            of_step = strategy.run(replica_step, (features[i], labels[i]))
+        for i in tf.range(tf.shape(rates)[0]):
+            optimizer.learning_rate.assign(rates[i])
+            of_step = strategy.run(replica_step, [part[i] for part in batches])
             added = [strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None) for value in of_step]
             sums = sums[0] + added[0], sums[1] + added[1]
         return sums
@@ -323,20 +372,18 @@ def _evaluation_steps(steps, interval):
     return [*range(first, steps.stop, interval), steps.stop] if len(steps) else []
 
 
-def _train_until(end, step, batches, train, batch_size):
+def _train_until(end, step, batches, train, args):
     """Take the steps up to `end`; mean loss and accuracy over them."""
-    count, loss_sum, correct = end - step, 0.0, 0
+    count, loss_sum, correct, rates = end - step, 0.0, 0, learning_rates(args)
     while step < end:
-        taken = [next(batches) for _ in range(min(STEPS_AT_ONCE, end - step))]
-        loss, right = train(
-            np.stack([features for features, _ in taken]), np.stack([label for _, label in taken])
-        )
+        taken = list(itertools.islice(batches, min(STEPS_AT_ONCE, end - step)))
+        loss, right = train(rates[step : step + len(taken)], *map(np.stack, zip(*taken, strict=True)))
         loss_sum, correct, step = loss_sum + float(loss), correct + int(right), step + len(taken)
     if not math.isfinite(loss_sum):
         raise UserError(
             f"training diverged before step {end:,}: the loss is {loss_sum}; lower --learning_rate"
         )
-    return loss_sum / count, correct / count / batch_size
+    return loss_sum / count, correct / count / args.batch_size
 
 
 def fingerprint(files) -> str:

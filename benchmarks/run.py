@@ -32,6 +32,7 @@ TFLITE = ROOT / "model_archive" / "TFLite" / "tflite_int8" / "dnn_small_int8.tfl
 RECIPE = (
     *("--model_size_info", "144", "144", "144", "--dct_coefficient_count", "10"),
     *("--window_size_ms", "40", "--window_stride_ms", "40", "--learning_rate", "0.0005"),
+    *("--echo_factor", "4"),
 )
 SCRIPTS = ("train.py", "optimisations.py", "convert_to_tflite.py", "evaluation.py", "input_data.py")
 

@@ -1,6 +1,7 @@
-"""Write model_archive/ from a checkpoint: its source forms, TFLite files, definitions and regression vectors.
+"""Write model_archive/ from a checkpoint and its clustered form: source forms, TFLite files, definitions and
+regression vectors.
 
-    python model_archive/make.py --checkpoint work/train/best --data_dir DIR --test_dir DIR
+    python model_archive/make.py --checkpoint PATH --clustered PATH --data_dir DIR --test_dir DIR
 
 Every figure in the definitions is read from a file or measured by evaluation.py. Regression vectors come
 from the synthetic clips in sample_data, one for each label.
@@ -25,13 +26,19 @@ import models  # noqa: E402
 from settings import new_parser, run, write_text  # noqa: E402
 
 NAME = "dnn_small"
-KINDS = {"fp32": ["--no-quantize"], "int8": ["--inference_type", "int8"]}
+KINDS = {
+    "fp32": ["--no-quantize"],
+    "int8": ["--inference_type", "int8"],
+    "int16": ["--inference_type", "int16"],
+    "clustered_int8": ["--inference_type", "int8"],
+}
 PAPER = "Y. Zhang et al., Hello Edge: Keyword Spotting on Microcontrollers, arXiv:1711.07128, 2017"
 
 
 def parse_arguments():
     parser = new_parser(__doc__)
     parser.add_argument("--checkpoint", required=True, metavar="PATH")
+    parser.add_argument("--clustered", required=True, metavar="PATH", help="checkpoint of optimisations.py")
     parser.add_argument("--test_dir", required=True, metavar="DIR", help="the canonical test set")
     input_data.add_arguments(parser)
     models.add_arguments(parser)
@@ -45,7 +52,8 @@ def main():
     for kind, flags in KINDS.items():
         path = tflite_path(kind)
         path.parent.mkdir(parents=True, exist_ok=True)
-        call("convert_to_tflite.py", "--checkpoint", weights, "--output", path, *flags, *data)
+        source = args.clustered if kind.startswith("clustered") else weights
+        call("convert_to_tflite.py", "--checkpoint", source, "--output", path, *flags, *data)
     paths = [tflite_path(kind) for kind in KINDS]
     measured = evaluate(["--tflite_path", *paths], args, data)
     for kind, path in zip(KINDS, paths, strict=True):

@@ -8,6 +8,7 @@ import os
 import shutil
 import tarfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -516,8 +517,81 @@ def test_noise_comes_as_often_and_as_loud_as_the_flags_say(data_arguments, dnn_s
 def test_the_sum_of_clip_and_noise_is_clipped(dnn_small):
     zero = np.zeros(1, np.int32)
     loud = input_data.Clips((np.full((1, RATE), 32767, np.int16),), zero, zero, zero, ("loud",))
-    how = input_data.Augmentation(0, 1.0, 1.0, [np.ones(2 * RATE, np.float32)])
+    how = input_data.Augmentation(0, 1.0, 1.0, [np.ones(2 * RATE, np.float32)], 1.0)
     assert input_data.augment(loud, np.zeros(1, int), how, np.random.default_rng(0)).max() == 1
+
+
+def one_clip(samples):
+    zero = np.zeros(1, np.int32)
+    return input_data.Clips((np.int16(samples)[None],), zero, zero, zero, ("clip",))
+
+
+def varied(clips, count=200, **how):
+    how = {"shift_samples": 0, "background_volume": 0, "background_frequency": 0, "noise": []} | how
+    how = input_data.Augmentation(**({"silence_volume": 0} | how))
+    return input_data.augment(clips, np.zeros(count, int), how, np.random.default_rng(0))
+
+
+def test_speed_changes_pitch_and_length_by_up_to_the_flag():
+    time = np.arange(RATE) / RATE - 0.5
+    tone = 10000 * np.sin(2 * np.pi * 400 * time) * (abs(time) < 0.2)
+    audio = varied(one_clip(tone), speed_change=0.1)
+    hertz = np.abs(np.fft.rfft(audio)).argmax(1)  # 1 Hz a bin
+    lengths = np.array([np.ptp(np.flatnonzero(clip)) for clip in audio]) / (0.4 * RATE)
+    assert 358 <= hertz.min() <= 366 and 434 <= hertz.max() <= 442
+    np.testing.assert_allclose(lengths * hertz / 400, 1, atol=0.02)
+
+
+def test_speed_keeps_the_middle_and_fills_the_ends_with_zeros():
+    slow, fast = (input_data._at_speed(np.arange(-50, 51, dtype=np.float32), speed) for speed in (0.5, 2))
+    np.testing.assert_allclose(slow, np.arange(-25, 25.5, 0.5))
+    np.testing.assert_allclose(fast, [0] * 25 + list(range(-50, 51, 2)) + [0] * 25)
+
+
+def test_volume_changes_by_up_to_the_flag():
+    audio = varied(one_clip(np.full(RATE, 1000)), volume_change_db=6)
+    decibels = 20 * np.log10(audio[:, 0] / (1000 / 32768))
+    assert -6 < decibels.min() < -5.7 and 5.7 < decibels.max() < 6 and abs(decibels.mean()) < 0.6
+
+
+def test_silence_has_a_volume_of_its_own(data_arguments, dnn_small):
+    data, how = open_sample(
+        data_arguments, dnn_small, silence_volume=0.9, background_volume=0, time_shift_ms=0
+    )
+    chosen = np.arange(len(data.training))
+    audio = input_data.augment(data.training, chosen, how, np.random.default_rng(0)) * 32768
+    loud = [
+        (np.abs(now - data.training.samples(clip)) > 1).any() for clip, now in zip(chosen, audio, strict=True)
+    ]
+    assert np.mean(np.array(loud)[data.training.label == 0]) > 0.5
+    assert not np.any(np.array(loud)[data.training.label > 0])
+
+
+def test_unknown_words_of_a_pass_have_a_flag_of_their_own(data_arguments, dnn_small):
+    few, many = (
+        input_data.open_data(data_arguments(**flag), dnn_small)
+        for flag in ({}, {"training_unknown_percentage": 25})
+    )
+    assert (few.unknown_per_pass, many.unknown_per_pass) == (16, 40)
+    assert len(few.validation) == len(many.validation)
+
+
+@pytest.mark.parametrize("echo", [1, 2])
+@pytest.mark.parametrize("same_front_end", [True, False])
+def test_a_teacher_hears_the_same_augmented_clips(data_arguments, dnn_small, echo, same_front_end):
+    finer = dnn_small if same_front_end else replace(dnn_small, window_stride_ms=20, dct_coefficient_count=12)
+
+    def first_three_of_every_other_frame(features):
+        frames = features.reshape(len(features), finer.frame_count, -1)
+        return frames[:, :: 1 if same_front_end else 2, :3].reshape(len(features), -1)
+
+    teacher = input_data.Teacher(first_three_of_every_other_frame, finer)
+    data, how = open_sample(data_arguments, dnn_small)
+    batches = input_data.training_batches(data, how, dnn_small, 30, 0, range(12), echo=echo, teacher=teacher)
+    for features, labels, scores in batches:
+        heard = features.reshape(30, 25, 10)[:, :, :3].reshape(30, -1)
+        np.testing.assert_allclose(scores, heard, rtol=2e-3, atol=2e-3)
+        assert labels.shape == (30,)
 
 
 def take_batches(data_arguments, settings, seed, steps):

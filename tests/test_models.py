@@ -4,6 +4,7 @@ import argparse
 import re
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,7 +55,44 @@ def test_set(dnn_small):
     return input_data.features(data.testing, dnn_small), data.testing.label
 
 
-# ---- the network ----
+# ---- the networks ----
+
+
+def test_tc_resnet_halves_time_in_every_other_block():
+    settings = Settings(
+        window_size_ms=40,
+        window_stride_ms=20,
+        model_architecture="tc_resnet",
+        model_size_info=(5, 16, 16, 24, 32),
+    )
+    model = models.build_model(settings)
+    frames = [layer.output_shape[1] for layer in model.layers if "add" in layer.name]
+    assert frames == [25, 25, 13]
+    assert model.output_shape == (None, 12)
+    with pytest.raises(UserError, match="tc_resnet: it takes the kernel length"):
+        models.build_model(replace(settings, model_size_info=(5, 16)))
+
+
+def test_folding_batch_norm_keeps_what_the_network_computes(dnn_small):
+    rng = np.random.default_rng(0)
+    trained = models.with_batch_norm(models.build_model(dnn_small))
+    for layer in trained.layers:
+        layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+    folded = models.fold_batch_norm(trained, dnn_small)
+    plain = models.build_model(dnn_small)
+    assert list(map(type, folded.layers)) == list(map(type, plain.layers))
+    features = rng.normal(scale=0.01, size=(20, 250)).astype(np.float32)
+    for layer in (trained.layers[-1], folded.layers[-1]):  # scores would be 0 or 1: compare what they are of
+        layer.activation = lambda logits: logits
+    expected = trained(features).numpy()
+    np.testing.assert_allclose(folded(features).numpy(), expected, rtol=1e-4)
+    assert expected.std() > 0
+
+
+def test_batch_norm_around_other_layers_is_an_error():
+    settings = Settings(model_architecture="tc_resnet", model_size_info=(3, 8, 8))
+    with pytest.raises(UserError, match="--batch_norm"):
+        models.with_batch_norm(models.build_model(settings))
 
 
 def test_dnn_small_is_the_papers(dnn_small):

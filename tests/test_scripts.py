@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 
 import numpy as np
 import pytest
@@ -113,6 +112,70 @@ def test_a_finished_training_is_not_done_again(trained, tmp_path):
 def test_a_folder_that_holds_another_run_is_not_overwritten(trained):
     result = train(trained, "--seed", "7", check=False)
     assert_one_clear_line(result, trained, "--seed 0", "now it is 7", "--train_dir")
+
+
+def test_cosine_rates_fall_to_zero_over_each_part(tmp_path):
+    output = train(tmp_path, "--learning_rate_schedule", "cosine").stdout
+    rates = [float(rate) for rate in re.findall(r": rate (\S+),", output)]
+    falling = [0.0005 * (1 + np.cos(np.pi * step / 60)) for step in (19, 39, 59)]
+    falling.append(0.00005 * (1 + np.cos(np.pi * 19 / 20)))
+    np.testing.assert_allclose(rates, falling, rtol=1e-3)
+
+
+RECIPE = (
+    *("--batch_norm", "--learning_rate_schedule", "cosine", "--echo_factor", "2", "--speed_change", "10"),
+    *("--volume_change_db", "6", "--silence_volume", "0.5", "--training_unknown_percentage", "20"),
+)
+
+
+@pytest.fixture(scope="session")
+def distilled(trained, tmp_path_factory):
+    """A folder in which train.py has run with every flag of the recipe, taught by the model in `trained`."""
+    folder = tmp_path_factory.mktemp("distilled")
+    output = train(folder, "--teacher", trained / "best", *RECIPE).stdout
+    (folder / "output.txt").write_text(output)
+    return folder
+
+
+def test_a_model_trained_with_batch_norm_is_a_plain_one(distilled):
+    assert [weight.shape for weight in weights(distilled / "best")] == [
+        weight.shape for weight in weights(WEIGHTS)
+    ]
+    validated = re.findall(r"validation accuracy ([\d.]+) %", (distilled / "output.txt").read_text())
+    best = models.checkpoint_prefix(distilled / "best")
+    assert f"_{max(map(float, validated)):05.2f}".replace(".", "") in best
+    output = call("evaluation.py", "--checkpoint", distilled / "best", *DATA).stdout
+    assert f"{max(map(float, validated)):.2f} %" in output
+
+
+def test_a_taught_model_agrees_with_its_teacher_more_than_with_others(tmp_path, trained):
+    teacher = train(tmp_path / "teacher", "--seed", "3", "--how_many_training_steps", "300,100")
+    flags = ("--how_many_training_steps", "300,100", "--temperature", "2")
+    train(tmp_path / "taught", "--teacher", tmp_path / "teacher" / "best", *flags)
+    train(tmp_path / "alone", *flags[:2])
+
+    features = np.random.default_rng(0).normal(scale=5, size=(2000, 250)).astype(np.float32)
+    heard = {
+        name: models.keras_scores(models.load_checkpoint(tmp_path / name / "best", argparse.Namespace())[0])(
+            features
+        )
+        for name in ("teacher", "taught", "alone")
+    }
+    agreement = {name: (heard[name].argmax(1) == heard["teacher"].argmax(1)).mean() for name in heard}
+    assert agreement["taught"] > agreement["alone"] + 0.05, teacher.stdout
+
+
+def test_an_interrupted_distillation_goes_on_and_ends_as_an_undisturbed_one(distilled, trained, tmp_path):
+    flags = ("--teacher", trained / "best", *RECIPE)
+    interrupt(training_command(tmp_path, *flags), signal.SIGKILL)
+    assert "going on after" in train(tmp_path, *flags).stdout
+    for first, second in zip(weights(distilled / "best"), weights(tmp_path / "best"), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_a_teacher_of_other_words_is_an_error(trained, tmp_path):
+    flags = ("--teacher", trained / "best", "--wanted_words", "yes,no")
+    assert_one_clear_line(train(tmp_path, *flags, check=False), "--teacher", "--wanted_words", "yes,no")
 
 
 # ---- optimisations.py ----
@@ -485,8 +548,8 @@ def test_recreate_model_takes_a_checkpoint_and_relative_paths(trained, tmp_path)
     shutil.copytree(trained / "best", tmp_path / "my checkpoint")
     copy = copy_of_the_repository(tmp_path)
     script = (copy / "recreate_model.sh").read_text()
-    assert "cluster_steps=3750,750" in script
-    (copy / "recreate_model.sh").write_text(script.replace("cluster_steps=3750,750", "cluster_steps=40,20"))
+    assert "cluster_steps=20000" in script
+    (copy / "recreate_model.sh").write_text(script.replace("cluster_steps=20000", "cluster_steps=60"))
     flags = ("--data_dir", "my words", "--ckpt", "my checkpoint")
     result = recreate(*flags, repository=copy, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -527,12 +590,3 @@ def test_recreate_model_without_data_or_network_runs_on_sample_data_and_says_so(
     else:
         (shipped,) = WEIGHTS.glob("*.index")
         assert "== cluster model_archive/model_source/weights" in result.stdout and shipped.exists()
-
-
-# ---- speed that users feel; generous, since machines differ ----
-
-
-def test_help_is_there_at_once():
-    start = time.perf_counter()
-    call("train.py", "--help")
-    assert time.perf_counter() - start < 10
