@@ -54,7 +54,7 @@ can_download() {
     python -c 'import urllib.request, input_data; urllib.request.urlopen(input_data.DATA_URL, timeout=20)' 2>/dev/null
 }
 
-teacher_steps=12000 steps=130000 cluster_steps=20000 validate=2000 sample=false
+teacher_steps=14000 steps=160000 cluster_steps=20000 validate=2000 sample=false
 if [ -n "$data_dir" ]; then
     out=work/recreated/$(basename "$data_dir")-$(cksum <<< "$data_dir" | cut -d ' ' -f 1)
     data=(--data_dir "$data_dir" --data_url '')
@@ -87,8 +87,8 @@ if $train; then
         --how_many_training_steps $teacher_steps --learning_rate 0.002 --train_dir "$out/teacher"
     echo "== train"
     python train.py "${data[@]}" "${recipe[@]}" --model_architecture dnn --model_size_info 144 144 144 \
-        --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40 --echo_factor 32 --batch_size 256 \
-        --how_many_training_steps $steps --learning_rate 0.005 --batch_norm --teacher "$out/teacher/best" \
+        --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40 --echo_factor 20 --batch_size 256 \
+        --how_many_training_steps $steps --learning_rate 0.01 --optimizer muon --batch_norm --teacher "$out/teacher/best" \
         --train_dir "$out/train"
     checkpoint=$out/train/best
 fi

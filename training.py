@@ -51,6 +51,12 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
         help="constant: each rate holds for its steps; cosine: each falls to 0 over its steps",
     )
     group.add_argument(
+        "--optimizer",
+        choices=("adam", "muon"),
+        default="adam",
+        help="muon learns the kernels of fully connected hidden layers in fewer steps",
+    )
+    group.add_argument(
         "--eval_step_interval",
         type=bounded(int, 1),
         default=400,
@@ -248,7 +254,7 @@ def _claimed_folder(args, settings, data, start):
     flags = (
         *("how_many_training_steps", "learning_rate", "eval_step_interval", "batch_size", "seed"),
         "echo_factor",
-        *("learning_rate_schedule", "temperature"),
+        *("learning_rate_schedule", "optimizer", "temperature"),
         *("background_volume", "background_frequency", "time_shift_ms"),
         *("speed_change", "volume_change_db", "silence_volume"),
         *("silence_percentage", "unknown_percentage", "training_unknown_percentage"),
@@ -294,7 +300,11 @@ def _restored_state(model, args):
     """What a run needs to go on, as a tf.train.Checkpoint, and its manager; restored where there is one."""
     from backend import keras, tf
 
-    optimizer = keras.optimizers.Adam()
+    if args.optimizer == "muon":
+        from muon import Muon as Optimizer
+    else:
+        Optimizer = keras.optimizers.Adam
+    optimizer = Optimizer()
     optimizer.build(model.trainable_variables)
     state = tf.train.Checkpoint(
         model=model,
