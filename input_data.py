@@ -844,47 +844,47 @@ def training_batches(
     one would have seen, and workers with a share each see together what one alone would.
     """
     rows = np.arange(batch_size)[share]
+    held = max(1, ECHO_BYTES // (2 * batch_size * settings.feature_count))
+    held = min(held, -(-steps.stop // echo)) if echo > 1 else 1
+    first = steps.start // (held * echo) * held
+
+    def regrouped(number):
+        """For each row the order in which it takes that row of the held batches, [rows, held]."""
+        orders = np.tile(np.arange(held, dtype=np.int32), (batch_size, 1))
+        return np.random.default_rng([seed, 2, *divmod(number, echo)]).permuted(orders, axis=1)[rows]
+
     with _workers() as pool:
-
-        def fresh(first):
-            return _fresh_batches(data, how, settings, batch_size, seed, first, rows, teacher, pool)
-
+        fresh = _fresh_batches(data, how, settings, batch_size, seed, first, rows, teacher, pool)
         if echo == 1:
-            yield from itertools.islice(fresh(steps.start), len(steps))
-            return
-        held = max(1, ECHO_BYTES // (2 * batch_size * settings.feature_count))
-        held = min(held, -(-steps.stop // echo))
-        period, kept, columns = held * echo, None, np.arange(len(rows))
-        first_group = steps.start // period
-        source = fresh(first_group * held)
-        for group in range(first_group, -(-steps.stop // period)):
-            for step in range(group * period, min((group + 1) * period, steps.stop)):
-                repetition, position = divmod(step - group * period, held)
-                if repetition == 0:
-                    batch = next(source)
-                    kept = kept or [np.empty((held, *part.shape), _stored_type(part)) for part in batch]
-                    for store, part in zip(kept, batch, strict=True):
-                        store[position] = part
-                    order = np.full(len(rows), position)
-                else:
-                    if position == 0:
-                        orders = _regrouped(held, batch_size, [seed, 2, group, repetition])[rows]
-                    order = orders[:, position]
-                if step >= steps.start:
-                    yield tuple(
-                        store[order, columns].astype(part.dtype)
-                        for store, part in zip(kept, batch, strict=True)
-                    )
+            yield from itertools.islice(fresh, len(steps))
+        else:
+            yield from _echoed_batches(fresh, echo, held, regrouped, steps)
+
+
+def _echoed_batches(fresh, echo, held, regrouped, steps):
+    """A batch for each of `steps`; each time `held` of the `fresh` ones are used `echo` times."""
+    period, kept = held * echo, None
+    for step in range(steps.start // period * period, steps.stop):
+        repetition, position = divmod(step % period, held)
+        if repetition == 0:
+            batch = next(fresh)
+            kept = kept or [np.empty((held, *part.shape), _stored_type(part)) for part in batch]
+            for store, part in zip(kept, batch, strict=True):
+                store[position] = part
+            columns = np.arange(len(batch[0]))
+            order = np.full(len(columns), position)
+        else:
+            if position == 0:
+                orders = regrouped(step // held)
+            order = orders[:, position]
+        if step >= steps.start:
+            yield tuple(
+                store[order, columns].astype(part.dtype) for store, part in zip(kept, batch, strict=True)
+            )
 
 
 def _stored_type(part):
     return np.float16 if part.dtype == np.float32 else part.dtype
-
-
-def _regrouped(batches, batch_size, seed):
-    """For each row of a batch the order in which it takes that row of kept batches, [batch_size, batches]."""
-    orders = np.tile(np.arange(batches, dtype=np.int32), (batch_size, 1))
-    return np.random.default_rng(seed).permuted(orders, axis=1)
 
 
 def _fresh_batches(data, how, settings, batch_size, seed, first, rows, teacher, pool):
@@ -900,7 +900,7 @@ def _fresh_batches(data, how, settings, batch_size, seed, first, rows, teacher, 
         for part in parts:
             audio = augment(clips, chosen, how, np.random.default_rng([seed, 1, number]), part)
             made.append([mfcc(audio, front_end) for front_end in front_ends])
-        features = [np.concatenate(parts) for parts in zip(*made, strict=True)]
+        features = [np.concatenate(made_of_all) for made_of_all in zip(*made, strict=True)]
         scores = [teacher.scores(features[-1])] if teacher else []
         return features[0], clips.label[chosen[rows]], *scores
 

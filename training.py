@@ -318,7 +318,8 @@ def _restored_state(model, args):
         if manager.latest_checkpoint:
             state.restore(manager.latest_checkpoint).expect_partial()
             total = sum(args.how_many_training_steps)
-            print(f"going on after step {int(state.step.read_value()):,} of {total:,}")
+            again = ", once the clips that it uses again are made" if args.echo_factor > 1 else ""
+            print(f"going on after step {int(state.step.read_value()):,} of {total:,}{again}", flush=True)
     except (tf.errors.OpError, ValueError, IndexError) as error:
         raise UserError(f"{folder} is damaged; delete {args.train_dir} to train anew ({error})") from None
     return state, manager
