@@ -1,7 +1,7 @@
 """From an archive of recordings to batches of (MFCC features, label).
 
 In the order the data takes: download -> folders of recordings -> decoded PCM -> partitions of labelled clips
--> time shift and noise -> MFCC -> batches. Nothing here needs TensorFlow.
+-> variation and noise -> MFCC -> batches. Nothing here needs TensorFlow.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ BAD_FILES_TOLERATED = (
     0.1  # share of a data set; beyond it, something is wrong with the set and not with a file
 )
 BATCHES_AHEAD = 100
-ECHO_BYTES = 2**29  # for the features that data echoing keeps
+ECHO_BYTES = 2**30  # for the features that data echoing keeps
 CLIPS_AT_ONCE = 20  # their frames fit into a core's cache
 
 
@@ -670,12 +670,12 @@ class Augmentation(NamedTuple):
 
     @staticmethod
     def from_arguments(args, settings: Settings, noise) -> "Augmentation":
-        if not noise and args.background_volume and args.background_frequency:
+        silence_volume = args.background_volume if args.silence_volume is None else args.silence_volume
+        if not noise and max(args.background_volume, silence_volume) and args.background_frequency:
             print(
                 f"{args.data_dir} has no {NOISE_FOLDER}: training goes without background noise",
                 file=sys.stderr,
             )
-        silence_volume = args.background_volume if args.silence_volume is None else args.silence_volume
         return Augmentation(
             shift_samples=min(int(args.time_shift_ms * settings.sample_rate / 1000), settings.clip_samples),
             background_volume=args.background_volume,
@@ -840,47 +840,43 @@ def training_batches(
     With `echo` n, freshly augmented clips are kept, as float16, until they have all been used n times,
     regrouped into other batches each time (data echoing, Choi et al., arXiv:1907.05550). As many are kept as
     the steps up to `steps.stop` take, and ECHO_BYTES hold. With `share`, only these rows of each batch come.
-    A batch depends on the seed and its step alone, so a run that starts in the middle sees what an unbroken
-    one would have seen, and workers with a share each see together what one alone would.
+    A batch depends on the seed, its step and, with echoing, `steps.stop`: a run that starts in the middle
+    sees what an unbroken one would have seen, and workers with a share each see what one alone would.
     """
     rows = np.arange(batch_size)[share]
     held = max(1, ECHO_BYTES // (2 * batch_size * settings.feature_count))
     held = min(held, -(-steps.stop // echo)) if echo > 1 else 1
     first = steps.start // (held * echo) * held
 
-    def regrouped(number):
+    def orders(group, repetition):
         """For each row the order in which it takes that row of the held batches, [rows, held]."""
-        orders = np.tile(np.arange(held, dtype=np.int32), (batch_size, 1))
-        return np.random.default_rng([seed, 2, *divmod(number, echo)]).permuted(orders, axis=1)[rows]
+        all_rows = np.tile(np.arange(held, dtype=np.int32), (batch_size, 1))
+        return np.random.default_rng([seed, 2, group, repetition]).permuted(all_rows, axis=1)[rows]
 
     with _workers() as pool:
         fresh = _fresh_batches(data, how, settings, batch_size, seed, first, rows, teacher, pool)
         if echo == 1:
             yield from itertools.islice(fresh, len(steps))
         else:
-            yield from _echoed_batches(fresh, echo, held, regrouped, steps)
+            echoed = _echoed_batches(fresh, echo, held, orders, first // held)
+            yield from itertools.islice(echoed, steps.start - first * echo, steps.stop - first * echo)
 
 
-def _echoed_batches(fresh, echo, held, regrouped, steps):
-    """A batch for each of `steps`; each time `held` of the `fresh` ones are used `echo` times."""
-    period, kept = held * echo, None
-    for step in range(steps.start // period * period, steps.stop):
-        repetition, position = divmod(step % period, held)
-        if repetition == 0:
-            batch = next(fresh)
+def _echoed_batches(fresh, echo, held, orders, first_group):
+    """Batches without end: each group of `held` of the `fresh` ones, `echo` times."""
+    kept = None
+    for group in itertools.count(first_group):
+        for position, batch in enumerate(itertools.islice(fresh, held)):
             kept = kept or [np.empty((held, *part.shape), _stored_type(part)) for part in batch]
             for store, part in zip(kept, batch, strict=True):
                 store[position] = part
-            columns = np.arange(len(batch[0]))
-            order = np.full(len(columns), position)
-        else:
-            if position == 0:
-                orders = regrouped(step // held)
-            order = orders[:, position]
-        if step >= steps.start:
-            yield tuple(
-                store[order, columns].astype(part.dtype) for store, part in zip(kept, batch, strict=True)
-            )
+            yield tuple(store[position].astype(part.dtype) for store, part in zip(kept, batch, strict=True))
+        columns = np.arange(len(batch[0]))
+        for repetition in range(1, echo):
+            for order in orders(group, repetition).T:
+                yield tuple(
+                    store[order, columns].astype(part.dtype) for store, part in zip(kept, batch, strict=True)
+                )
 
 
 def _stored_type(part):

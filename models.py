@@ -46,7 +46,7 @@ def add_arguments(parser):
 
 
 class Architecture(NamedTuple):
-    build: Callable
+    build: Callable  # Settings -> model whose last layer is softmax alone; None where the size does not fit
     size_info: str  # what --model_size_info expects, in words
     example: str
 
@@ -54,6 +54,7 @@ class Architecture(NamedTuple):
 def build_model(settings: Settings):
     """A new Keras model: input `input` [batch, feature_count], output softmax over Settings.labels.
 
+    Softmax is a layer of its own, the last, so that training can compare what comes before it.
     Raises UserError where the architecture is unknown or the size info does not fit it.
     """
     if settings.model_architecture not in ARCHITECTURES:
@@ -140,9 +141,10 @@ ARCHITECTURES = {
 # ---- batch normalisation while training ----
 
 
-def with_batch_norm(model):
-    """A new model like `model`, with batch normalisation of the features and before each ReLU.
+def with_batch_norm(model, features: np.ndarray):
+    """A new model like `model`, with batch normalisation before each ReLU.
 
+    Its input is brought to the mean 0 and the deviation 1 that `features` [n, feature_count] have then.
     UserError for a model that is more than fully connected layers.
     """
     from backend import keras
@@ -151,14 +153,14 @@ def with_batch_norm(model):
     hidden_layers = [layer for layer in model.layers if layer.weights][:-1]
     if not all(isinstance(layer, layers.Dense) for layer in hidden_layers):
         raise UserError("--batch_norm is for models of fully connected layers alone")
-    features = keras.Input(shape=model.input_shape[1:], name="input")
-    x = layers.BatchNormalization()(features)
+    source = keras.Input(shape=model.input_shape[1:], name="input")
+    x = layers.Normalization(mean=features.mean(0), variance=features.var(0) + 0.01)(source)
     for layer in hidden_layers:
         x = layers.BatchNormalization()(layers.Dense(layer.units, name=layer.name)(x))
         x = layers.ReLU()(x)
     for layer in model.layers[-2:]:  # the last fully connected layer and softmax
         x = type(layer).from_config(layer.get_config())(x)
-    return keras.Model(features, x, name=model.name)
+    return keras.Model(source, x, name=model.name)
 
 
 def fold_batch_norm(trained, settings: Settings):
@@ -169,15 +171,16 @@ def fold_batch_norm(trained, settings: Settings):
         scale = norm.gamma.numpy() / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
         return scale, norm.beta.numpy() - norm.moving_mean.numpy() * scale
 
-    of_input, *rest = [layer for layer in trained.layers if layer.weights]
-    scale, offset = scale_and_offset(of_input)
+    _, of_input, *rest = trained.layers
+    scale = 1 / np.sqrt(np.ravel(of_input.input_variance))
+    offset = -np.ravel(of_input.input_mean) * scale
     folded = []
     for layer in rest:
         if isinstance(layer, keras.layers.BatchNormalization):
             after, shift = scale_and_offset(layer)
             kernel, bias = folded[-1]
             folded[-1] = kernel * after, bias * after + shift
-        else:
+        elif isinstance(layer, keras.layers.Dense):
             kernel, bias = layer.kernel.numpy(), layer.bias.numpy()
             if not folded:
                 kernel, bias = scale[:, None] * kernel, bias + offset @ kernel

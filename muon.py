@@ -5,6 +5,7 @@ so that one learning rate serves both, as in arXiv:2502.16982.
 """
 
 from backend import keras, tf
+from settings import UserError
 
 MOMENTUM = 0.95
 ITERATIONS = 4
@@ -17,6 +18,8 @@ class Muon(keras.optimizers.Adam):
     def build(self, var_list):
         super().build(var_list)
         kernels = [variable for variable in var_list if len(variable.shape) == 2]
+        if len(kernels) < 2:
+            raise UserError("--optimizer muon is for models with fully connected hidden layers")
         self._hidden = {self._var_key(variable) for variable in kernels[:-1]}
 
     def update_step(self, gradient, variable):

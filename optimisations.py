@@ -35,7 +35,7 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    training.check_schedule(args)
+    training.check_arguments(args)
     model, settings = models.load_checkpoint(args.checkpoint, args)
     data = input_data.open_data(args, settings)
 
@@ -60,7 +60,7 @@ def main():
 
     model, _ = models.load_checkpoint(best, args)
     for layer in model.layers:
-        if layer.weights:
+        if hasattr(layer, "kernel"):
             print(f"distinct values of {layer.name}'s kernel: {len(np.unique(layer.kernel))}")
     print(before.summary())
     print(report("after clustering", model, test_features, data, settings, args).summary())

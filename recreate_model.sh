@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage="usage: bash recreate_model.sh [--train] [--ckpt PATH] [--data_dir DIR]
 
-  --train         train a new model first, instead of starting from the shipped weights
+  --train         train a teacher and then a new model first, instead of starting from the shipped weights
   --ckpt PATH     start from this checkpoint instead of the shipped weights
   --data_dir DIR  recordings, one folder per word; without it Speech Commands is downloaded (2.4 GB, once)"
 
@@ -54,7 +54,7 @@ can_download() {
     python -c 'import urllib.request, input_data; urllib.request.urlopen(input_data.DATA_URL, timeout=20)' 2>/dev/null
 }
 
-teacher_steps=14000 steps=160000 cluster_steps=20000 validate=2000 sample=false
+teacher_steps=14000 steps=100000 cluster_steps=20000 validate=2000 sample=false
 if [ -n "$data_dir" ]; then
     out=work/recreated/$(basename "$data_dir")-$(cksum <<< "$data_dir" | cut -d ' ' -f 1)
     data=(--data_dir "$data_dir" --data_url '')
@@ -75,19 +75,21 @@ fi
 if $train; then out=$out/trained; else rm -rf "$out/clustered"; fi
 mkdir -p "$out"
 recipe=(
-    --background_volume 0.2 --silence_volume 1 --speed_change 15 --volume_change_db 8
+    --background_volume 0.2 --silence_volume 1 --speed_change 12 --volume_change_db 6
     --training_unknown_percentage 26 --learning_rate_schedule cosine --eval_step_interval $validate
 )
 python input_data.py "${data[@]}" ${test_set[@]+"${test_set[@]}"}
 
 if $train; then
+    if [ ! -d "$out/teacher/resume" ]; then rm -rf "$out/train" "$out/clustered"; fi  # they learnt from it
+    if [ ! -d "$out/train/resume" ]; then rm -rf "$out/clustered"; fi
     echo "== train the teacher"
     python train.py "${data[@]}" "${recipe[@]}" --model_architecture tc_resnet --model_size_info 5 96 96 128 160 192 \
         --dct_coefficient_count 40 --window_size_ms 40 --window_stride_ms 20 --echo_factor 2 --batch_size 128 \
         --how_many_training_steps $teacher_steps --learning_rate 0.002 --train_dir "$out/teacher"
     echo "== train"
     python train.py "${data[@]}" "${recipe[@]}" --model_architecture dnn --model_size_info 144 144 144 \
-        --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40 --echo_factor 20 --batch_size 256 \
+        --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40 --echo_factor 12 --batch_size 256 \
         --how_many_training_steps $steps --learning_rate 0.01 --optimizer muon --batch_norm --teacher "$out/teacher/best" \
         --train_dir "$out/train"
     checkpoint=$out/train/best

@@ -5,11 +5,13 @@ The same command given again goes on where it was interrupted.
 
 from pathlib import Path
 
+import numpy as np
+
 import input_data
 import models
 import training
 from reports import Report
-from settings import new_parser, resolve, run
+from settings import SILENCE_INDEX, new_parser, resolve, run
 
 
 def parse_arguments():
@@ -21,8 +23,8 @@ def parse_arguments():
     parser.add_argument(
         "--batch_norm",
         action="store_true",
-        help="normalise batches of features and of each layer's sums while training a dnn; the checkpoints "
-        "hold the plain network, with the normalisation folded into its weights",
+        help="normalise features and batches of each layer's sums while training a dnn; the checkpoints hold "
+        "the plain network, with the normalisation folded into its weights",
     )
     parser.add_argument(
         "--distribute",
@@ -36,7 +38,7 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    training.check_schedule(args)
+    training.check_arguments(args)
     settings = resolve(args, None, "")
     data = input_data.open_data(args, settings)
 
@@ -49,7 +51,8 @@ def main():
     with strategy.scope():
         model = models.build_model(settings)
         if args.batch_norm:
-            model = models.with_batch_norm(model)
+            real = data.validation.take(np.flatnonzero(data.validation.label != SILENCE_INDEX))
+            model = models.with_batch_norm(model, input_data.features(real, settings))
 
     def save(name):
         plain = models.fold_batch_norm(model, settings) if args.batch_norm else model

@@ -1,6 +1,4 @@
-"""The training loop that train.py and optimisations.py share: resumable, seeded, with piecewise-constant
-rates.
-"""
+"""The training loop that train.py and optimisations.py share: resumable, seeded, from labels or a teacher."""
 
 import argparse
 import fcntl
@@ -20,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 import input_data
-from models import checkpoint_files, keras_scores, load_checkpoint, refuse_wildcards, writing
+from models import checkpoint_files, keras_scores, load_checkpoint, read_settings, refuse_wildcards, writing
 from settings import UNKNOWN_INDEX, Settings, UserError, bounded, number_list, show, write_text
 
+TEMPERATURE = 4.0
 STEPS_AT_ONCE = 20  # steps of one call into TensorFlow
 ROOT = Path(__file__).resolve().parent
 
@@ -69,7 +68,7 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
         type=bounded(int, 0, 2**32 - 1),
         default=0,
         metavar="N",
-        help="fixes initial weights, order of clips, shifts and noise",
+        help="fixes initial weights, order of clips and their variation",
     )
     group.add_argument(
         "--echo_factor",
@@ -87,9 +86,8 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
     group.add_argument(
         "--temperature",
         type=bounded(float, 0.01),
-        default=4,
         metavar="T",
-        help="of the softmax in which teacher and student are compared",
+        help="of the softmax in which the scores of --teacher are learnt; 4 if not given",
     )
     group.add_argument(
         "--train_dir",
@@ -104,8 +102,10 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
     )
 
 
-def check_schedule(args):
-    """Raise UserError where there is not one learning rate for each number of steps."""
+def check_arguments(args):
+    """Raise UserError where flags do not fit each other."""
+    if args.temperature and not args.teacher:
+        raise UserError("--temperature is for learning from a --teacher, which is not given")
     if len(args.how_many_training_steps) != len(args.learning_rate):
         raise UserError(
             f"--how_many_training_steps has {len(args.how_many_training_steps)} parts and "
@@ -148,14 +148,20 @@ def fit(
     After each `eval_step_interval` steps and at the end, the model is validated; `save(name)` is called
     whenever it is the best so far, with a name that tells accuracy and step. `start` says what the weights
     were at the start. For a model built under a tf.distribute strategy each worker makes its share of every
-    batch, and worker 0 does all else. Raises UserError where `train_dir` holds a run with other flags or one
-    that is going on, where a word has no clips to learn from, or where training diverges.
+    batch, and worker 0 does all else. An interrupted run ends as an unbroken one does, except for what
+    dropout leaves out. Raises UserError where `train_dir` holds a run with other flags or one that is going
+    on, where a word has no clips to learn from, or where training diverges.
     """
+    from backend import tf
+
     strategy = model.distribute_strategy
     number, workers = worker(strategy)
     replicas = strategy.num_replicas_in_sync
     if args.batch_size % replicas:
         raise UserError(f"--batch_size {args.batch_size} cannot be shared evenly by {replicas} replicas")
+    averaged = [v for v in model.weights if v.synchronization == tf.VariableSynchronization.ON_READ]
+    if averaged and workers > 1:  # reading them on one worker alone would wait for the others
+        raise UserError("batch normalisation works with --distribute none or mirrored only")
     _check_clips(data, settings, args)
     with _claimed_folder(args, settings, data, start) if number == 0 else nullcontext():
         with strategy.scope():
@@ -170,9 +176,10 @@ def fit(
             share=slice(number, None, workers),
             teacher=_teacher(args, settings) if args.teacher else None,
         )
+        rates = learning_rates(args)
         for end in _evaluation_steps(steps, args.eval_step_interval):
             began, first = time.perf_counter(), int(state.step.read_value())
-            loss, accuracy = _train_until(end, first, batches, train, args)
+            loss, accuracy = _train_until(end, first, batches, train, rates, args.batch_size)
             pace = (end - first) / (time.perf_counter() - began)
             state.step.assign(end)
             if validate:
@@ -187,8 +194,13 @@ def fit(
 
 def _teacher(args, settings):
     """The model of --teacher; UserError where it hears other audio, or tells other labels apart."""
+    if read_settings(args.teacher) is None:
+        raise UserError(
+            f"--teacher {args.teacher} carries no settings: load and train it with train.py first"
+        )
     model, its_settings = load_checkpoint(args.teacher, argparse.Namespace())
-    for name in ("sample_rate", "clip_duration_ms", "wanted_words"):
+    percentages = "validation_percentage", "testing_percentage"  # it must not have learnt what we test on
+    for name in ("sample_rate", "clip_duration_ms", "wanted_words", *percentages):
         ours, theirs = getattr(settings, name), getattr(its_settings, name)
         if ours != theirs:
             raise UserError(f"--teacher {args.teacher} has --{name} {show(theirs)}, the student {show(ours)}")
@@ -259,7 +271,7 @@ def _claimed_folder(args, settings, data, start):
         *("speed_change", "volume_change_db", "silence_volume"),
         *("silence_percentage", "unknown_percentage", "training_unknown_percentage"),
     )
-    ours = {f"--{name}": json.dumps(getattr(args, name), separators=(",", "")).strip("[]") for name in flags}
+    ours = {f"--{name}": _as_given(getattr(args, name)) for name in flags}
     ours |= {f"--{name}": show(getattr(settings, name)) for name in vars(settings)}
     ours |= {"--data_dir": str(Path(args.data_dir).resolve()), "starting weights": start}
     ours |= {"--teacher": fingerprint(checkpoint_files(args.teacher)) if args.teacher else "none"}
@@ -283,6 +295,12 @@ def _claimed_folder(args, settings, data, start):
             raise
 
 
+def _as_given(value):
+    if value is None:
+        return "not given"
+    return ",".join(map(show, value)) if isinstance(value, (list, tuple)) else show(value)
+
+
 def _check_same_run(ours, note):
     try:
         theirs = dict(json.loads(note.read_text(encoding="utf-8")))
@@ -301,10 +319,11 @@ def _restored_state(model, args):
     from backend import keras, tf
 
     if args.optimizer == "muon":
-        from muon import Muon as Optimizer
+        from muon import Muon
+
+        optimizer = Muon()
     else:
-        Optimizer = keras.optimizers.Adam
-    optimizer = Optimizer()
+        optimizer = keras.optimizers.Adam()
     optimizer.build(model.trainable_variables)
     state = tf.train.Checkpoint(
         model=model,
@@ -318,8 +337,11 @@ def _restored_state(model, args):
         if manager.latest_checkpoint:
             state.restore(manager.latest_checkpoint).expect_partial()
             total = sum(args.how_many_training_steps)
-            again = ", once the clips that it uses again are made" if args.echo_factor > 1 else ""
-            print(f"going on after step {int(state.step.read_value()):,} of {total:,}{again}", flush=True)
+            step = int(state.step.read_value())
+            reused = (
+                ", once the clips to be used again are made" if args.echo_factor > 1 and step < total else ""
+            )
+            print(f"going on after step {step:,} of {total:,}{reused}", flush=True)
     except (tf.errors.OpError, ValueError, IndexError) as error:
         raise UserError(f"{folder} is damaged; delete {args.train_dir} to train anew ({error})") from None
     return state, manager
@@ -343,6 +365,7 @@ def _compiled_steps(model, optimizer, args):
     """
     from backend import keras, tf
 
+    temperature = args.temperature or TEMPERATURE
     logits_of = keras.Model(model.input, model.layers[-1].input)  # all but the softmax
     strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync // worker(strategy)[1]  # of this worker
@@ -353,9 +376,9 @@ def _compiled_steps(model, optimizer, args):
         with tf.GradientTape() as tape:
             logits = logits_of(features, training=True)
             if taught:
-                softened = tf.nn.softmax(tf.math.log(tf.maximum(taught[0], 1e-7)) / args.temperature)
-                losses = tf.nn.softmax_cross_entropy_with_logits(softened, logits / args.temperature)
-                losses *= args.temperature**2
+                softened = tf.nn.softmax(tf.math.log(tf.maximum(taught[0], 1e-7)) / temperature)
+                losses = tf.nn.softmax_cross_entropy_with_logits(softened, logits / temperature)
+                losses *= temperature**2
             else:
                 losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             loss = tf.reduce_sum(losses) / args.batch_size  # gradients are summed over the replicas
@@ -383,9 +406,9 @@ def _evaluation_steps(steps, interval):
     return [*range(first, steps.stop, interval), steps.stop] if len(steps) else []
 
 
-def _train_until(end, step, batches, train, args):
+def _train_until(end, step, batches, train, rates, batch_size):
     """Take the steps up to `end`; mean loss and accuracy over them."""
-    count, loss_sum, correct, rates = end - step, 0.0, 0, learning_rates(args)
+    count, loss_sum, correct = end - step, 0.0, 0
     while step < end:
         taken = list(itertools.islice(batches, min(STEPS_AT_ONCE, end - step)))
         loss, right = train(rates[step : step + len(taken)], *map(np.stack, zip(*taken, strict=True)))
@@ -394,7 +417,7 @@ def _train_until(end, step, batches, train, args):
         raise UserError(
             f"training diverged before step {end:,}: the loss is {loss_sum}; lower --learning_rate"
         )
-    return loss_sum / count, correct / count / args.batch_size
+    return loss_sum / count, correct / count / batch_size
 
 
 def fingerprint(files) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from conftest import ROOT, assert_one_clear_line, train, training_command, weights
 
@@ -61,6 +62,25 @@ def test_mirrored_on_one_device_gets_what_none_gets(tmp_path, trained):
     train(tmp_path, "--distribute", "mirrored")
     for ours, alone in zip(weights(tmp_path / "saved_model"), weights(trained / "saved_model"), strict=True):
         np.testing.assert_allclose(ours, alone, atol=2e-4)
+
+
+def test_batch_norm_on_several_workers_is_an_error(tmp_path):
+    with pytest.raises(AssertionError, match="batch normalisation works with --distribute none or mirrored"):
+        train_with_workers(tmp_path, "--batch_norm")
+
+
+def test_the_flags_of_the_recipe_work_mirrored(tmp_path, trained):
+    flags = (
+        "--batch_norm",
+        "--learning_rate_schedule",
+        "cosine",
+        "--echo_factor",
+        "2",
+        "--optimizer",
+        "muon",
+    )
+    output = train(tmp_path, "--distribute", "mirrored", "--teacher", trained / "best", *flags).stdout
+    assert "step 80 of 80" in output
 
 
 def test_workers_without_an_address_are_an_error(tmp_path):

@@ -75,13 +75,14 @@ def test_tc_resnet_halves_time_in_every_other_block():
 
 def test_folding_batch_norm_keeps_what_the_network_computes(dnn_small):
     rng = np.random.default_rng(0)
-    trained = models.with_batch_norm(models.build_model(dnn_small))
-    for layer in trained.layers:
+    seen = rng.normal(3, 20, (500, 250)).astype(np.float32)
+    trained = models.with_batch_norm(models.build_model(dnn_small), seen)
+    for layer in trained.layers[2:]:
         layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
     folded = models.fold_batch_norm(trained, dnn_small)
     plain = models.build_model(dnn_small)
     assert list(map(type, folded.layers)) == list(map(type, plain.layers))
-    features = rng.normal(scale=0.01, size=(20, 250)).astype(np.float32)
+    features = rng.normal(scale=20, size=(20, 250)).astype(np.float32)
     for layer in (trained.layers[-1], folded.layers[-1]):  # scores would be 0 or 1: compare what they are of
         layer.activation = lambda logits: logits
     expected = trained(features).numpy()
@@ -92,7 +93,7 @@ def test_folding_batch_norm_keeps_what_the_network_computes(dnn_small):
 def test_batch_norm_around_other_layers_is_an_error():
     settings = Settings(model_architecture="tc_resnet", model_size_info=(3, 8, 8))
     with pytest.raises(UserError, match="--batch_norm"):
-        models.with_batch_norm(models.build_model(settings))
+        models.with_batch_norm(models.build_model(settings), np.zeros((2, settings.feature_count)))
 
 
 def test_dnn_small_is_the_papers(dnn_small):

@@ -122,6 +122,7 @@ def test_cosine_rates_fall_to_zero_over_each_part(tmp_path):
     np.testing.assert_allclose(rates, falling, rtol=1e-3)
 
 
+TC_RESNET = ("--model_architecture", "tc_resnet", "--model_size_info", "3", "8", "8")
 RECIPE = (
     *("--batch_norm", "--learning_rate_schedule", "cosine", "--echo_factor", "2", "--speed_change", "10"),
     *("--volume_change_db", "6", "--silence_volume", "0.5", "--training_unknown_percentage", "20"),
@@ -173,9 +174,41 @@ def test_an_interrupted_distillation_goes_on_and_ends_as_an_undisturbed_one(dist
         np.testing.assert_array_equal(first, second)
 
 
-def test_a_teacher_of_other_words_is_an_error(trained, tmp_path):
-    flags = ("--teacher", trained / "best", "--wanted_words", "yes,no")
-    assert_one_clear_line(train(tmp_path, *flags, check=False), "--teacher", "--wanted_words", "yes,no")
+@pytest.mark.parametrize(
+    "flags, parts",
+    [
+        (["--teacher", "TRAINED", "--wanted_words", "yes,no"], ["--teacher", "--wanted_words", "yes,no"]),
+        (["--teacher", "TRAINED", "--testing_percentage", "5"], ["--teacher", "--testing_percentage 10"]),
+        (["--temperature", "2"], ["--temperature", "--teacher"]),
+        (["--optimizer", "muon", *TC_RESNET], ["--optimizer muon", "hidden layers"]),
+        (["--batch_norm", *TC_RESNET], ["--batch_norm"]),
+    ],
+    ids=lambda value: " ".join(value[:3]) if value[0].startswith("--") else "",
+)
+def test_flags_that_do_not_fit_a_teacher_or_a_network(trained, tmp_path, flags, parts):
+    flags = [str(trained / "best") if flag == "TRAINED" else flag for flag in flags]
+    assert_one_clear_line(train(tmp_path, *flags, check=False), *parts)
+
+
+def test_a_teacher_without_settings_is_an_error(trained, tmp_path):
+    shutil.copytree(trained / "best", tmp_path / "bare")
+    for file in (tmp_path / "bare").glob("*.settings.json"):
+        file.unlink()
+    result = train(tmp_path / "train", "--teacher", tmp_path / "bare", check=False)
+    assert_one_clear_line(result, "--teacher", "no settings")
+
+
+def test_a_flag_spelt_out_with_its_default_is_the_same_run(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "copy")
+    train(tmp_path / "copy", "--speed_change", "0", "--silence_percentage", "10.0", "--time_shift_ms", "100")
+
+
+def test_a_convolutional_network_is_trained_and_clustered(tmp_path):
+    output = train(tmp_path / "train", *TC_RESNET, "--how_many_training_steps", "60,2").stdout
+    assert "step 62 of 62" in output
+    command = clustering(tmp_path / "train" / "best", tmp_path / "clustered")
+    output = call(*command, "--how_many_training_steps", "2,1").stdout
+    assert "distinct values of output's kernel" in output
 
 
 # ---- optimisations.py ----
