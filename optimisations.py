@@ -1,8 +1,9 @@
-"""Cluster the weights of a trained model: each kernel keeps at most 32 distinct values, so that it compresses
-well.
+"""Prepare the weights of a trained model for its small forms, and fine-tune them.
 
-Clustering is tfmot's, initialised by k-means++, and followed by fine-tuning of the centroids. The same
-command given again goes on where it was interrupted.
+clustering leaves each kernel at most 32 distinct values, so that it compresses well: k-means finds them, and
+tfmot fine-tunes them. quantization leaves each kernel the values that int8 weights can have, so that
+conversion changes no weight; clustering does so too in models of fully connected layers. The same command
+given again goes on where it was interrupted.
 """
 
 from pathlib import Path
@@ -26,6 +27,12 @@ def parse_arguments():
         metavar="PATH",
         help="model to start from: a checkpoint, a folder of checkpoints, or a SavedModel",
     )
+    parser.add_argument(
+        "--method",
+        choices=("clustering", "quantization"),
+        default="clustering",
+        help="values that kernels keep: 32 found by k-means, or those of 8 bits and one scale",
+    )
     input_data.add_arguments(parser)
     input_data.add_augmentation_arguments(parser)
     models.add_arguments(parser)
@@ -43,12 +50,18 @@ def main():
 
     keras.utils.set_random_seed(args.seed)
     test_features = input_data.features(data.testing, settings)
-    before = report("before clustering", model, test_features, data, settings, args)
+    before = report(f"before {args.method}", model, test_features, data, settings, args)
     print(before.summary())
 
-    wrapped = cluster(model)
+    if args.method == "clustering":
+        round_to_centroids(model)
+        wrapped = cluster(with_rounding(model) if fully_connected(model) else model)
+    elif fully_connected(model):
+        wrapped = with_rounding(model)
+    else:
+        raise UserError("--method quantization is for models of fully connected layers alone")
     best = Path(args.train_dir) / "best"
-    start = training.fingerprint(models.checkpoint_files(args.checkpoint))
+    start = f"{training.fingerprint(models.checkpoint_files(args.checkpoint))}, {args.method}"
     training.fit(
         wrapped,
         data,
@@ -63,12 +76,27 @@ def main():
         if hasattr(layer, "kernel"):
             print(f"distinct values of {layer.name}'s kernel: {len(np.unique(layer.kernel))}")
     print(before.summary())
-    print(report("after clustering", model, test_features, data, settings, args).summary())
-    print(f"clustered checkpoint: {models.checkpoint_prefix(best)}")
+    print(report(f"after {args.method}", model, test_features, data, settings, args).summary())
+    print(f"checkpoint after {args.method}: {models.checkpoint_prefix(best)}")
+
+
+def round_to_centroids(model):
+    """Give each kernel the values that k-means finds, from evenly spaced quantiles on."""
+    from scipy.cluster.vq import kmeans2
+
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):
+            values = layer.kernel.numpy().reshape(-1, 1)
+            start = np.quantile(values, (np.arange(CLUSTERS) + 0.5) / CLUSTERS)[:, None]
+            centroids, nearest = kmeans2(values, start, iter=100, minit="matrix")
+            layer.kernel.assign(centroids[nearest].reshape(layer.kernel.shape))
 
 
 def cluster(model):
-    """The model with its kernels tied to centroids; UserError for a layer that tfmot cannot cluster."""
+    """The model with its kernels tied to centroids; UserError for a layer that tfmot cannot cluster.
+
+    tfmot's own first choice of centroids, k-means++, takes the values that a rounded kernel has.
+    """
     import tensorflow_model_optimization as tfmot
 
     clustering = tfmot.clustering.keras
@@ -82,11 +110,63 @@ def cluster(model):
         raise UserError(f"tfmot cannot cluster this model: {error}") from None
 
 
-def strip(wrapped):
-    """A plain model with the clustered kernels of `wrapped`."""
+def fully_connected(model) -> bool:
+    from backend import keras
+
+    return all(isinstance(layer, keras.layers.Dense) for layer in model.layers if layer.weights)
+
+
+def with_rounding(model):
+    """A copy of fully connected layers that computes with kernels rounded to 8 bits; training moves them
+    unrounded: quantization-aware training of weights (arXiv:1712.05877).
+    """
     import tensorflow_model_optimization as tfmot
 
-    return tfmot.clustering.keras.strip_clustering(wrapped)
+    from backend import keras
+
+    class RoundedDense(keras.layers.Dense, tfmot.clustering.keras.ClusterableLayer):
+        def get_clusterable_weights(self):
+            return [("kernel", self.kernel)]
+
+        def call(self, inputs):
+            return self.activation(inputs @ rounded(self.kernel) + self.bias)
+
+    def copy(layer):
+        return (RoundedDense if hasattr(layer, "kernel") else type(layer)).from_config(layer.get_config())
+
+    wrapped = keras.models.clone_model(model, clone_function=copy)
+    wrapped.set_weights(model.get_weights())
+    return wrapped
+
+
+def rounded(kernel):
+    """The values of `kernel` that int8 weights with one scale have: -127 to 127 times the scale."""
+    from backend import tf
+
+    largest = tf.reduce_max(tf.abs(kernel))
+    return tf.quantization.fake_quant_with_min_max_vars(kernel, -largest, largest, 8, narrow_range=True)
+
+
+def strip(wrapped):
+    """A plain model with the clustered or rounded kernels of `wrapped`."""
+    import tensorflow_model_optimization as tfmot
+
+    from backend import keras
+
+    stripped = tfmot.clustering.keras.strip_clustering(wrapped)
+    if not fully_connected(stripped):
+        return stripped
+
+    def plain(layer):
+        return (keras.layers.Dense if hasattr(layer, "kernel") else type(layer)).from_config(
+            layer.get_config()
+        )
+
+    model = keras.models.clone_model(stripped, clone_function=plain)
+    for layer, source in zip(model.layers, stripped.layers, strict=True):
+        if hasattr(layer, "kernel"):
+            layer.set_weights([rounded(source.kernel), source.bias])
+    return model
 
 
 def report(when, model, test_features, data, settings, args):

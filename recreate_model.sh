@@ -54,7 +54,7 @@ can_download() {
     python -c 'import urllib.request, input_data; urllib.request.urlopen(input_data.DATA_URL, timeout=20)' 2>/dev/null
 }
 
-teacher_steps=14000 steps=100000 cluster_steps=20000 validate=2000 sample=false
+teacher_steps=14000 steps=100000 optimise_steps=8000 validate=2000 sample=false
 if [ -n "$data_dir" ]; then
     out=work/recreated/$(basename "$data_dir")-$(cksum <<< "$data_dir" | cut -d ' ' -f 1)
     data=(--data_dir "$data_dir" --data_url '')
@@ -66,7 +66,7 @@ elif has_recordings data/speech_commands_v0.02 || can_download; then
     test_set=(--test_dir data/speech_commands_test_set_v0.02)
     if ! has_recordings "${test_set[1]}" && ! can_download; then test_set=(); fi
 else
-    sample=true teacher_steps=100 steps=800 cluster_steps=300 validate=50
+    sample=true teacher_steps=100 steps=800 optimise_steps=300 validate=50
     out=work/recreated/sample_data
     data=(--data_dir sample_data --data_url '')
     test_set=()
@@ -81,24 +81,36 @@ recipe=(
 python input_data.py "${data[@]}" ${test_set[@]+"${test_set[@]}"}
 
 if $train; then
-    if [ ! -d "$out/teacher/resume" ]; then rm -rf "$out/train" "$out/clustered"; fi  # they learnt from it
-    if [ ! -d "$out/train/resume" ]; then rm -rf "$out/clustered"; fi
+    earlier=  # what a stage learnt from may have been deleted since
+    for stage in teacher train quantized clustered; do
+        if [ -n "$earlier" ] && [ ! -d "$out/$earlier/resume" ]; then rm -rf "${out:?}/$stage"; fi
+        earlier=$stage
+    done
     echo "== train the teacher"
     python train.py "${data[@]}" "${recipe[@]}" --model_architecture tc_resnet --model_size_info 5 96 96 128 160 192 \
         --dct_coefficient_count 40 --window_size_ms 40 --window_stride_ms 20 --echo_factor 2 --batch_size 128 \
-        --how_many_training_steps $teacher_steps --learning_rate 0.002 --train_dir "$out/teacher"
+        --how_many_training_steps $teacher_steps --learning_rate 0.002 \
+        --speed_change 15 --volume_change_db 8 --train_dir "$out/teacher"
     echo "== train"
     python train.py "${data[@]}" "${recipe[@]}" --model_architecture dnn --model_size_info 144 144 144 \
         --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40 --echo_factor 12 --batch_size 256 \
         --how_many_training_steps $steps --learning_rate 0.01 --optimizer muon --batch_norm --teacher "$out/teacher/best" \
         --train_dir "$out/train"
-    checkpoint=$out/train/best
+fi
+
+optimise=(
+    python optimisations.py "${data[@]}" "${recipe[@]}" --echo_factor 8 --batch_size 256
+    --how_many_training_steps $optimise_steps --learning_rate 0.00003
+)
+if $train; then
+    echo "== quantize the weights"
+    "${optimise[@]}" --method quantization --checkpoint "$out/train/best" --teacher "$out/train/best" \
+        --train_dir "$out/quantized"
+    checkpoint=$out/quantized/best
 fi
 
 echo "== cluster $checkpoint"
-python optimisations.py "${data[@]}" "${recipe[@]}" --checkpoint "$checkpoint" --teacher "$checkpoint" \
-    --echo_factor 8 --batch_size 256 --how_many_training_steps $cluster_steps --learning_rate 0.001 \
-    --train_dir "$out/clustered"
+"${optimise[@]}" --checkpoint "$checkpoint" --teacher "$checkpoint" --train_dir "$out/clustered"
 
 files=()
 for model in dnn dnn_clustered; do

@@ -581,8 +581,8 @@ def test_recreate_model_takes_a_checkpoint_and_relative_paths(trained, tmp_path)
     shutil.copytree(trained / "best", tmp_path / "my checkpoint")
     copy = copy_of_the_repository(tmp_path)
     script = (copy / "recreate_model.sh").read_text()
-    assert "cluster_steps=20000" in script
-    (copy / "recreate_model.sh").write_text(script.replace("cluster_steps=20000", "cluster_steps=60"))
+    assert "optimise_steps=8000" in script
+    (copy / "recreate_model.sh").write_text(script.replace("optimise_steps=8000", "optimise_steps=60"))
     flags = ("--data_dir", "my words", "--ckpt", "my checkpoint")
     result = recreate(*flags, repository=copy, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
