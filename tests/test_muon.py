@@ -53,9 +53,10 @@ def test_muon_trains_and_goes_on(tmp_path):
     from conftest import train
 
     flags = ("--optimizer", "muon", "--batch_norm", "--learning_rate", "0.01,0.001")
+    flags += ("--how_many_training_steps", "200,50")
     output = train(tmp_path, *flags).stdout
     losses = [
         float(line.split("loss ")[1].split(",")[0]) for line in output.splitlines() if ", loss " in line
     ]
     assert losses[-1] < 0.7 * losses[0]
-    assert "going on after step 80 of 80" in train(tmp_path, *flags).stdout
+    assert "going on after step 250 of 250" in train(tmp_path, *flags).stdout
