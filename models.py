@@ -138,6 +138,13 @@ ARCHITECTURES = {
 }
 
 
+def fully_connected(model) -> bool:
+    """Whether all weights of a Keras model are those of fully connected layers."""
+    from backend import keras
+
+    return all(isinstance(layer, keras.layers.Dense) for layer in model.layers if layer.weights)
+
+
 # ---- batch normalisation while training ----
 
 
@@ -150,9 +157,9 @@ def with_batch_norm(model, features: np.ndarray):
     from backend import keras
 
     layers = keras.layers
-    hidden_layers = [layer for layer in model.layers if layer.weights][:-1]
-    if not all(isinstance(layer, layers.Dense) for layer in hidden_layers):
+    if not fully_connected(model):
         raise UserError("--batch_norm is for models of fully connected layers alone")
+    hidden_layers = [layer for layer in model.layers if layer.weights][:-1]
     source = keras.Input(shape=model.input_shape[1:], name="input")
     x = layers.Normalization(mean=features.mean(0), variance=features.var(0) + 0.01)(source)
     for layer in hidden_layers:

@@ -55,8 +55,8 @@ def main():
 
     if args.method == "clustering":
         round_to_centroids(model)
-        wrapped = cluster(with_rounding(model) if fully_connected(model) else model)
-    elif fully_connected(model):
+        wrapped = cluster(with_rounding(model) if models.fully_connected(model) else model)
+    elif models.fully_connected(model):
         wrapped = with_rounding(model)
     else:
         raise UserError("--method quantization is for models of fully connected layers alone")
@@ -110,10 +110,14 @@ def cluster(model):
         raise UserError(f"tfmot cannot cluster this model: {error}") from None
 
 
-def fully_connected(model) -> bool:
+def with_dense_layers(model, kind):
+    """A copy of fully connected layers, each made by the class `kind`; the weights are new."""
     from backend import keras
 
-    return all(isinstance(layer, keras.layers.Dense) for layer in model.layers if layer.weights)
+    def copy(layer):
+        return (kind if hasattr(layer, "kernel") else type(layer)).from_config(layer.get_config())
+
+    return keras.models.clone_model(model, clone_function=copy)
 
 
 def with_rounding(model):
@@ -131,10 +135,7 @@ def with_rounding(model):
         def call(self, inputs):
             return self.activation(inputs @ rounded(self.kernel) + self.bias)
 
-    def copy(layer):
-        return (RoundedDense if hasattr(layer, "kernel") else type(layer)).from_config(layer.get_config())
-
-    wrapped = keras.models.clone_model(model, clone_function=copy)
+    wrapped = with_dense_layers(model, RoundedDense)
     wrapped.set_weights(model.get_weights())
     return wrapped
 
@@ -154,15 +155,10 @@ def strip(wrapped):
     from backend import keras
 
     stripped = tfmot.clustering.keras.strip_clustering(wrapped)
-    if not fully_connected(stripped):
+    if not models.fully_connected(stripped):
         return stripped
 
-    def plain(layer):
-        return (keras.layers.Dense if hasattr(layer, "kernel") else type(layer)).from_config(
-            layer.get_config()
-        )
-
-    model = keras.models.clone_model(stripped, clone_function=plain)
+    model = with_dense_layers(stripped, keras.layers.Dense)
     for layer, source in zip(model.layers, stripped.layers, strict=True):
         if hasattr(layer, "kernel"):
             layer.set_weights([rounded(source.kernel), source.bias])
