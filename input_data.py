@@ -847,6 +847,8 @@ def training_batches(
     held = max(1, ECHO_BYTES // (2 * batch_size * settings.feature_count))
     held = min(held, -(-steps.stop // echo)) if echo > 1 else 1
     first = steps.start // (held * echo) * held
+    full_groups, left = divmod(steps.stop, held * echo)
+    numbers = range(first, full_groups * held + min(held, left))
 
     def orders(group, repetition):
         """For each row the order in which it takes that row of the held batches, [rows, held]."""
@@ -854,9 +856,9 @@ def training_batches(
         return np.random.default_rng([seed, 2, group, repetition]).permuted(all_rows, axis=1)[rows]
 
     with _workers() as pool:
-        fresh = _fresh_batches(data, how, settings, batch_size, seed, first, rows, teacher, pool)
+        fresh = _fresh_batches(data, how, settings, batch_size, seed, numbers, rows, teacher, pool)
         if echo == 1:
-            yield from itertools.islice(fresh, len(steps))
+            yield from fresh
         else:
             echoed = _echoed_batches(fresh, echo, held, orders, first // held)
             yield from itertools.islice(echoed, steps.start - first * echo, steps.stop - first * echo)
@@ -883,8 +885,8 @@ def _stored_type(part):
     return np.float16 if part.dtype == np.float32 else part.dtype
 
 
-def _fresh_batches(data, how, settings, batch_size, seed, first, rows, teacher, pool):
-    """Freshly augmented batches without end, from number `first` on, made ahead by the threads of `pool`."""
+def _fresh_batches(data, how, settings, batch_size, seed, numbers, rows, teacher, pool):
+    """The freshly augmented batches with these numbers, made ahead by the threads of `pool`."""
     clips, passes = data.training, Passes(data, seed)
     parts = [rows[i : i + CLIPS_AT_ONCE] for i in range(0, len(rows), CLIPS_AT_ONCE)]
     models = [settings, teacher.settings] if teacher else [settings]
@@ -901,10 +903,12 @@ def _fresh_batches(data, how, settings, batch_size, seed, first, rows, teacher, 
         return features[0], clips.label[chosen[rows]], *scores
 
     ahead = deque()
-    for number in itertools.count(first):
+    for number in numbers:
         ahead.append(pool.submit(batch, number))
         if len(ahead) > BATCHES_AHEAD:
             yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
 
 
 def _front_end(settings):
