@@ -1,7 +1,8 @@
 """TensorFlow and Keras, imported without their start-up messages.
 
 Importing this takes seconds, so functions that need it import it where they use it: `--help`, wrong flags and
-the evaluation of a TFLite file answer without it. Keras is tf_keras, the one that tfmot can cluster.
+the evaluation of a TFLite file answer without it. Keras is tf_keras (Keras 2), whose checkpoints are plain
+arrays by name.
 """
 
 import os
@@ -9,7 +10,6 @@ import os
 from settings import quiet
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # for tfmot
 
 with quiet():
     import tensorflow as tf

@@ -1,9 +1,8 @@
 """Prepare the weights of a trained model for its small forms, and fine-tune them.
 
-clustering leaves each kernel at most 32 distinct values, so that it compresses well: k-means finds them, and
-tfmot fine-tunes them. quantization leaves each kernel the values that int8 weights can have, so that
-conversion changes no weight; clustering does so too in models of fully connected layers. The same command
-given again goes on where it was interrupted.
+clustering leaves each kernel at most 32 distinct values, and takes those that compress well. quantization
+leaves each kernel the values that int8 weights can have, so that conversion changes no weight; clustering
+does so too in fully connected layers. The same command given again goes on where it was interrupted.
 """
 
 from pathlib import Path
@@ -14,9 +13,7 @@ import input_data
 import models
 import training
 from reports import Report
-from settings import UserError, new_parser, run
-
-CLUSTERS = 32
+from settings import SILENCE_INDEX, UserError, new_parser, run
 
 
 def parse_arguments():
@@ -31,7 +28,7 @@ def parse_arguments():
         "--method",
         choices=("clustering", "quantization"),
         default="clustering",
-        help="values that kernels keep: 32 found by k-means, or those of 8 bits and one scale",
+        help="values that kernels keep: 32 that compress well, or those of 8 bits and one scale",
     )
     input_data.add_arguments(parser)
     input_data.add_augmentation_arguments(parser)
@@ -53,22 +50,12 @@ def main():
     before = report(f"before {args.method}", model, test_features, data, settings, args)
     print(before.summary())
 
-    if args.method == "clustering":
-        round_to_centroids(model)
-        wrapped = cluster(with_rounding(model) if models.fully_connected(model) else model)
-    elif models.fully_connected(model):
-        wrapped = with_rounding(model)
-    else:
-        raise UserError("--method quantization is for models of fully connected layers alone")
     best = Path(args.train_dir) / "best"
     start = f"{training.fingerprint(models.checkpoint_files(args.checkpoint))}, {args.method}"
     training.fit(
-        wrapped,
-        data,
-        settings,
-        args,
-        start,
-        lambda name: models.keep_best(strip(wrapped), settings, best, name),
+        *(model, data, settings, args, start),
+        lambda name: models.keep_best(model, settings, best, name),
+        straight_through(model, args.method, data, settings),
     )
 
     model, _ = models.load_checkpoint(best, args)
@@ -80,89 +67,25 @@ def main():
     print(f"checkpoint after {args.method}: {models.checkpoint_prefix(best)}")
 
 
-def round_to_centroids(model):
-    """Give each kernel the values that k-means finds, from evenly spaced quantiles on."""
-    from scipy.cluster.vq import kmeans2
+def straight_through(model, method, data, settings):
+    """What makes training keep the kernels of `model` to the values that `method` allows."""
+    from backend import keras
+    from straight_through import Clusters, EightBits, StraightThrough
 
+    if method == "quantization" and not models.fully_connected(model):
+        raise UserError("--method quantization is for models of fully connected layers alone")
+    real = data.validation.take(np.flatnonzero(data.validation.label != SILENCE_INDEX))
+    features = input_data.features(real, settings)
+    roundings = {}
     for layer in model.layers:
         if hasattr(layer, "kernel"):
-            values = layer.kernel.numpy().reshape(-1, 1)
-            start = np.quantile(values, (np.arange(CLUSTERS) + 0.5) / CLUSTERS)[:, None]
-            centroids, nearest = kmeans2(values, start, iter=100, minit="matrix")
-            layer.kernel.assign(centroids[nearest].reshape(layer.kernel.shape))
-
-
-def cluster(model):
-    """The model with its kernels tied to centroids; UserError for a layer that tfmot cannot cluster.
-
-    tfmot's own first choice of centroids, k-means++, takes the values that a rounded kernel has.
-    """
-    import tensorflow_model_optimization as tfmot
-
-    clustering = tfmot.clustering.keras
-    try:
-        return clustering.cluster_weights(
-            model,
-            number_of_clusters=CLUSTERS,
-            cluster_centroids_init=clustering.CentroidInitialization.KMEANS_PLUS_PLUS,
-        )
-    except ValueError as error:
-        raise UserError(f"tfmot cannot cluster this model: {error}") from None
-
-
-def with_dense_layers(model, kind):
-    """A copy of fully connected layers, each made by the class `kind`; the weights are new."""
-    from backend import keras
-
-    def copy(layer):
-        return (kind if hasattr(layer, "kernel") else type(layer)).from_config(layer.get_config())
-
-    return keras.models.clone_model(model, clone_function=copy)
-
-
-def with_rounding(model):
-    """A copy of fully connected layers that computes with kernels rounded to 8 bits; training moves them
-    unrounded: quantization-aware training of weights (arXiv:1712.05877).
-    """
-    import tensorflow_model_optimization as tfmot
-
-    from backend import keras
-
-    class RoundedDense(keras.layers.Dense, tfmot.clustering.keras.ClusterableLayer):
-        def get_clusterable_weights(self):
-            return [("kernel", self.kernel)]
-
-        def call(self, inputs):
-            return self.activation(inputs @ rounded(self.kernel) + self.bias)
-
-    wrapped = with_dense_layers(model, RoundedDense)
-    wrapped.set_weights(model.get_weights())
-    return wrapped
-
-
-def rounded(kernel):
-    """The values of `kernel` that int8 weights with one scale have: -127 to 127 times the scale."""
-    from backend import tf
-
-    largest = tf.reduce_max(tf.abs(kernel))
-    return tf.quantization.fake_quant_with_min_max_vars(kernel, -largest, largest, 8, narrow_range=True)
-
-
-def strip(wrapped):
-    """A plain model with the clustered or rounded kernels of `wrapped`."""
-    import tensorflow_model_optimization as tfmot
-
-    from backend import keras
-
-    stripped = tfmot.clustering.keras.strip_clustering(wrapped)
-    if not models.fully_connected(stripped):
-        return stripped
-
-    model = with_dense_layers(stripped, keras.layers.Dense)
-    for layer, source in zip(model.layers, stripped.layers, strict=True):
-        if hasattr(layer, "kernel"):
-            layer.set_weights([rounded(source.kernel), source.bias])
-    return model
+            eight_bits = isinstance(layer, keras.layers.Dense)
+            heard = models.keras_scores(keras.Model(model.input, layer.input))(features)
+            variance = heard.var(axis=tuple(range(heard.ndim - 1)))[:, None]
+            roundings[layer.kernel.ref()] = (
+                EightBits() if method == "quantization" else Clusters(layer.kernel, variance, eight_bits)
+            )
+    return StraightThrough(model, roundings)
 
 
 def report(when, model, test_features, data, settings, args):

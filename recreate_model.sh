@@ -54,7 +54,7 @@ can_download() {
     python -c 'import urllib.request, input_data; urllib.request.urlopen(input_data.DATA_URL, timeout=20)' 2>/dev/null
 }
 
-teacher_steps=14000 steps=100000 optimise_steps=8000 validate=2000 sample=false
+teacher_steps=14000 steps=160000 optimise_steps=8000 validate=2000 sample=false
 if [ -n "$data_dir" ]; then
     out=work/recreated/$(basename "$data_dir")-$(cksum <<< "$data_dir" | cut -d ' ' -f 1)
     data=(--data_dir "$data_dir" --data_url '')

@@ -141,18 +141,26 @@ def worker(strategy) -> tuple[int, int]:
 
 
 def fit(
-    model, data: input_data.Data, settings: Settings, args, start: str, save: Callable[[str], None]
+    model,
+    data: input_data.Data,
+    settings: Settings,
+    args,
+    start: str,
+    save: Callable[[str], None],
+    straight_through=None,
 ) -> None:
     """Train `model` as the flags of `add_arguments` say; go on where an interrupted run stopped.
 
     After each `eval_step_interval` steps and at the end, the model is validated; `save(name)` is called
     whenever it is the best so far, with a name that tells accuracy and step. `start` says what the weights
-    were at the start. For a model built under a tf.distribute strategy each worker makes its share of every
-    batch, and worker 0 does all else. An interrupted run ends as an unbroken one does, except for what
-    dropout leaves out. Raises UserError where `train_dir` holds a run with other flags or one that is going
-    on, where a word has no clips to learn from, or where training diverges.
+    were at the start. `straight_through`, a StraightThrough of the model, keeps its weights to some values.
+    For a model built under a tf.distribute strategy each worker makes its share of every batch, and worker 0
+    does all else. An interrupted run ends as an unbroken one does, except for what dropout leaves out. Raises
+    UserError where `train_dir` holds a run with other flags or one that is going on, where a word has no
+    clips to learn from, or where training diverges.
     """
     from backend import tf
+    from straight_through import StraightThrough
 
     strategy = model.distribute_strategy
     number, workers = worker(strategy)
@@ -165,8 +173,9 @@ def fit(
     _check_clips(data, settings, args)
     with _claimed_folder(args, settings, data, start) if number == 0 else nullcontext():
         with strategy.scope():
-            state, manager = _restored_state(model, args)
-        train = _compiled_steps(model, state.optimizer, args)
+            weights = straight_through or StraightThrough(model, {})
+            state, manager = _restored_state(model, weights, args)
+        train = _compiled_steps(model, weights, state.optimizer, args)
         validate = _validation(model, data, settings) if number == 0 else None
         augmentation = input_data.Augmentation.from_arguments(args, settings, data.noise)
         steps = range(int(state.step.read_value()), sum(args.how_many_training_steps))
@@ -314,7 +323,7 @@ def _check_same_run(ours, note):
             )
 
 
-def _restored_state(model, args):
+def _restored_state(model, weights, args):
     """What a run needs to go on, as a tf.train.Checkpoint, and its manager; restored where there is one."""
     from backend import keras, tf
 
@@ -324,10 +333,11 @@ def _restored_state(model, args):
         optimizer = Muon()
     else:
         optimizer = keras.optimizers.Adam()
-    optimizer.build(model.trainable_variables)
+    optimizer.build(weights.free)
     state = tf.train.Checkpoint(
         model=model,
         optimizer=optimizer,
+        weights=weights,
         step=tf.Variable(0, dtype=tf.int64),
         best=tf.Variable(-1.0, dtype=tf.float64),
     )
@@ -356,7 +366,7 @@ def learning_rates(args) -> np.ndarray:
     return np.concatenate(parts).astype(np.float32)
 
 
-def _compiled_steps(model, optimizer, args):
+def _compiled_steps(model, weights, optimizer, args):
     """A function of this worker's part of some batches: features [steps, rows, feature_count], labels
     [steps, rows], and where there is a teacher its scores [steps, rows, labels]. It trains on one batch after
     the other, and gives the sums of the loss and of the clips heard correctly.
@@ -383,7 +393,8 @@ def _compiled_steps(model, optimizer, args):
                 losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             loss = tf.reduce_sum(losses) / args.batch_size  # gradients are summed over the replicas
         gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        optimizer.apply_gradients(zip(gradients, weights.free, strict=True))
+        weights.apply()
         heard = tf.argmax(logits, 1, output_type=labels.dtype)
         return loss, tf.reduce_sum(tf.cast(heard == labels, tf.float32))
 
