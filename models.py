@@ -1,4 +1,4 @@
-"""From features to class scores: architectures, checkpoints, exported models and TFLite files.
+"""Models in all their forms: checkpoints, exported models and TFLite files, and their scores.
 
 Each form of a model carries its Settings, and `read_settings` finds them in any of these forms.
 """
@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from settings import Settings, StoreTuple, UserError, add_setting, quiet, resolve, show, write_text
+from architectures import ARCHITECTURES, build_model, fully_connected, preset
+from settings import Settings, StoreTuple, UserError, add_setting, quiet, resolve, write_text
 
 SETTINGS_NAME = "settings.json"
 TFLITE_METADATA_NAME = "keyword_spotting_settings"
@@ -30,119 +31,23 @@ Scores = Callable[
 def add_arguments(parser):
     """Add the flags that say what the network looks like."""
     group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        type=preset,
+        metavar="NAME",
+        help="a network of the paper with its features, such as dnn_small, crnn_medium or ds_cnn_large, in "
+        "place of the five flags that say so one by one",
+    )
     add_setting(group, "model_architecture", "kind of network", choices=sorted(ARCHITECTURES))
     add_setting(
         group,
         "model_size_info",
         "its size; for dnn the units of each hidden layer",
         type=int,
-        nargs="+",
+        nargs="*",
         action=StoreTuple,
         metavar="N",
     )
-
-
-# ---- architectures ----
-
-
-class Architecture(NamedTuple):
-    build: Callable  # Settings -> model whose last layer is softmax alone; None where the size does not fit
-    size_info: str  # what --model_size_info expects, in words
-    example: str
-
-
-def build_model(settings: Settings):
-    """A new Keras model: input `input` [batch, feature_count], output softmax over Settings.labels.
-
-    Softmax is a layer of its own, the last, so that training can compare what comes before it.
-    Raises UserError where the architecture is unknown or the size info does not fit it.
-    """
-    if settings.model_architecture not in ARCHITECTURES:
-        raise UserError(
-            f"--model_architecture {settings.model_architecture}: known are {', '.join(ARCHITECTURES)}"
-        )
-    architecture = ARCHITECTURES[settings.model_architecture]
-    model = architecture.build(settings)
-    if model is None:
-        raise UserError(
-            f"--model_size_info {show(settings.model_size_info)} does not fit "
-            f"{settings.model_architecture}: it takes {architecture.size_info}, "
-            f"for example {architecture.example}"
-        )
-    return model
-
-
-def build_dnn(settings: Settings):
-    """Fully connected layers with ReLU, the DNN of arXiv:1711.07128; None where the size does not fit."""
-    from backend import keras
-
-    units = settings.model_size_info
-    if not units or not all(1 <= count <= 65536 for count in units):
-        return None
-    features = keras.Input(shape=(settings.feature_count,), name="input")
-    hidden = features
-    for number, count in enumerate(units, 1):
-        hidden = keras.layers.Dense(count, activation="relu", name=f"hidden_{number}")(hidden)
-    return _classifier(features, hidden, settings)
-
-
-def _classifier(features, hidden, settings):
-    """The model from the input `features` over its last hidden layer to scores."""
-    from backend import keras
-
-    logits = keras.layers.Dense(len(settings.labels), name="output")(hidden)
-    scores = keras.layers.Activation("softmax", name="scores")(logits)
-    return keras.Model(features, scores, name=settings.model_architecture)
-
-
-def build_tc_resnet(settings: Settings):
-    """Convolutions over time with residual connections, after TC-ResNet (arXiv:1904.03814).
-
-    The MFCCs of a frame are channels. Size info: kernel length of the blocks in frames, channels of the first
-    convolution, channels of each block; every other block, from the first on, halves the number of frames.
-    None where the size does not fit.
-    """
-    from backend import keras
-
-    size = settings.model_size_info
-    if len(size) < 3 or not all(1 <= value <= 4096 for value in size):
-        return None
-    layers = keras.layers
-    kernel, first, *blocks = size
-
-    def convolution(x, channels, length, stride=1):
-        x = layers.Conv1D(channels, length, stride, padding="same", use_bias=False)(x)
-        return layers.BatchNormalization()(x)
-
-    features = keras.Input(shape=(settings.feature_count,), name="input")
-    x = layers.Reshape((settings.frame_count, settings.dct_coefficient_count))(features)
-    x = layers.ReLU()(convolution(layers.BatchNormalization()(x), first, 3))
-    for number, channels in enumerate(blocks):
-        stride = 2 - number % 2
-        y = layers.ReLU()(convolution(x, channels, kernel, stride))
-        y = convolution(y, channels, kernel)
-        if stride > 1 or x.shape[-1] != channels:
-            x = convolution(x, channels, 1, stride)
-        x = layers.ReLU()(layers.Add()([x, y]))
-    x = layers.Dropout(0.3)(layers.GlobalAveragePooling1D()(x))
-    return _classifier(features, x, settings)
-
-
-ARCHITECTURES = {
-    "dnn": Architecture(build_dnn, "the number of units of each hidden layer", "144 144 144"),
-    "tc_resnet": Architecture(
-        build_tc_resnet,
-        "the kernel length, the channels of the first convolution, and those of each block",
-        "5 96 96 128 160 192",
-    ),
-}
-
-
-def fully_connected(model) -> bool:
-    """Whether all weights of a Keras model are those of fully connected layers."""
-    from backend import keras
-
-    return all(isinstance(layer, keras.layers.Dense) for layer in model.layers if layer.weights)
 
 
 # ---- batch normalisation while training ----
@@ -418,7 +323,8 @@ def export_keras_file(model, settings: Settings, path):
 def with_settings(tflite: bytes, settings: Settings) -> bytes:
     """A TFLite model with the settings in a metadata buffer, in place of the converter's own metadata.
 
-    Buffers start at multiples of 16 bytes, as the schema asks and kernels on microcontrollers need.
+    Buffers start at multiples of 16 bytes, as the schema asks and kernels on microcontrollers need. Tensors
+    between input and output lose their names, which an unrolled network has by the hundred.
     """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
@@ -426,6 +332,9 @@ def with_settings(tflite: bytes, settings: Settings) -> bytes:
     model = schema.ModelT.InitFromPackedBuf(tflite)
     for entry in model.metadata or ():
         model.buffers[entry.buffer].data = None
+    for graph in model.subgraphs:
+        for number in {*range(len(graph.tensors))} - {*graph.inputs, *graph.outputs}:
+            graph.tensors[number].name = ""
     entry = schema.MetadataT()
     entry.name, entry.buffer = TFLITE_METADATA_NAME, len(model.buffers)
     model.metadata = [entry]
@@ -494,9 +403,9 @@ class TFLiteModel:
     """
 
     def __init__(self, path):
-        content = _read_bytes(Path(path))
+        self._content = _read_bytes(Path(path))
         try:
-            self._interpreter = _interpreter(content)
+            self._interpreter = _interpreter(self._content)
             (self.input,) = self._interpreter.get_input_details()
             (self.output,) = self._interpreter.get_output_details()
         except (ValueError, RuntimeError) as error:
@@ -535,9 +444,12 @@ class TFLiteModel:
             return
         shape = [batch, *map(int, self.input["shape"][1:])]
         self._interpreter.resize_tensor_input(self.input["index"], shape)
-        with quiet():
-            self._interpreter.allocate_tensors()
-        self._batch = batch
+        try:
+            with quiet():
+                self._interpreter.allocate_tensors()
+            self._batch = batch
+        except RuntimeError:  # its reshapes name the batch; such a model is fed clip by clip
+            self._interpreter, self._batch = _interpreter(self._content), 1
 
 
 def _interpreter(content):

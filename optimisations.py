@@ -12,6 +12,7 @@ import numpy as np
 import input_data
 import models
 import training
+from architectures import kernels
 from reports import Report
 from settings import SILENCE_INDEX, UserError, new_parser, run
 
@@ -60,8 +61,8 @@ def main():
 
     model, _ = models.load_checkpoint(best, args)
     for layer in model.layers:
-        if hasattr(layer, "kernel"):
-            print(f"distinct values of {layer.name}'s kernel: {len(np.unique(layer.kernel))}")
+        for kernel in kernels(layer):
+            print(f"distinct values of {kernel.name.removesuffix(':0')}: {len(np.unique(kernel))}")
     print(before.summary())
     print(report(f"after {args.method}", model, test_features, data, settings, args).summary())
     print(f"checkpoint after {args.method}: {models.checkpoint_prefix(best)}")
@@ -78,13 +79,14 @@ def straight_through(model, method, data, settings):
     features = input_data.features(real, settings)
     roundings = {}
     for layer in model.layers:
-        if hasattr(layer, "kernel"):
-            eight_bits = isinstance(layer, keras.layers.Dense)
-            heard = models.keras_scores(keras.Model(model.input, layer.input))(features)
-            variance = heard.var(axis=tuple(range(heard.ndim - 1)))[:, None]
-            roundings[layer.kernel.ref()] = (
-                EightBits() if method == "quantization" else Clusters(layer.kernel, variance, eight_bits)
-            )
+        for number, kernel in enumerate(kernels(layer)):
+            if method == "quantization":
+                roundings[kernel.ref()] = EightBits()
+            else:
+                heard = models.keras_scores(keras.Model(model.input, layer.input))(features)
+                variance = heard.var(axis=tuple(range(heard.ndim - 1)))[:, None]
+                importance = variance if number == 0 else np.ones((1, 1))  # others multiply no inputs
+                roundings[kernel.ref()] = Clusters(kernel, importance, isinstance(layer, keras.layers.Dense))
     return StraightThrough(model, roundings)
 
 

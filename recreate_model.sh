@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Recreate the model: (train,) cluster, convert the plain and the clustered model to fp32 and int8, evaluate all four.
+# Recreate a model: (train,) cluster, convert the plain and the clustered model to fp32 and int8, evaluate all four.
 set -euo pipefail
 
-usage="usage: bash recreate_model.sh [--train] [--ckpt PATH] [--data_dir DIR]
+usage="usage: bash recreate_model.sh [--model NAME] [--train] [--ckpt PATH] [--data_dir DIR]
 
+  --model NAME    a network of the paper, such as ds_cnn_small; dnn_small if not given, the only one that is shipped
   --train         train a teacher and then a new model first, instead of starting from the shipped weights
   --ckpt PATH     start from this checkpoint instead of the shipped weights
   --data_dir DIR  recordings, one folder per word; without it Speech Commands is downloaded (2.4 GB, once)"
@@ -19,13 +20,17 @@ absolute() {
 }
 
 {  # bash reads this group as a whole, so that the file may change while it runs
-train=false checkpoint='' data_dir=''
+train=false checkpoint='' data_dir='' network=()
 while [ $# -gt 0 ]; do
     case $1 in
         --train) train=true ;;
-        --ckpt | --data_dir)
+        --model | --ckpt | --data_dir)
             [ -n "${2-}" ] || fail "$1 needs a value"
-            if [ "$1" = --ckpt ]; then checkpoint=$(absolute "$2"); else data_dir=$(absolute "$2"); fi
+            case $1 in
+                --model) network=(--model "$2") ;;
+                --ckpt) checkpoint=$(absolute "$2") ;;
+                --data_dir) data_dir=$(absolute "$2") ;;
+            esac
             shift ;;
         -h | --help) echo "$usage"; exit ;;
         *) fail "unknown argument $1" ;;
@@ -35,9 +40,14 @@ done
 if $train && [ -n "$checkpoint" ]; then
     fail "--train makes a new checkpoint, --ckpt starts from one: give one of the two"
 fi
+model=${network[1]-dnn_small}
+if ! $train && [ -z "$checkpoint" ] && [ "$model" != dnn_small ]; then
+    fail "$model is not shipped: train it with --train, or give its checkpoint with --ckpt"
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")"
 checkpoint=${checkpoint:-model_archive/model_source/weights}
 source ./environment.sh
+python -c 'import sys, architectures; architectures.preset(sys.argv[1])' "$model" 2>/dev/null || fail "there is no model $model"
 
 warning="
 ################################################################################
@@ -54,7 +64,7 @@ can_download() {
     python -c 'import urllib.request, input_data; urllib.request.urlopen(input_data.DATA_URL, timeout=20)' 2>/dev/null
 }
 
-teacher_steps=14000 steps=160000 optimise_steps=8000 validate=2000 sample=false
+teacher_steps=14000 steps=160000 deep_steps=20000 optimise_steps=8000 validate=2000 sample=false
 if [ -n "$data_dir" ]; then
     out=work/recreated/$(basename "$data_dir")-$(cksum <<< "$data_dir" | cut -d ' ' -f 1)
     data=(--data_dir "$data_dir" --data_url '')
@@ -66,12 +76,14 @@ elif has_recordings data/speech_commands_v0.02 || can_download; then
     test_set=(--test_dir data/speech_commands_test_set_v0.02)
     if ! has_recordings "${test_set[1]}" && ! can_download; then test_set=(); fi
 else
-    sample=true teacher_steps=100 steps=800 optimise_steps=300 validate=50
+    sample=true teacher_steps=100 steps=800 deep_steps=200 optimise_steps=300 validate=50
     out=work/recreated/sample_data
     data=(--data_dir sample_data --data_url '')
     test_set=()
     echo "$warning"
 fi
+teacher=$out/trained/teacher
+if [ "$model" != dnn_small ]; then out=$out/$model; fi
 if $train; then out=$out/trained; else rm -rf "$out/clustered"; fi
 mkdir -p "$out"
 recipe=(
@@ -81,28 +93,33 @@ recipe=(
 python input_data.py "${data[@]}" ${test_set[@]+"${test_set[@]}"}
 
 if $train; then
-    earlier=  # what a stage learnt from may have been deleted since
-    for stage in teacher train quantized clustered; do
-        if [ -n "$earlier" ] && [ ! -d "$out/$earlier/resume" ]; then rm -rf "${out:?}/$stage"; fi
+    stages=("$teacher" "$out/train") earlier=
+    if [[ $model = dnn_* ]]; then stages+=("$out/quantized"); fi
+    for stage in "${stages[@]}" "$out/clustered"; do  # what one learnt from may have been deleted since
+        if [ -n "$earlier" ] && [ ! -d "$earlier/resume" ]; then rm -rf "$stage"; fi
         earlier=$stage
     done
     echo "== train the teacher"
     python train.py "${data[@]}" "${recipe[@]}" --model_architecture tc_resnet --model_size_info 5 96 96 128 160 192 \
         --dct_coefficient_count 40 --window_size_ms 40 --window_stride_ms 20 --echo_factor 2 --batch_size 128 \
         --how_many_training_steps $teacher_steps --learning_rate 0.002 \
-        --speed_change 15 --volume_change_db 8 --train_dir "$out/teacher"
+        --speed_change 15 --volume_change_db 8 --train_dir "$teacher"
+    case $model in
+        dnn_*) learning=(--how_many_training_steps $steps --learning_rate 0.01 --optimizer muon --batch_norm
+            --batch_size 256 --echo_factor 12) ;;
+        *) learning=(--how_many_training_steps $deep_steps --learning_rate 0.002 --batch_size 128 --echo_factor 4) ;;
+    esac
     echo "== train"
-    python train.py "${data[@]}" "${recipe[@]}" --model_architecture dnn --model_size_info 144 144 144 \
-        --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40 --echo_factor 12 --batch_size 256 \
-        --how_many_training_steps $steps --learning_rate 0.01 --optimizer muon --batch_norm --teacher "$out/teacher/best" \
+    python train.py "${data[@]}" "${recipe[@]}" "${learning[@]}" --model "$model" --teacher "$teacher/best" \
         --train_dir "$out/train"
+    checkpoint=$out/train/best
 fi
 
 optimise=(
     python optimisations.py "${data[@]}" "${recipe[@]}" --echo_factor 8 --batch_size 256
     --how_many_training_steps $optimise_steps --learning_rate 0.00003
 )
-if $train; then
+if $train && [[ $model = dnn_* ]]; then
     echo "== quantize the weights"
     "${optimise[@]}" --method quantization --checkpoint "$out/train/best" --teacher "$out/train/best" \
         --train_dir "$out/quantized"
@@ -110,17 +127,17 @@ if $train; then
 fi
 
 echo "== cluster $checkpoint"
-"${optimise[@]}" --checkpoint "$checkpoint" --teacher "$checkpoint" --train_dir "$out/clustered"
+"${optimise[@]}" ${network[@]+"${network[@]}"} --checkpoint "$checkpoint" --teacher "$checkpoint" --train_dir "$out/clustered"
 
-files=()
-for model in dnn dnn_clustered; do
+name=${model%_*} files=()
+for form in "$name" "${name}_clustered"; do
     source=$checkpoint
-    if [ $model = dnn_clustered ]; then source=$out/clustered/best; fi
+    if [ "$form" != "$name" ]; then source=$out/clustered/best; fi
     echo "== convert $source"
-    python convert_to_tflite.py "${data[@]}" --checkpoint "$source" --no-quantize --output "$out/$model.tflite"
-    python convert_to_tflite.py "${data[@]}" --checkpoint "$source" --inference_type int8 \
-        --output "$out/${model}_quantized.tflite"
-    files+=("$out/$model.tflite" "$out/${model}_quantized.tflite")
+    convert=(python convert_to_tflite.py "${data[@]}" ${network[@]+"${network[@]}"} --checkpoint "$source")
+    "${convert[@]}" --no-quantize --output "$out/$form.tflite"
+    "${convert[@]}" --inference_type int8 --output "$out/${form}_quantized.tflite"
+    files+=("$out/$form.tflite" "$out/${form}_quantized.tflite")
 done
 
 echo "== evaluate"

@@ -215,11 +215,18 @@ def add_setting(group, name: str, help: str, **options):
 
 
 def resolve(args: argparse.Namespace, stored: Settings | None, source: str) -> Settings:
-    """The settings to use: those `stored` in a model, or where it has none, those of the flags.
+    """The settings to use: those `stored` in a model, or where it has none, those of the flags and --model.
 
     A flag that contradicts the stored value raises UserError naming both.
     """
     given = {name: value for name, value in vars(args).items() if name in FIELDS}
+    of_model = getattr(args, "model", None) or {}
+    for name in given.keys() & of_model.keys():
+        if given[name] != of_model[name]:
+            raise UserError(
+                f"--{name} {show(given[name])} contradicts {show(of_model[name])}, part of --model"
+            )
+    given |= of_model
     if stored is None:
         return Settings(**given)
     for name, value in given.items():

@@ -1,0 +1,345 @@
+"""The networks of "Hello Edge" (arXiv:1711.07128), and one to teach them.
+
+Each builder takes Settings and gives a Keras model from `input` [batch, feature_count] to class scores, whose
+last layer is softmax alone; or None where --model_size_info does not fit the architecture.
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from settings import FIELDS, Settings, UserError, show
+
+LARGEST = 65536  # units or channels of a layer
+
+
+class Architecture(NamedTuple):
+    build: Callable
+    size_info: str  # what --model_size_info expects, in words
+    example: str
+
+
+def build_model(settings: Settings):
+    """A new Keras model: input `input` [batch, feature_count], output softmax over Settings.labels.
+
+    Softmax is a layer of its own, the last, so that training can compare what comes before it.
+    Raises UserError where the architecture is unknown or the size info does not fit it.
+    """
+    if settings.model_architecture not in ARCHITECTURES:
+        raise UserError(
+            f"--model_architecture {settings.model_architecture}: known are {', '.join(ARCHITECTURES)}"
+        )
+    architecture = ARCHITECTURES[settings.model_architecture]
+    size = settings.model_size_info
+    fits = all(1 <= value <= LARGEST for value in size)
+    model = architecture.build(settings, size) if fits else None
+    if model is None:
+        raise UserError(
+            f"--model_size_info {show(size)} does not fit {settings.model_architecture}: "
+            f"it takes {architecture.size_info}, for example {architecture.example}"
+        )
+    return model
+
+
+def operations(model) -> int:
+    """Multiplications and additions for one clip, as the paper counts them: two for each weight of a kernel
+    and each place or frame that it is applied to.
+    """
+    from backend import keras
+
+    total = 0
+    for layer in model.layers:
+        recurrent = isinstance(layer, keras.layers.RNN)
+        times = layer.input_shape[1] if recurrent else math.prod(layer.output_shape[1:-1])
+        total += 2 * times * sum(math.prod(weight.shape) for weight in kernels(layer))
+    return total
+
+
+def memory(model) -> int:
+    """Bytes that a model of 8-bit weights and activations needs, as the paper counts them: its weights, batch
+    normalisation folded into them, and the inputs and outputs of the layer that has most of both.
+    """
+    from backend import keras
+
+    layers = [layer for layer in model.layers if layer.weights]
+    layers = [layer for layer in layers if not isinstance(layer, keras.layers.BatchNormalization)]
+    activations = [math.prod(layer.input_shape[1:]) + math.prod(layer.output_shape[1:]) for layer in layers]
+    return sum(layer.count_params() for layer in layers) + max(activations)
+
+
+def kernels(layer) -> list:
+    """The weights of a layer that multiply its inputs, or its own outputs of one frame before."""
+    return [weight for weight in layer.trainable_weights if len(weight.shape) > 1]
+
+
+# ---- fully connected ----
+
+
+def build_single_fc(settings, size):
+    """One fully connected layer."""
+    if size not in ((), FIELDS["model_size_info"].default):
+        return None
+    features = _input(settings)
+    return _classifier(features, features, settings)
+
+
+def build_dnn(settings, size):
+    """Fully connected layers with ReLU."""
+    from backend import keras
+
+    if not size:
+        return None
+    hidden = features = _input(settings)
+    for number, count in enumerate(size, 1):
+        hidden = keras.layers.Dense(count, activation="relu", name=f"hidden_{number}")(hidden)
+    return _classifier(features, hidden, settings)
+
+
+def _input(settings):
+    from backend import keras
+
+    return keras.Input(shape=(settings.feature_count,), name="input")
+
+
+def _frames(features, settings, *channels):
+    """The features as [batch, frame_count, dct_coefficient_count, *channels]."""
+    from backend import keras
+
+    shape = settings.frame_count, settings.dct_coefficient_count, *channels
+    return keras.layers.Reshape(shape)(features)
+
+
+def _classifier(features, hidden, settings):
+    """The model from the input `features` over its last hidden layer to scores."""
+    from backend import keras
+
+    logits = keras.layers.Dense(len(settings.labels), name="output")(hidden)
+    scores = keras.layers.Activation("softmax", name="scores")(logits)
+    return keras.Model(features, scores, name=settings.model_architecture)
+
+
+# ---- convolutions ----
+
+
+def build_cnn(settings, size):
+    """Two convolutions over time and frequency, a linear layer and a fully connected one.
+
+    As in the authors' code, with batch normalisation before each ReLU; no padding.
+    """
+    from backend import keras
+
+    if len(size) != 12:
+        return None
+    layers = keras.layers
+    features = _input(settings)
+    x = _frames(features, settings, 1)
+    for channels, height, width, *strides in (size[:5], size[5:10]):
+        if height > x.shape[1] or width > x.shape[2]:
+            return None
+        x = _normalised_relu(layers.Conv2D(channels, (height, width), strides)(x))
+    x = layers.Dense(size[10], name="linear")(layers.Flatten()(x))
+    x = _normalised_relu(layers.Dense(size[11], name="hidden")(x))
+    return _classifier(features, x, settings)
+
+
+def build_ds_cnn(settings, size):
+    """A convolution, depthwise separable ones (arXiv:1704.04861), and the mean over all places."""
+    from backend import keras
+
+    if not size or len(size) != 1 + 5 * size[0]:
+        return None
+    layers = keras.layers
+    features = _input(settings)
+    x = _frames(features, settings, 1)
+    for number in range(size[0]):
+        channels, *kernel, time_stride, frequency_stride = size[1 + 5 * number :][:5]
+        strides = time_stride, frequency_stride
+        if number == 0:
+            x = _normalised_relu(layers.Conv2D(channels, kernel, strides, padding="same")(x))
+        else:
+            x = _normalised_relu(layers.DepthwiseConv2D(kernel, strides, padding="same")(x))
+            x = _normalised_relu(layers.Conv2D(channels, 1)(x))
+    x = layers.Flatten()(layers.AveragePooling2D(x.shape[1:3])(x))
+    return _classifier(features, x, settings)
+
+
+def _normalised_relu(x):
+    from backend import keras
+
+    return keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+
+
+# ---- recurrent networks ----
+#
+# They are unrolled over the frames, so that they convert to TFLite without control flow or state; with a
+# matrix product for each gate, since TFLite cannot split a tensor of 8 bits into parts of other ranges.
+
+UNROLLED = {"unroll": True, "implementation": 1}
+
+
+def build_basic_lstm(settings, size):
+    """An LSTM without peepholes or projection; its last output is classified."""
+    from backend import keras
+
+    if len(size) != 1:
+        return None
+    features = _input(settings)
+    x = keras.layers.LSTM(size[0], **UNROLLED)(_frames(features, settings))
+    return _classifier(features, x, settings)
+
+
+def build_lstm(settings, size):
+    """An LSTM with peepholes and an output projection (Sak et al., arXiv:1402.1128)."""
+    from backend import keras
+    from recurrent import ProjectedLSTMCell
+
+    if len(size) != 2:
+        return None
+    features = _input(settings)
+    x = keras.layers.RNN(ProjectedLSTMCell(size[1], size[0]), unroll=True)(_frames(features, settings))
+    return _classifier(features, x, settings)
+
+
+def build_gru(settings, size):
+    """Layers of gated recurrent units, the reset gate before the product, as in arXiv:1406.1078."""
+    if len(size) != 2:
+        return None
+    features = _input(settings)
+    return _classifier(features, _gru_layers(_frames(features, settings), *size), settings)
+
+
+def build_crnn(settings, size):
+    """A convolution without padding, layers of GRUs over what it gives, and a fully connected layer."""
+    from backend import keras
+
+    if len(size) != 8:
+        return None
+    channels, height, width, *strides, layer_count, units, hidden = size
+    if height > settings.frame_count or width > settings.dct_coefficient_count:
+        return None
+    layers = keras.layers
+    features = _input(settings)
+    x = layers.Conv2D(channels, (height, width), strides, activation="relu")(_frames(features, settings, 1))
+    x = _gru_layers(layers.Reshape((x.shape[1], x.shape[2] * channels))(x), layer_count, units)
+    x = layers.Dense(hidden, activation="relu", name="hidden")(x)
+    return _classifier(features, x, settings)
+
+
+def _gru_layers(x, count, units):
+    from backend import keras
+
+    for left in reversed(range(count)):
+        x = keras.layers.GRU(units, reset_after=False, return_sequences=left > 0, **UNROLLED)(x)
+    return x
+
+
+# ---- a teacher ----
+
+
+def build_tc_resnet(settings, size):
+    """Convolutions over time with residual connections, after TC-ResNet (arXiv:1904.03814).
+
+    The MFCCs of a frame are channels. Size info: kernel length of the blocks in frames, channels of the first
+    convolution, channels of each block; every other block, from the first on, halves the number of frames.
+    """
+    from backend import keras
+
+    if len(size) < 3:
+        return None
+    layers = keras.layers
+    kernel, first, *blocks = size
+
+    def convolution(x, channels, length, stride=1):
+        x = layers.Conv1D(channels, length, stride, padding="same", use_bias=False)(x)
+        return layers.BatchNormalization()(x)
+
+    features = _input(settings)
+    x = _frames(features, settings)
+    x = layers.ReLU()(convolution(layers.BatchNormalization()(x), first, 3))
+    for number, channels in enumerate(blocks):
+        stride = 2 - number % 2
+        y = layers.ReLU()(convolution(x, channels, kernel, stride))
+        y = convolution(y, channels, kernel)
+        if stride > 1 or x.shape[-1] != channels:
+            x = convolution(x, channels, 1, stride)
+        x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.Dropout(0.3)(layers.GlobalAveragePooling1D()(x))
+    return _classifier(features, x, settings)
+
+
+CONVOLUTION = "its channels, its kernel's frames and coefficients, and its strides in both"
+ARCHITECTURES = {
+    "single_fc": Architecture(build_single_fc, "nothing", "no --model_size_info at all"),
+    "dnn": Architecture(build_dnn, "the number of units of each hidden layer", "144 144 144"),
+    "cnn": Architecture(
+        build_cnn,
+        f"for each of two convolutions {CONVOLUTION}; the units of the linear layer and of the hidden one",
+        "28 10 4 1 1 30 10 4 2 1 16 128",
+    ),
+    "basic_lstm": Architecture(build_basic_lstm, "the number of memory cells", "118"),
+    "lstm": Architecture(build_lstm, "the size of the projection and the number of memory cells", "98 144"),
+    "gru": Architecture(build_gru, "the number of layers and of units in each", "1 154"),
+    "crnn": Architecture(
+        build_crnn,
+        f"for the convolution {CONVOLUTION}; the number of GRU layers and of units in each; the units of the "
+        "hidden layer",
+        "48 10 4 2 2 2 60 84",
+    ),
+    "ds_cnn": Architecture(
+        build_ds_cnn,
+        f"the number of convolutions, and for each {CONVOLUTION}",
+        "2 64 10 4 2 2 64 3 3 1 1",
+    ),
+    "tc_resnet": Architecture(
+        build_tc_resnet,
+        "the kernel length, the channels of the first convolution, and those of each block",
+        "5 96 96 128 160 192",
+    ),
+}
+
+
+# The published sizes (appendix A of the paper, and the authors' code): small, medium, large.
+SIZES = {
+    "dnn": ("144 144 144", "256 256 256", "436 436 436"),
+    "cnn": (
+        "28 10 4 1 1 30 10 4 2 1 16 128",
+        "64 10 4 1 1 48 10 4 2 1 16 128",
+        "60 10 4 1 1 76 10 4 2 1 58 128",
+    ),
+    "basic_lstm": ("118", "214", "344"),
+    "lstm": ("98 144", "130 280", "188 500"),
+    "gru": ("1 154", "1 250", "1 400"),
+    "crnn": ("48 10 4 2 2 2 60 84", "128 10 4 2 2 2 76 164", "100 10 4 2 1 2 136 188"),
+    "ds_cnn": (
+        "5 64 10 4 2 2" + 4 * " 64 3 3 1 1",
+        "5 172 10 4 2 1 172 3 3 2 2" + 3 * " 172 3 3 1 1",
+        "6 276 10 4 2 1 276 3 3 2 2" + 4 * " 276 3 3 1 1",
+    ),
+}
+EVERY_40_MS = ("dnn_small", "dnn_medium", "dnn_large", "lstm_small", "gru_small")
+PRESETS = {
+    f"{architecture}_{name}": {
+        "model_architecture": architecture,
+        "model_size_info": tuple(map(int, size.split())),
+        "dct_coefficient_count": 10,
+        "window_size_ms": 40.0,
+        "window_stride_ms": 40.0 if f"{architecture}_{name}" in EVERY_40_MS else 20.0,
+    }
+    for architecture, sizes in SIZES.items()
+    for name, size in zip(("small", "medium", "large"), sizes, strict=True)
+}
+
+
+def preset(name: str) -> dict:
+    """The settings of a model of the paper; a type for --model."""
+    if name not in PRESETS:
+        raise argparse.ArgumentTypeError(f"there is no {name}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def fully_connected(model) -> bool:
+    """Whether all weights of a Keras model are those of fully connected layers."""
+    from backend import keras
+
+    return all(isinstance(layer, keras.layers.Dense) for layer in model.layers if layer.weights)

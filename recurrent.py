@@ -1,0 +1,50 @@
+"""A recurrent cell that Keras does not have."""
+
+from backend import keras, tf
+
+
+class ProjectedLSTMCell(keras.layers.Layer):
+    """An LSTM cell with peepholes and a linear projection of its output (Sak et al., arXiv:1402.1128).
+
+    Computes what TensorFlow's `tf.compat.v1.nn.rnn_cell.LSTMCell(units, use_peepholes=True,
+    num_proj=projection)` does, with Keras' order of gates: input, forget, cell, output. State: projected
+    output [batch, projection] and cells [batch, units].
+    """
+
+    def __init__(self, units: int, projection: int, **options):
+        super().__init__(**options)
+        self.units, self.projection = units, projection
+        self.state_size, self.output_size = [projection, units], projection
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight("kernel", (input_shape[-1], 4 * self.units))
+        self.recurrent_kernel = self.add_weight("recurrent_kernel", (self.projection, 4 * self.units))
+        self.bias = self.add_weight("bias", (4 * self.units,), initializer=_open_forget_gate)
+        self.peepholes = self.add_weight("peepholes", (3 * self.units,), initializer="zeros")
+        self.projection_kernel = self.add_weight("projection_kernel", (self.units, self.projection))
+
+    def call(self, inputs, states):
+        output, cells = states
+        of_input, of_forget, candidate, of_output = (
+            inputs @ kernel + output @ recurrent + bias
+            for kernel, recurrent, bias in zip(
+                tf.split(self.kernel, 4, axis=1),
+                tf.split(self.recurrent_kernel, 4, axis=1),
+                tf.split(self.bias, 4),
+                strict=True,
+            )
+        )
+        to_input, to_forget, to_output = tf.split(self.peepholes, 3)
+        kept = tf.sigmoid(of_forget + to_forget * cells) * cells
+        cells = kept + tf.sigmoid(of_input + to_input * cells) * tf.tanh(candidate)
+        output = (tf.sigmoid(of_output + to_output * cells) * tf.tanh(cells)) @ self.projection_kernel
+        return output, [output, cells]
+
+    def get_config(self):
+        return super().get_config() | {"units": self.units, "projection": self.projection}
+
+
+def _open_forget_gate(shape, dtype=None):
+    """Biases of zero, and of one for the forget gate, which comes second of four."""
+    units = shape[0] // 4
+    return tf.concat([tf.zeros(units, dtype), tf.ones(units, dtype), tf.zeros(2 * units, dtype)], 0)

@@ -1,0 +1,235 @@
+"""The networks of the paper: their published sizes, and each of them through the whole chain."""
+
+import argparse
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+import architectures
+import convert_to_tflite
+import models
+from conftest import SAMPLE_DATA, call
+from settings import Settings, UserError
+
+NO_FLAGS = argparse.Namespace()
+# Memory in kB and operations in millions, as printed in the paper (arXiv:1711.07128, tables 3 to 5).
+PUBLISHED = {
+    "dnn": ((80.0, 0.1588), (199.4, 0.397), (496.6, 0.9902)),
+    "cnn": ((79.0, 5.0), (199.4, 17.3), (497.8, 25.3)),
+    "basic_lstm": ((63.3, 5.9), (196.5, 18.9), (494.5, 47.9)),
+    "lstm": ((79.5, 3.9), (198.6, 19.2), (498.8, 48.4)),
+    "gru": ((78.8, 3.8), (200.0, 19.2), (499.7, 48.4)),
+    "crnn": ((79.7, 3.0), (199.8, 7.6), (499.5, 19.3)),
+    "ds_cnn": ((38.6, 5.4), (189.2, 19.8), (497.6, 56.9)),
+}
+# Of each network a small one, on ten frames of ten coefficients.
+TINY = {
+    "single_fc": (),
+    "dnn": (8, 8),
+    "cnn": (4, 3, 3, 1, 1, 6, 3, 3, 2, 1, 5, 8),
+    "basic_lstm": (6,),
+    "lstm": (5, 7),
+    "gru": (2, 6),
+    "crnn": (4, 3, 4, 2, 2, 2, 6, 8),
+    "ds_cnn": (3, 8, 4, 3, 2, 1, 8, 3, 3, 2, 2, 10, 3, 3, 1, 1),
+    "tc_resnet": (3, 8, 8),
+}
+
+
+def tiny(architecture):
+    return Settings(
+        window_size_ms=100,
+        window_stride_ms=100,
+        dct_coefficient_count=10,
+        model_architecture=architecture,
+        model_size_info=TINY[architecture],
+    )
+
+
+def features(settings, count, seed=0):
+    shape = count, settings.feature_count
+    return np.random.default_rng(seed).normal(scale=3, size=shape).astype(np.float32)
+
+
+def with_random_weights(model):
+    """`model` with weights such that batch normalisation and biases do something."""
+    rng = np.random.default_rng(0)
+    model.set_weights(
+        [
+            rng.uniform(0.1, 0.3, value.shape) * np.where(value.ndim > 1, rng.choice([-1, 1], value.shape), 1)
+            for value in model.get_weights()
+        ]
+    )
+    return model
+
+
+@pytest.mark.parametrize("architecture", PUBLISHED)
+def test_presets_need_the_memory_and_operations_of_the_paper(architecture):
+    for size, (kilobytes, millions) in zip(
+        ("small", "medium", "large"), PUBLISHED[architecture], strict=True
+    ):
+        model = models.build_model(Settings(**architectures.PRESETS[f"{architecture}_{size}"]))
+        assert architectures.memory(model) / 1e3 == pytest.approx(kilobytes, rel=0.012)
+        assert architectures.operations(model) / 1e6 == pytest.approx(millions, rel=0.022)
+
+
+def test_operations_and_memory_of_a_network_counted_by_hand():
+    model = models.build_model(tiny("ds_cnn"))
+    places = [5 * 10, 3 * 5, 3 * 5]
+    first = 4 * 3 * 8 * places[0]
+    separable = (9 * 8 + 8 * 8) * places[1] + (9 * 8 + 8 * 10) * places[2]
+    assert architectures.operations(model) == 2 * (first + separable + 10 * 12)
+    weights = (96 + 8) + (72 + 8) + (64 + 8) + (72 + 8) + (80 + 10) + (120 + 12)
+    assert architectures.memory(model) == weights + (50 + 15) * 8
+
+
+@pytest.mark.parametrize("architecture", ["cnn", "lstm", "crnn", "ds_cnn"])
+def test_a_network_is_trained_clustered_converted_and_evaluated(architecture, tmp_path):
+    flags = ["--data_dir", SAMPLE_DATA, "--data_url", "", "--eval_step_interval", "2"]
+    network = ["--model_architecture", architecture, "--model_size_info", *TINY[architecture]]
+    frames = ["--window_size_ms", "100", "--window_stride_ms", "100", "--dct_coefficient_count", "10"]
+    steps = ["--how_many_training_steps", "4", "--learning_rate", "0.001"]
+    call("train.py", *flags, *network, *frames, *steps, "--train_dir", tmp_path / "train")
+    output = call(
+        *("optimisations.py", *flags, *steps, "--checkpoint", tmp_path / "train" / "best"),
+        *("--train_dir", tmp_path / "clustered"),
+    ).stdout
+    assert "distinct values of output/kernel: " in output
+    for layer in models.read_weights(tmp_path / "clustered" / "best"):
+        for name, values in layer.items():
+            assert "kernel" not in name or len(np.unique(values)) <= 32
+    output = call(
+        *("convert_to_tflite.py", "--data_dir", SAMPLE_DATA, "--checkpoint", tmp_path / "clustered" / "best"),
+        *("--inference_type", "int8", "--output", tmp_path / "int8.tflite"),
+    ).stdout
+    assert "int8.tflite: testing" in output and "N = 48" in output
+    output = call(
+        "evaluation.py", "--data_dir", SAMPLE_DATA, "--tflite_path", tmp_path / "int8.tflite"
+    ).stdout
+    assert "N = 48" in output
+
+
+@pytest.mark.parametrize("architecture", TINY)
+def test_a_tflite_file_computes_what_the_network_does_with_integers_alone(architecture, tmp_path):
+    settings = tiny(architecture)
+    model = with_random_weights(models.build_model(settings))
+    given = features(settings, 40)
+    expected = models.keras_scores(model)(given)
+    assert expected.std() > 0.005
+    for kind, tolerance in (("fp32", 1e-5), ("int8", 0.2), ("int16", 0.05)):
+        calibration = None if kind == "fp32" else given
+        content = convert_to_tflite.convert(model, settings, calibration, kind)
+        path = tmp_path / f"{kind}.tflite"
+        path.write_bytes(models.with_settings(content, settings))
+        scores, stored = models.load_tflite(path, NO_FLAGS)
+        assert stored == settings
+        np.testing.assert_allclose(scores(given), expected, atol=tolerance)
+        np.testing.assert_allclose(
+            scores(given), np.concatenate([scores(row[None]) for row in given]), atol=kind == "fp32" and 1e-6
+        )
+        graph = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+        assert not {"CUSTOM", "WHILE", "IF", "CALL_ONCE"} & set(models.tflite_operators(path.read_bytes()))
+        assert all(len(tensor.shapeSignature or ()) == 0 for tensor in graph.subgraphs[0].tensors)
+        types = {tensor.type for tensor in graph.subgraphs[0].tensors}
+        assert (schema.TensorType.FLOAT32 in types) == (kind == "fp32")
+
+
+@pytest.mark.parametrize("architecture", TINY)
+def test_a_size_that_does_not_fit_says_what_is_expected(architecture):
+    example = architectures.ARCHITECTURES[architecture].example
+    with pytest.raises(UserError, match=f"{architecture}: it takes .*, for example {example}"):
+        models.build_model(Settings(model_architecture=architecture, model_size_info=(3, 0, 3)))
+
+
+def test_a_kernel_larger_than_the_features_does_not_fit():
+    for architecture in ("cnn", "crnn"):
+        size = (TINY[architecture][0], 11, *TINY[architecture][2:])
+        settings = vars(tiny(architecture)) | {"model_size_info": size}
+        with pytest.raises(UserError, match=f"does not fit {architecture}"):
+            models.build_model(Settings(**settings))
+
+
+def test_a_flag_that_contradicts_the_preset_is_an_error_naming_both():
+    result = call("train.py", "--model", "gru_small", "--window_stride_ms", "20", check=False)
+    assert result.returncode == 2
+    assert "--window_stride_ms 20 contradicts 40, part of --model" in result.stderr
+
+
+def test_an_unknown_preset_is_an_error_that_lists_the_known():
+    result = call("train.py", "--model", "dnn_tiny", check=False)
+    assert result.returncode == 2
+    assert "dnn_tiny" in result.stderr and "ds_cnn_large" in result.stderr
+
+
+def test_the_lstm_has_peepholes_and_a_projection():
+    """Against the equations of arXiv:1402.1128, one clip and gate at a time."""
+    settings = tiny("lstm")
+    model = with_random_weights(models.build_model(settings))
+    kernel, recurrent, bias, peepholes, projection = model.layers[2].get_weights()
+    (clip,) = features(settings, 1)
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    def gate(number, frame, output):
+        part = slice(7 * number, 7 * number + 7)
+        return frame @ kernel[:, part] + output @ recurrent[:, part] + bias[part]
+
+    cells, output = np.zeros(7), np.zeros(5)
+    for frame in clip.reshape(10, 10):
+        into, kept = gate(0, frame, output), gate(1, frame, output)
+        candidate, out = np.tanh(gate(2, frame, output)), gate(3, frame, output)
+        kept = sigmoid(kept + peepholes[7:14] * cells)
+        cells = kept * cells + sigmoid(into + peepholes[:7] * cells) * candidate
+        output = (sigmoid(out + peepholes[14:] * cells) * np.tanh(cells)) @ projection
+    from backend import keras
+
+    of_lstm = keras.Model(model.input, model.layers[2].output)(clip[None])
+    np.testing.assert_allclose(of_lstm[0], output, rtol=1e-4)
+
+
+def original(architecture, keras):
+    """The layers with weights of the original package's networks, in order, for `tiny(architecture)`."""
+    layers = keras.layers
+
+    def normalised(layer):
+        return [layer, layers.BatchNormalization(), layers.ReLU()]
+
+    image, last = layers.Reshape((10, 10, 1)), layers.Dense(12, activation="softmax")
+    return {
+        "single_fc": lambda: [last],
+        "dnn": lambda: [layers.Dense(8, "relu"), layers.Dense(8, "relu"), last],
+        "cnn": lambda: [
+            image,
+            *normalised(layers.Conv2D(4, (3, 3))),
+            *normalised(layers.Conv2D(6, (3, 3), (2, 1))),
+            *(layers.Flatten(), layers.Dense(5)),
+            *normalised(layers.Dense(8)),
+            last,
+        ],
+        "basic_lstm": lambda: [layers.Reshape((10, 10)), layers.LSTM(6), last],
+        "ds_cnn": lambda: [
+            image,
+            *normalised(layers.Conv2D(8, (4, 3), (2, 1), "same")),
+            *normalised(layers.DepthwiseConv2D((3, 3), (2, 2), "same")),
+            *normalised(layers.Conv2D(8, 1)),
+            *normalised(layers.DepthwiseConv2D((3, 3), padding="same")),
+            *normalised(layers.Conv2D(10, 1)),
+            *(layers.GlobalAveragePooling2D(), last),
+        ],
+    }[architecture]()
+
+
+@pytest.mark.parametrize("architecture", ["single_fc", "dnn", "cnn", "basic_lstm", "ds_cnn"])
+def test_a_checkpoint_of_the_original_package_loads_with_flags(architecture, tmp_path):
+    from backend import keras
+
+    settings = tiny(architecture)
+    inputs = keras.Input((settings.feature_count,), name="input")
+    theirs = with_random_weights(keras.Sequential([inputs, *original(architecture, keras)]))
+    theirs.save_weights(str(tmp_path / "theirs.ckpt"))
+    given = argparse.Namespace(**vars(settings))
+    ours, _ = models.load_checkpoint(tmp_path / "theirs.ckpt", given)
+    clips = features(settings, 20)
+    np.testing.assert_allclose(models.keras_scores(ours)(clips), theirs(clips), atol=1e-5)
