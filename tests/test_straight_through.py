@@ -1,0 +1,79 @@
+"""Weights that may take only some values."""
+
+import numpy as np
+import pytest
+
+import models
+
+ROWS, COLUMNS = 60, 50
+
+
+@pytest.fixture
+def kernel():
+    return np.random.default_rng(0).laplace(size=(ROWS, COLUMNS)).astype(np.float32)
+
+
+def clustered(kernel, importance, eight_bits=False):
+    from straight_through import Clusters
+
+    return Clusters(kernel, np.asarray(importance, np.float32)[:, None], eight_bits)(kernel).numpy()
+
+
+def bits(values):
+    """Entropy of a weight in bits."""
+    _, counts = np.unique(values, return_counts=True)
+    share = counts / counts.sum()
+    return -(share * np.log2(share)).sum()
+
+
+def test_clusters_are_few_and_their_price_saves_bits(kernel, monkeypatch):
+    import straight_through
+
+    values = clustered(kernel, np.ones(ROWS))
+    assert 16 <= len(np.unique(values)) <= 32
+    monkeypatch.setattr(straight_through, "PRICE_OF_A_BIT", 0)
+    without_price = clustered(kernel, np.ones(ROWS))
+    assert 16 <= len(np.unique(without_price)) <= 32
+    assert bits(values) < bits(without_price) - 0.3
+    assert ((values - kernel) ** 2).mean() > ((without_price - kernel) ** 2).mean()
+
+
+def test_clusters_cost_less_than_equal_steps_of_the_same_error(kernel):
+    values = clustered(kernel, np.ones(ROWS))
+    error = ((values - kernel) ** 2).mean()
+    step = np.sqrt(12 * error)
+    assert bits(values) < bits(np.round(kernel / step)) + 0.1
+    assert len(np.unique(np.round(kernel / step))) > 32
+
+
+def test_weights_of_loud_inputs_are_rounded_more_finely(kernel):
+    loud = np.repeat([1, 100], ROWS // 2)
+    kernel[loud == 100] /= 10
+    errors = ((clustered(kernel, loud) - kernel) ** 2).mean(1)
+    assert errors[loud == 100].mean() < errors[loud == 1].mean() / 5
+
+
+def test_clusters_of_eight_bits_are_multiples_of_one_scale(kernel):
+    values = clustered(kernel, np.ones(ROWS), eight_bits=True)
+    steps = values / (np.abs(values).max() / 127)
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+
+
+def test_a_step_moves_free_weights_and_the_model_keeps_allowed_ones(dnn_small):
+    from straight_through import EightBits, StraightThrough
+
+    model = models.build_model(dnn_small)
+    kernel, bias = model.layers[1].weights
+    weights = StraightThrough(model, {kernel.ref(): EightBits()})
+    before = kernel.numpy()
+    step = np.abs(before).max() / 127
+    np.testing.assert_allclose(before / step, np.round(before / step), atol=1e-3)
+    assert weights.free[1] is bias
+
+    place = np.unravel_index(np.abs(before).argmin(), before.shape)
+    for move, expected in ((0.4, 0), (0.4, 1)):  # in steps: the first is too small to show, both are not
+        free = weights.free[0].numpy()
+        free[place] = move * step if expected == 0 else free[place] + move * step
+        weights.free[0].assign(free)
+        weights.apply()
+        assert kernel.numpy()[place] == pytest.approx(expected * step, abs=1e-6)
