@@ -1,7 +1,8 @@
 """The networks of "Hello Edge" (arXiv:1711.07128), and one to teach them.
 
 Each builder takes Settings and gives a Keras model from `input` [batch, feature_count] to class scores, whose
-last layer is softmax alone; or None where --model_size_info does not fit the architecture.
+last layer is softmax alone; or None where --model_size_info does not fit the architecture. As a script this
+prints what the models of the paper need.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from settings import FIELDS, Settings, UserError, show
 
 LARGEST = 65536  # units or channels of a layer
+MOST_LAYERS = 16  # of GRUs: more are likely to be numbers in another order
 
 
 class Architecture(NamedTuple):
@@ -71,6 +73,13 @@ def memory(model) -> int:
 def kernels(layer) -> list:
     """The weights of a layer that multiply its inputs, or its own outputs of one frame before."""
     return [weight for weight in layer.trainable_weights if len(weight.shape) > 1]
+
+
+def fully_connected(model) -> bool:
+    """Whether all weights of a Keras model are those of fully connected layers."""
+    from backend import keras
+
+    return all(isinstance(layer, keras.layers.Dense) for layer in model.layers if layer.weights)
 
 
 # ---- fully connected ----
@@ -203,7 +212,7 @@ def build_lstm(settings, size):
 
 def build_gru(settings, size):
     """Layers of gated recurrent units, the reset gate before the product, as in arXiv:1406.1078."""
-    if len(size) != 2:
+    if len(size) != 2 or size[0] > MOST_LAYERS:
         return None
     features = _input(settings)
     return _classifier(features, _gru_layers(_frames(features, settings), *size), settings)
@@ -216,7 +225,7 @@ def build_crnn(settings, size):
     if len(size) != 8:
         return None
     channels, height, width, *strides, layer_count, units, hidden = size
-    if height > settings.frame_count or width > settings.dct_coefficient_count:
+    if layer_count > MOST_LAYERS or height > settings.frame_count or width > settings.dct_coefficient_count:
         return None
     layers = keras.layers
     features = _input(settings)
@@ -270,7 +279,7 @@ def build_tc_resnet(settings, size):
 
 CONVOLUTION = "its channels, its kernel's frames and coefficients, and its strides in both"
 ARCHITECTURES = {
-    "single_fc": Architecture(build_single_fc, "nothing", "no --model_size_info at all"),
+    "single_fc": Architecture(build_single_fc, "no numbers", "no --model_size_info at all"),
     "dnn": Architecture(build_dnn, "the number of units of each hidden layer", "144 144 144"),
     "cnn": Architecture(
         build_cnn,
@@ -338,8 +347,13 @@ def preset(name: str) -> dict:
     return PRESETS[name]
 
 
-def fully_connected(model) -> bool:
-    """Whether all weights of a Keras model are those of fully connected layers."""
-    from backend import keras
+def main():
+    print(f"{'--model':18}{'parameters':>11}{'operations, M':>15}{'memory, kB':>12}")
+    for name, values in PRESETS.items():
+        model = build_model(Settings(**values))
+        weights = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+        print(f"{name:18}{weights:11,}{operations(model) / 1e6:15.2f}{memory(model) / 1e3:12.1f}")
 
-    return all(isinstance(layer, keras.layers.Dense) for layer in model.layers if layer.weights)
+
+if __name__ == "__main__":
+    main()

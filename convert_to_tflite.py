@@ -1,7 +1,7 @@
 """Convert a checkpoint to a TFLite file with its settings inside, and evaluate what was written.
 
-By default the weights and activations become int8. The batch is fixed to 1, and every tensor has one scale,
-so that kernels for microcontrollers take the file as it is.
+By default the weights and activations become int8. The batch is fixed to 1, and every tensor has one scale
+(but for kernels of convolutions), so that kernels for microcontrollers take the file as it is.
 """
 
 import argparse

@@ -160,7 +160,8 @@ def checkpoint_prefix(path) -> str:
     path = Path(path)
     refuse_wildcards(path)
     if (path / "saved_model.pb").exists():
-        path = path / "variables" / "variables"
+        ours = path / "assets.extra" / "weights"
+        path = ours if ours.with_suffix(".index").exists() else path / "variables" / "variables"
     elif (path / "checkpoint").is_file():
         latest = re.search(
             r'^model_checkpoint_path: "(.+)"', (path / "checkpoint").read_text(errors="replace"), re.M
@@ -289,13 +290,17 @@ def writing(path):
 
 
 def export_saved_model(model, settings: Settings, folder):
-    """Write a SavedModel with the settings in `assets.extra/`; it appears only when complete."""
+    """Write a SavedModel; it appears only when complete.
+
+    In `assets.extra/` are the settings, and the weights once more: under the names that layers give them,
+    which a SavedModel leaves out for recurrent ones.
+    """
     folder = Path(folder)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     try:
         with writing(folder):
             model.save(str(partial), save_format="tf", include_optimizer=False)
-        (partial / "assets.extra").mkdir(exist_ok=True)
+            model.save_weights(str(partial / "assets.extra" / "weights"), save_format="tf")
         (partial / "assets.extra" / SETTINGS_NAME).write_text(settings.to_json(), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
@@ -397,7 +402,7 @@ def zipped_size(content: bytes) -> int:
 
 
 class TFLiteModel:
-    """A TFLite file ready to run; its interpreter is built once and fed batches.
+    """A TFLite file ready to run, fed batches where its operators allow another batch size.
 
     `input` and `output` are the interpreter's details of the two tensors, as the file has them.
     """
@@ -411,6 +416,7 @@ class TFLiteModel:
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{path} is not a TFLite model that can run: {error}") from None
         self._batch = int(self.input["shape"][0])
+        self._resizable = True
 
     def check_fits(self, settings: Settings, path):
         """Raise UserError where the shapes of input and output are not those of `settings`."""
@@ -440,7 +446,7 @@ class TFLiteModel:
         return self._interpreter.get_tensor(self.output["index"])
 
     def _resize(self, batch):
-        if batch in (0, self._batch):
+        if batch in (0, self._batch) or not self._resizable:
             return
         shape = [batch, *map(int, self.input["shape"][1:])]
         self._interpreter.resize_tensor_input(self.input["index"], shape)
@@ -448,8 +454,8 @@ class TFLiteModel:
             with quiet():
                 self._interpreter.allocate_tensors()
             self._batch = batch
-        except RuntimeError:  # its reshapes name the batch; such a model is fed clip by clip
-            self._interpreter, self._batch = _interpreter(self._content), 1
+        except RuntimeError:  # its reshapes name the batch
+            self._interpreter, self._resizable = _interpreter(self._content), False
 
 
 def _interpreter(content):

@@ -2,7 +2,8 @@
 
 clustering leaves each kernel at most 32 distinct values, and takes those that compress well. quantization
 leaves each kernel the values that int8 weights can have, so that conversion changes no weight; clustering
-does so too in fully connected layers. The same command given again goes on where it was interrupted.
+does so too in fully connected layers that no batch normalisation follows. The same command given again goes
+on where it was interrupted.
 """
 
 from pathlib import Path
@@ -12,9 +13,11 @@ import numpy as np
 import input_data
 import models
 import training
-from architectures import kernels
+from architectures import fully_connected, kernels
 from reports import Report
 from settings import SILENCE_INDEX, UserError, new_parser, run
+
+CLIPS_TO_MEASURE_ON = 1000
 
 
 def parse_arguments():
@@ -43,6 +46,7 @@ def main():
     training.check_arguments(args)
     model, settings = models.load_checkpoint(args.checkpoint, args)
     data = input_data.open_data(args, settings)
+    training.check_clips(data, settings, args)
 
     from backend import keras
 
@@ -56,7 +60,7 @@ def main():
     training.fit(
         *(model, data, settings, args, start),
         lambda name: models.keep_best(model, settings, best, name),
-        straight_through(model, args.method, data, settings),
+        straight_through(model, args.method, data, settings, args.seed),
     )
 
     model, _ = models.load_checkpoint(best, args)
@@ -68,25 +72,28 @@ def main():
     print(f"checkpoint after {args.method}: {models.checkpoint_prefix(best)}")
 
 
-def straight_through(model, method, data, settings):
+def straight_through(model, method, data, settings, seed):
     """What makes training keep the kernels of `model` to the values that `method` allows."""
     from backend import keras
     from straight_through import Clusters, EightBits, StraightThrough
 
-    if method == "quantization" and not models.fully_connected(model):
+    if method == "quantization" and not fully_connected(model):
         raise UserError("--method quantization is for models of fully connected layers alone")
-    real = data.validation.take(np.flatnonzero(data.validation.label != SILENCE_INDEX))
-    features = input_data.features(real, settings)
+    if method == "quantization":
+        kinds = {kernel.ref(): EightBits() for layer in model.layers for kernel in kernels(layer)}
+        return StraightThrough(model, kinds)
+
+    real = np.flatnonzero(data.validation.label != SILENCE_INDEX)
+    chosen = np.random.default_rng(seed).permutation(real)[:CLIPS_TO_MEASURE_ON]
+    features = input_data.features(data.validation.take(chosen), settings)
     roundings = {}
-    for layer in model.layers:
-        for number, kernel in enumerate(kernels(layer)):
-            if method == "quantization":
-                roundings[kernel.ref()] = EightBits()
-            else:
-                heard = models.keras_scores(keras.Model(model.input, layer.input))(features)
-                variance = heard.var(axis=tuple(range(heard.ndim - 1)))[:, None]
-                importance = variance if number == 0 else np.ones((1, 1))  # others multiply no inputs
-                roundings[kernel.ref()] = Clusters(kernel, importance, isinstance(layer, keras.layers.Dense))
+    for layer in filter(kernels, model.layers):
+        of_inputs, *of_states = kernels(layer)
+        inputs = models.keras_scores(keras.Model(model.input, layer.input))(features)
+        variance = inputs.var(axis=tuple(range(inputs.ndim - 1)))[:, None]
+        eight_bits = isinstance(layer, keras.layers.Dense)
+        roundings[of_inputs.ref()] = Clusters(of_inputs, variance, eight_bits)
+        roundings |= {kernel.ref(): Clusters(kernel, np.ones((1, 1)), eight_bits) for kernel in of_states}
     return StraightThrough(model, roundings)
 
 

@@ -40,14 +40,35 @@ done
 if $train && [ -n "$checkpoint" ]; then
     fail "--train makes a new checkpoint, --ckpt starts from one: give one of the two"
 fi
+cd "$(dirname "${BASH_SOURCE[0]}")"
+source ./environment.sh
+name=$(  # of the architecture
+    python - "$checkpoint" ${network[@]+"${network[@]}"} << 'EOF'
+import sys
+
+import models
+from settings import UserError, new_parser, resolve, run
+
+
+def main():
+    checkpoint, *flags = sys.argv[1:]
+    parser = new_parser("")
+    models.add_arguments(parser)
+    args = parser.parse_args(flags)
+    stored = models.read_settings(checkpoint) if checkpoint else None
+    if checkpoint and not stored and not flags:
+        raise UserError(f"{checkpoint} carries no settings: --model must say what it is")
+    print(resolve(args, stored, checkpoint).model_architecture)
+
+
+sys.argv[0] = "recreate_model.sh"
+run(main)
+EOF
+)
 model=${network[1]-dnn_small}
 if ! $train && [ -z "$checkpoint" ] && [ "$model" != dnn_small ]; then
     fail "$model is not shipped: train it with --train, or give its checkpoint with --ckpt"
 fi
-cd "$(dirname "${BASH_SOURCE[0]}")"
-checkpoint=${checkpoint:-model_archive/model_source/weights}
-source ./environment.sh
-python -c 'import sys, architectures; architectures.preset(sys.argv[1])' "$model" 2>/dev/null || fail "there is no model $model"
 
 warning="
 ################################################################################
@@ -82,19 +103,25 @@ else
     test_set=()
     echo "$warning"
 fi
-teacher=$out/trained/teacher
-if [ "$model" != dnn_small ]; then out=$out/$model; fi
+teacher=$out/teacher
+if [ -n "$checkpoint" ]; then
+    out=$out/from_$(basename "$checkpoint")-$(cksum <<< "$checkpoint" | cut -d ' ' -f 1)
+elif [ "$model" != dnn_small ]; then
+    out=$out/$model
+fi
 if $train; then out=$out/trained; else rm -rf "$out/clustered"; fi
+checkpoint=${checkpoint:-model_archive/model_source/weights}
 mkdir -p "$out"
 recipe=(
-    --background_volume 0.2 --silence_volume 1 --speed_change 12 --volume_change_db 6
+    --background_volume 0.2 --silence_volume 1
     --training_unknown_percentage 26 --learning_rate_schedule cosine --eval_step_interval $validate
 )
+varied=(--speed_change 12 --volume_change_db 6)
 python input_data.py "${data[@]}" ${test_set[@]+"${test_set[@]}"}
 
 if $train; then
     stages=("$teacher" "$out/train") earlier=
-    if [[ $model = dnn_* ]]; then stages+=("$out/quantized"); fi
+    if [ "$name" = dnn ]; then stages+=("$out/quantized"); fi
     for stage in "${stages[@]}" "$out/clustered"; do  # what one learnt from may have been deleted since
         if [ -n "$earlier" ] && [ ! -d "$earlier/resume" ]; then rm -rf "$stage"; fi
         earlier=$stage
@@ -104,22 +131,25 @@ if $train; then
         --dct_coefficient_count 40 --window_size_ms 40 --window_stride_ms 20 --echo_factor 2 --batch_size 128 \
         --how_many_training_steps $teacher_steps --learning_rate 0.002 \
         --speed_change 15 --volume_change_db 8 --train_dir "$teacher"
-    case $model in
-        dnn_*) learning=(--how_many_training_steps $steps --learning_rate 0.01 --optimizer muon --batch_norm
-            --batch_size 256 --echo_factor 12) ;;
-        *) learning=(--how_many_training_steps $deep_steps --learning_rate 0.002 --batch_size 128 --echo_factor 4) ;;
-    esac
+    if [ "$name" = dnn ]; then
+        learning=(
+            --how_many_training_steps $steps --learning_rate 0.01 --optimizer muon --batch_norm
+            --batch_size 256 --echo_factor 12
+        )
+    else
+        learning=(--how_many_training_steps $deep_steps --learning_rate 0.002 --batch_size 128 --echo_factor 4)
+    fi
     echo "== train"
-    python train.py "${data[@]}" "${recipe[@]}" "${learning[@]}" --model "$model" --teacher "$teacher/best" \
+    python train.py "${data[@]}" "${recipe[@]}" "${varied[@]}" "${learning[@]}" --model "$model" --teacher "$teacher/best" \
         --train_dir "$out/train"
     checkpoint=$out/train/best
 fi
 
 optimise=(
-    python optimisations.py "${data[@]}" "${recipe[@]}" --echo_factor 8 --batch_size 256
+    python optimisations.py "${data[@]}" "${recipe[@]}" "${varied[@]}" --echo_factor 8 --batch_size 256
     --how_many_training_steps $optimise_steps --learning_rate 0.00003
 )
-if $train && [[ $model = dnn_* ]]; then
+if $train && [ "$name" = dnn ]; then
     echo "== quantize the weights"
     "${optimise[@]}" --method quantization --checkpoint "$out/train/best" --teacher "$out/train/best" \
         --train_dir "$out/quantized"
@@ -129,7 +159,7 @@ fi
 echo "== cluster $checkpoint"
 "${optimise[@]}" ${network[@]+"${network[@]}"} --checkpoint "$checkpoint" --teacher "$checkpoint" --train_dir "$out/clustered"
 
-name=${model%_*} files=()
+files=()
 for form in "$name" "${name}_clustered"; do
     source=$checkpoint
     if [ "$form" != "$name" ]; then source=$out/clustered/best; fi

@@ -3,6 +3,7 @@
 from backend import keras, tf
 
 
+@keras.saving.register_keras_serializable("keyword_spotting")
 class ProjectedLSTMCell(keras.layers.Layer):
     """An LSTM cell with peepholes and a linear projection of its output (Sak et al., arXiv:1402.1128).
 

@@ -193,7 +193,8 @@ class StoreTuple(argparse.Action):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -232,8 +233,9 @@ def resolve(args: argparse.Namespace, stored: Settings | None, source: str) -> S
     for name, value in given.items():
         kept = getattr(stored, name)
         if value != kept:
+            flag = f"--model with its {name}" if name in of_model else f"--{name}"
             raise UserError(
-                f"--{name} {show(value)} contradicts {show(kept)}, stored in {source}; "
+                f"{flag} {show(value)} contradicts {show(kept)}, stored in {source}; "
                 "leave the flag out, the model carries its settings"
             )
     return stored

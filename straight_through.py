@@ -81,7 +81,8 @@ class Clusters(tf.Module):
         self._centroids.assign(tf.where(count > 0, means, self._centroids))
         share = tf.maximum(count, 0.5) / tf.reduce_sum(count)
         self._bits.assign(-tf.math.log(share) / np.log(2).astype(np.float32))
-        return tf.gather(self._eight_bits(self._centroids), cluster)
+        used = tf.where(count > 0, self._centroids, 0.0)  # no other may decide on the scale
+        return tf.gather(self._eight_bits(used), cluster)
 
 
 def merged(weights: np.ndarray, importance: np.ndarray, price: float) -> np.ndarray:

@@ -41,6 +41,7 @@ def main():
     training.check_arguments(args)
     settings = resolve(args, None, "")
     data = input_data.open_data(args, settings)
+    training.check_clips(data, settings, args)
 
     strategy = training.new_strategy(args.distribute)
 

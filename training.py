@@ -156,8 +156,7 @@ def fit(
     were at the start. `straight_through`, a StraightThrough of the model, keeps its weights to some values.
     For a model built under a tf.distribute strategy each worker makes its share of every batch, and worker 0
     does all else. An interrupted run ends as an unbroken one does, except for what dropout leaves out. Raises
-    UserError where `train_dir` holds a run with other flags or one that is going on, where a word has no
-    clips to learn from, or where training diverges.
+    UserError where `train_dir` holds a run with other flags or one that is going or where training diverges.
     """
     from backend import tf
     from straight_through import StraightThrough
@@ -170,7 +169,6 @@ def fit(
     averaged = [v for v in model.weights if v.synchronization == tf.VariableSynchronization.ON_READ]
     if averaged and workers > 1:  # reading them on one worker alone would wait for the others
         raise UserError("batch normalisation works with --distribute none or mirrored only")
-    _check_clips(data, settings, args)
     with _claimed_folder(args, settings, data, start) if number == 0 else nullcontext():
         with strategy.scope():
             weights = straight_through or StraightThrough(model, {})
@@ -202,12 +200,15 @@ def fit(
 
 
 def _teacher(args, settings):
-    """The model of --teacher; UserError where it hears other audio, or tells other labels apart."""
-    if read_settings(args.teacher) is None:
-        raise UserError(
-            f"--teacher {args.teacher} carries no settings: load and train it with train.py first"
-        )
-    model, its_settings = load_checkpoint(args.teacher, argparse.Namespace())
+    """The model of --teacher; UserError where it hears other audio, or tells other labels apart.
+
+    One without settings is taken to have the student's.
+    """
+    of_student = argparse.Namespace(**vars(settings))
+    carries_settings = read_settings(args.teacher) is not None
+    model, its_settings = load_checkpoint(
+        args.teacher, argparse.Namespace() if carries_settings else of_student
+    )
     percentages = "validation_percentage", "testing_percentage"  # it must not have learnt what we test on
     for name in ("sample_rate", "clip_duration_ms", "wanted_words", *percentages):
         ours, theirs = getattr(settings, name), getattr(its_settings, name)
@@ -251,7 +252,8 @@ def _summary_writer(folder):
     return tf.summary.create_file_writer(folder)
 
 
-def _check_clips(data, settings, args):
+def check_clips(data, settings, args):
+    """Raise UserError where there is a word without clips to learn from, or nothing to validate on."""
     for word, label in zip(
         settings.wanted_words, range(UNKNOWN_INDEX + 1, len(settings.labels)), strict=True
     ):
@@ -345,15 +347,17 @@ def _restored_state(model, weights, args):
     try:
         manager = tf.train.CheckpointManager(state, str(folder), max_to_keep=1)
         if manager.latest_checkpoint:
-            state.restore(manager.latest_checkpoint).expect_partial()
+            state.restore(manager.latest_checkpoint).assert_existing_objects_matched()
             total = sum(args.how_many_training_steps)
             step = int(state.step.read_value())
             reused = (
                 ", once the clips to be used again are made" if args.echo_factor > 1 and step < total else ""
             )
             print(f"going on after step {step:,} of {total:,}{reused}", flush=True)
-    except (tf.errors.OpError, ValueError, IndexError) as error:
-        raise UserError(f"{folder} is damaged; delete {args.train_dir} to train anew ({error})") from None
+    except (tf.errors.OpError, ValueError, IndexError, AssertionError) as error:
+        raise UserError(
+            f"{folder} is damaged, or of another version; delete {args.train_dir} to train anew ({error})"
+        ) from None
     return state, manager
 
 

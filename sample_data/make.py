@@ -1,4 +1,4 @@
-"""Make the synthetic speech of this folder with espeak-ng (Debian: apt-get install espeak-ng).
+"""Make the synthetic speech of this folder with espeak-ng (Debian: apt-get install espeak-ng) and SciPy.
 
     python sample_data/make.py
 

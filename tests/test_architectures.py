@@ -125,6 +125,7 @@ def test_a_tflite_file_computes_what_the_network_does_with_integers_alone(archit
         scores, stored = models.load_tflite(path, NO_FLAGS)
         assert stored == settings
         np.testing.assert_allclose(scores(given), expected, atol=tolerance)
+        np.testing.assert_array_equal(scores(given[:7]), scores(given[:7]))
         np.testing.assert_allclose(
             scores(given), np.concatenate([scores(row[None]) for row in given]), atol=kind == "fp32" and 1e-6
         )
@@ -140,6 +141,25 @@ def test_a_size_that_does_not_fit_says_what_is_expected(architecture):
     example = architectures.ARCHITECTURES[architecture].example
     with pytest.raises(UserError, match=f"{architecture}: it takes .*, for example {example}"):
         models.build_model(Settings(model_architecture=architecture, model_size_info=(3, 0, 3)))
+
+
+@pytest.mark.parametrize("architecture", TINY)
+def test_every_form_of_a_network_gives_the_same_scores(architecture, tmp_path):
+    settings = tiny(architecture)
+    model = with_random_weights(models.build_model(settings))
+    given = features(settings, 10)
+    expected = models.keras_scores(model)(given)
+    models.save_checkpoint(model, settings, tmp_path / "checkpoint")
+    models.export_saved_model(model, settings, tmp_path / "saved_model")
+    for form in ("checkpoint", "saved_model"):
+        loaded, stored = models.load_checkpoint(tmp_path / form, NO_FLAGS)
+        assert stored == settings
+        np.testing.assert_array_equal(models.keras_scores(loaded)(given), expected)
+
+
+def test_layers_and_units_in_the_wrong_order_do_not_fit():
+    with pytest.raises(UserError, match="gru: it takes the number of layers and of units in each"):
+        models.build_model(Settings(model_architecture="gru", model_size_info=(154, 1)))
 
 
 def test_a_kernel_larger_than_the_features_does_not_fit():

@@ -190,12 +190,13 @@ def test_flags_that_do_not_fit_a_teacher_or_a_network(trained, tmp_path, flags, 
     assert_one_clear_line(train(tmp_path, *flags, check=False), *parts)
 
 
-def test_a_teacher_without_settings_is_an_error(trained, tmp_path):
+def test_a_teacher_without_settings_is_taken_to_have_the_students(trained, tmp_path):
     shutil.copytree(trained / "best", tmp_path / "bare")
     for file in (tmp_path / "bare").glob("*.settings.json"):
         file.unlink()
-    result = train(tmp_path / "train", "--teacher", tmp_path / "bare", check=False)
-    assert_one_clear_line(result, "--teacher", "no settings")
+    train(tmp_path / "train", "--teacher", tmp_path / "bare")
+    other = train(tmp_path / "other", "--teacher", tmp_path / "bare", "--model_size_info", "8", check=False)
+    assert_one_clear_line(other, tmp_path / "bare", "carries no settings")
 
 
 def test_a_flag_spelt_out_with_its_default_is_the_same_run(trained, tmp_path):
@@ -588,7 +589,44 @@ def test_recreate_model_takes_a_checkpoint_and_relative_paths(trained, tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"== cluster {tmp_path}/my checkpoint" in result.stdout
     assert "SAY NOTHING" not in result.stdout
-    assert len(re.findall(r"^work/recreated/my words-\d+/dnn\S*\.tflite ", result.stdout, re.M)) == 4
+    assert (
+        len(
+            re.findall(
+                r"^work/recreated/my words-\d+/from_my checkpoint-\d+/dnn\S*\.tflite ", result.stdout, re.M
+            )
+        )
+        == 4
+    )
+
+
+def test_recreate_model_trains_another_network_of_the_paper(tmp_path):
+    copy = copy_of_the_repository(tmp_path)
+    script = (copy / "recreate_model.sh").read_text()
+    for name, steps in (("teacher", 100), ("deep", 200), ("optimise", 300)):
+        assert f"{name}_steps={steps}" in script
+        script = script.replace(f"{name}_steps={steps}", f"{name}_steps=20")
+    (copy / "recreate_model.sh").write_text(script)
+    nowhere = "http://127.0.0.1:9"
+    flags = ("--train", "--model", "cnn_small")
+    result = recreate(*flags, repository=copy, cwd=copy, http_proxy=nowhere, HTTP_PROXY=nowhere)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "== train the teacher" in result.stdout and "== quantize" not in result.stdout
+    tables = re.findall(r"^work/recreated/sample_data/cnn_small/trained/(\S+)\.tflite  ", result.stdout, re.M)
+    assert tables == ["cnn", "cnn_quantized", "cnn_clustered", "cnn_clustered_quantized"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--model", "dnn_tiny"], ["dnn_tiny", "ds_cnn_large"]),
+        (["--model", "gru_small"], ["gru_small is not shipped", "--train"]),
+        (["--ckpt", WEIGHTS, "--model", "gru_small"], ["--model", "contradicts", "stored in"]),
+    ],
+)
+def test_recreate_model_says_what_is_wrong_with_a_model(flags, parts):
+    result = recreate(*flags)
+    assert result.returncode == 2 and "recreate_model.sh: error: " in result.stderr.splitlines()[0]
+    assert all(part in result.stderr.splitlines()[0] for part in parts)
 
 
 def copy_of_the_repository(tmp_path):

@@ -59,6 +59,16 @@ def test_clusters_of_eight_bits_are_multiples_of_one_scale(kernel):
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
 
 
+def test_a_cluster_that_empties_leaves_the_scale_to_the_others(kernel):
+    from straight_through import Clusters
+
+    clusters = Clusters(kernel, np.ones((ROWS, 1), np.float32), eight_bits=True)
+    for _ in range(3):
+        values = clusters(kernel / 3).numpy()
+    steps = values / (np.abs(values).max() / 127)
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+
+
 def test_a_step_moves_free_weights_and_the_model_keeps_allowed_ones(dnn_small):
     from straight_through import EightBits, StraightThrough
 
