@@ -87,13 +87,18 @@ def straight_through(model, method, data, settings, seed):
     chosen = np.random.default_rng(seed).permutation(real)[:CLIPS_TO_MEASURE_ON]
     features = input_data.features(data.validation.take(chosen), settings)
     roundings = {}
-    for layer in filter(kernels, model.layers):
+    for layer in filter(kernels, reversed(model.layers)):  # so that the inputs of a layer are still unchanged
         of_inputs, *of_states = kernels(layer)
         inputs = models.keras_scores(keras.Model(model.input, layer.input))(features)
-        variance = inputs.var(axis=tuple(range(inputs.ndim - 1)))[:, None]
-        eight_bits = isinstance(layer, keras.layers.Dense)
-        roundings[of_inputs.ref()] = Clusters(of_inputs, variance, eight_bits)
-        roundings |= {kernel.ref(): Clusters(kernel, np.ones((1, 1)), eight_bits) for kernel in of_states}
+        mean_square = np.square(inputs).mean(axis=tuple(range(inputs.ndim - 1)))[:, None]
+        dense = isinstance(layer, keras.layers.Dense)
+        clusters = Clusters(of_inputs, mean_square, eight_bits=dense)
+        if dense:  # what rounding adds to the sums on average
+            layer.bias.assign_add(inputs.mean(0) @ (of_inputs - clusters(of_inputs)).numpy())
+        roundings[of_inputs.ref()] = clusters
+        roundings |= {
+            kernel.ref(): Clusters(kernel, np.ones((1, 1)), eight_bits=False) for kernel in of_states
+        }
     return StraightThrough(model, roundings)
 
 

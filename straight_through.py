@@ -50,8 +50,8 @@ class Clusters(tf.Module):
 
     A weight goes to the centroid with the least sum of two things: its squared distance, times the importance
     of the weight, and the price of the bits that a centroid of this frequency takes. Each call then moves the
-    centroids to the means of their weights. `importance` broadcasts to `kernel`: the variance of the input
-    that a weight multiplies, so that the outputs change least.
+    centroids to the means of their weights. `importance` broadcasts to `kernel`: the mean square of the
+    input that a weight multiplies, so that the outputs change least.
     """
 
     def __init__(self, kernel, importance: np.ndarray, eight_bits: bool):

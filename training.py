@@ -356,7 +356,7 @@ def _restored_state(model, weights, args):
             print(f"going on after step {step:,} of {total:,}{reused}", flush=True)
     except (tf.errors.OpError, ValueError, IndexError, AssertionError) as error:
         raise UserError(
-            f"{folder} is damaged, or of another version; delete {args.train_dir} to train anew ({error})"
+            f"{folder} is damaged or of another version; delete {args.train_dir} to train anew ({error})"
         ) from None
     return state, manager
 
