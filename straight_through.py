@@ -9,7 +9,7 @@ from backend import tf
 CLUSTERS = 32
 PRICE_OF_A_BIT = 0.0055  # in mean squares of a kernel's weights; chosen on the validation partition
 FIRST_BINS = 2000
-FIRST_ROUNDS = 80
+ROUNDS = 80
 
 
 class StraightThrough(tf.Module):
@@ -49,9 +49,9 @@ class Clusters(tf.Module):
     et al., IEEE Trans. ASSP 37(1), 1989).
 
     A weight goes to the centroid with the least sum of two things: its squared distance, times the importance
-    of the weight, and the price of the bits that a centroid of this frequency takes. Each call then moves the
-    centroids to the means of their weights. `importance` broadcasts to `kernel`: the mean square of the
-    input that a weight multiplies, so that the outputs change least.
+    of the weight, and the price of the bits that a centroid of this frequency takes. Centroids and bits stay
+    as they are found for `kernel`. `importance` broadcasts to it: the mean square of the input that a weight
+    multiplies, so that the outputs change least.
     """
 
     def __init__(self, kernel, importance: np.ndarray, eight_bits: bool):
@@ -64,14 +64,22 @@ class Clusters(tf.Module):
         self._centroids = tf.Variable(centroids.astype(np.float32))
         self._bits = tf.Variable(np.full(CLUSTERS, np.log2(CLUSTERS), np.float32))
         self._eight_bits = EightBits() if eight_bits else tf.identity
-        for _ in range(FIRST_ROUNDS):
-            self(kernel)
+        for _ in range(ROUNDS):
+            self._improve(tf.convert_to_tensor(kernel))
+
+    def __call__(self, weights):
+        cluster = self._nearest(weights)
+        used = tf.math.unsorted_segment_sum(tf.ones_like(weights), cluster, CLUSTERS) > 0
+        return tf.gather(self._eight_bits(tf.where(used, self._centroids, 0.0)), cluster)
+
+    def _nearest(self, weights):
+        distance = self._importance[..., None] * tf.square(weights[..., None] - self._centroids)
+        return tf.argmin(distance + self._price * self._bits, -1, tf.int32)
 
     @tf.function
-    def __call__(self, weights):
-        importance = tf.broadcast_to(self._importance, weights.shape)
-        distance = importance[..., None] * tf.square(weights[..., None] - self._centroids)
-        cluster = tf.argmin(distance + self._price * self._bits, -1, tf.int32)
+    def _improve(self, weights):
+        """Move the centroids to the means of their weights, and count their bits anew."""
+        cluster, importance = self._nearest(weights), tf.broadcast_to(self._importance, weights.shape)
 
         def of_each_cluster(values):
             return tf.math.unsorted_segment_sum(values, cluster, CLUSTERS)
@@ -81,8 +89,6 @@ class Clusters(tf.Module):
         self._centroids.assign(tf.where(count > 0, means, self._centroids))
         share = tf.maximum(count, 0.5) / tf.reduce_sum(count)
         self._bits.assign(-tf.math.log(share) / np.log(2).astype(np.float32))
-        used = tf.where(count > 0, self._centroids, 0.0)  # no other may decide on the scale
-        return tf.gather(self._eight_bits(used), cluster)
 
 
 def merged(weights: np.ndarray, importance: np.ndarray, price: float) -> np.ndarray:
