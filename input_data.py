@@ -783,9 +783,8 @@ def _mfcc_part(audio, settings):
     ]
     padded = np.zeros((frames.shape[0] * frames.shape[1], fft_length), np.float32)
     np.multiply(frames, window, out=padded.reshape(*frames.shape[:2], fft_length)[:, :, : len(window)])
-    packed = cv2.dft(
-        padded, flags=cv2.DFT_ROWS
-    )  # of each row: bin 0, then both parts of bin 1, of bin 2, ...
+    # of each row: bin 0, then real and imaginary part of bin 1, of bin 2, ...
+    packed = cv2.dft(padded, flags=cv2.DFT_ROWS)
     spectrum = packed[:, 1 : 1 + 2 * len(filters)].view(np.complex64)
     log_mel = np.log(np.maximum(np.abs(spectrum) @ filters, np.float32(1e-12)))
     return (log_mel @ dct).reshape(len(audio), -1)

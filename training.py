@@ -156,7 +156,8 @@ def fit(
     were at the start. `straight_through`, a StraightThrough of the model, keeps its weights to some values.
     For a model built under a tf.distribute strategy each worker makes its share of every batch, and worker 0
     does all else. An interrupted run ends as an unbroken one does, except for what dropout leaves out. Raises
-    UserError where `train_dir` holds a run with other flags or one that is going or where training diverges.
+    UserError where `train_dir` holds a run with other flags or one that is going on, or where
+    training diverges.
     """
     from backend import tf
     from straight_through import StraightThrough

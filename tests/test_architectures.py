@@ -64,6 +64,14 @@ def with_random_weights(model):
     return model
 
 
+def network(architecture, clips):
+    """Settings and model of `tiny(architecture)`, features of some clips, and their scores."""
+    settings = tiny(architecture)
+    model = with_random_weights(models.build_model(settings))
+    given = features(settings, clips)
+    return settings, model, given, models.keras_scores(model)(given)
+
+
 @pytest.mark.parametrize("architecture", PUBLISHED)
 def test_presets_need_the_memory_and_operations_of_the_paper(architecture):
     for size, (kilobytes, millions) in zip(
@@ -112,10 +120,7 @@ def test_a_network_is_trained_clustered_converted_and_evaluated(architecture, tm
 
 @pytest.mark.parametrize("architecture", TINY)
 def test_a_tflite_file_computes_what_the_network_does_with_integers_alone(architecture, tmp_path):
-    settings = tiny(architecture)
-    model = with_random_weights(models.build_model(settings))
-    given = features(settings, 40)
-    expected = models.keras_scores(model)(given)
+    settings, model, given, expected = network(architecture, clips=40)
     assert expected.std() > 0.005
     for kind, tolerance in (("fp32", 1e-5), ("int8", 0.2), ("int16", 0.05)):
         calibration = None if kind == "fp32" else given
@@ -145,10 +150,7 @@ def test_a_size_that_does_not_fit_says_what_is_expected(architecture):
 
 @pytest.mark.parametrize("architecture", TINY)
 def test_every_form_of_a_network_gives_the_same_scores(architecture, tmp_path):
-    settings = tiny(architecture)
-    model = with_random_weights(models.build_model(settings))
-    given = features(settings, 10)
-    expected = models.keras_scores(model)(given)
+    settings, model, given, expected = network(architecture, clips=10)
     models.save_checkpoint(model, settings, tmp_path / "checkpoint")
     models.export_saved_model(model, settings, tmp_path / "saved_model")
     for form in ("checkpoint", "saved_model"):
