@@ -180,11 +180,27 @@ def _normalised_relu(x):
 
 
 # ---- recurrent networks ----
-#
-# They are unrolled over the frames, so that they convert to TFLite without control flow or state; with a
-# matrix product for each gate, since TFLite cannot split a tensor of 8 bits into parts of other ranges.
 
-UNROLLED = {"unroll": True, "implementation": 1}
+
+def unrolled(model):
+    """A model like `model`, with its weights, and its recurrent layers unrolled over their frames: it is slow
+    to train, but converts to TFLite without control flow or state.
+
+    Each gate has a matrix product of its own, since TFLite cannot split a tensor of 8 bits into parts of
+    other ranges.
+    """
+    from backend import keras
+
+    def unroll(layer):
+        config = layer.get_config()
+        if isinstance(layer, keras.layers.RNN):
+            config["unroll"] = True
+            (config["cell"]["config"] if "cell" in config else config)["implementation"] = 1
+        return type(layer).from_config(config)
+
+    copy = keras.models.clone_model(model, clone_function=unroll)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def build_basic_lstm(settings, size):
@@ -194,7 +210,7 @@ def build_basic_lstm(settings, size):
     if len(size) != 1:
         return None
     features = _input(settings)
-    x = keras.layers.LSTM(size[0], **UNROLLED)(_frames(features, settings))
+    x = keras.layers.LSTM(size[0])(_frames(features, settings))
     return _classifier(features, x, settings)
 
 
@@ -206,7 +222,7 @@ def build_lstm(settings, size):
     if len(size) != 2:
         return None
     features = _input(settings)
-    x = keras.layers.RNN(ProjectedLSTMCell(size[1], size[0]), unroll=True)(_frames(features, settings))
+    x = keras.layers.RNN(ProjectedLSTMCell(size[1], size[0]))(_frames(features, settings))
     return _classifier(features, x, settings)
 
 
@@ -239,7 +255,7 @@ def _gru_layers(x, count, units):
     from backend import keras
 
     for left in reversed(range(count)):
-        x = keras.layers.GRU(units, reset_after=False, return_sequences=left > 0, **UNROLLED)(x)
+        x = keras.layers.GRU(units, reset_after=False, return_sequences=left > 0)(x)
     return x
 
 

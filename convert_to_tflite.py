@@ -11,6 +11,7 @@ import numpy as np
 
 import input_data
 import models
+from architectures import unrolled
 from reports import Report
 from settings import SILENCE_INDEX, UserError, bounded, new_parser, quiet, run, write_bytes
 
@@ -100,6 +101,7 @@ def convert(model, settings, calibration, inference_type) -> bytes:
     """The TFLite form of a Keras model; float where `calibration` is None."""
     from backend import tf
 
+    model = unrolled(model)
     shape = tf.TensorSpec([1, settings.feature_count], tf.float32, name="input")
     function = tf.function(model).get_concrete_function(shape)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)

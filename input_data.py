@@ -765,26 +765,31 @@ def mfcc_tables(settings: Settings) -> tuple[np.ndarray, int, np.ndarray, np.nda
     return window.astype(np.float32), fft_length, filters.astype(np.float32), dct.astype(np.float32)
 
 
-def mfcc(audio: np.ndarray, settings: Settings) -> np.ndarray:
-    """MFCC features of clips: float32 [clips, clip_samples] from -1 to 1 -> float32 [clips, feature_count].
+def mfcc(audio: np.ndarray, settings: Settings, full_scale: float = 1) -> np.ndarray:
+    """MFCC features of clips: float32 [clips, clip_samples] from -full_scale to full_scale -> float32
+    [clips, feature_count].
 
     Frame by frame, coefficients in order. The numbers are those of TensorFlow's AudioSpectrogram
     (magnitude_squared) and Mfcc ops, up to float32 rounding.
     """
-    parts = [_mfcc_part(audio[i : i + CLIPS_AT_ONCE], settings) for i in range(0, len(audio), CLIPS_AT_ONCE)]
+    parts = [
+        _mfcc_part(audio[first : first + CLIPS_AT_ONCE], settings, full_scale)
+        for first in range(0, len(audio), CLIPS_AT_ONCE)
+    ]
     return np.concatenate(parts) if parts else np.zeros((0, settings.feature_count), np.float32)
 
 
-def _mfcc_part(audio, settings):
+def _mfcc_part(audio, settings, full_scale):
     cv2 = _opencv()
     window, fft_length, filters, dct = mfcc_tables(settings)
+    window = window / np.float32(full_scale)
     frames = np.lib.stride_tricks.sliding_window_view(audio, len(window), axis=1)[
         :, :: settings.stride_samples
     ]
     padded = np.zeros((frames.shape[0] * frames.shape[1], fft_length), np.float32)
     np.multiply(frames, window, out=padded.reshape(*frames.shape[:2], fft_length)[:, :, : len(window)])
     # of each row: bin 0, then real and imaginary part of bin 1, of bin 2, ...
-    packed = cv2.dft(padded, flags=cv2.DFT_ROWS)
+    packed = cv2.dft(padded, padded, flags=cv2.DFT_ROWS)
     spectrum = packed[:, 1 : 1 + 2 * len(filters)].view(np.complex64)
     log_mel = np.log(np.maximum(np.abs(spectrum) @ filters, np.float32(1e-12)))
     return (log_mel @ dct).reshape(len(audio), -1)
@@ -815,8 +820,8 @@ def features(clips: Clips, settings: Settings) -> np.ndarray:
 
     def part(start):
         stop = min(start + CLIPS_AT_ONCE, len(clips))
-        audio = np.stack([clips.samples(clip) for clip in range(start, stop)])
-        return mfcc(audio * np.float32(1 / 32768), settings)
+        audio = np.stack([clips.samples(clip) for clip in range(start, stop)], dtype=np.float32)
+        return mfcc(audio, settings, full_scale=32768)
 
     with _workers() as pool:
         parts = list(pool.map(part, range(0, len(clips), CLIPS_AT_ONCE)))

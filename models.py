@@ -50,7 +50,7 @@ def add_arguments(parser):
     )
 
 
-# ---- batch normalisation while training ----
+# ---- batch normalisation ----
 
 
 def with_batch_norm(model, features: np.ndarray):
@@ -79,17 +79,13 @@ def fold_batch_norm(trained, settings: Settings):
     """The plain model of `settings` that computes what `trained`, a model of `with_batch_norm`, does."""
     from backend import keras
 
-    def scale_and_offset(norm):
-        scale = norm.gamma.numpy() / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
-        return scale, norm.beta.numpy() - norm.moving_mean.numpy() * scale
-
     _, of_input, *rest = trained.layers
     scale = 1 / np.sqrt(np.ravel(of_input.input_variance))
     offset = -np.ravel(of_input.input_mean) * scale
     folded = []
     for layer in rest:
         if isinstance(layer, keras.layers.BatchNormalization):
-            after, shift = scale_and_offset(layer)
+            after, shift = _scale_and_offset(layer)
             kernel, bias = folded[-1]
             folded[-1] = kernel * after, bias * after + shift
         elif isinstance(layer, keras.layers.Dense):
@@ -101,6 +97,37 @@ def fold_batch_norm(trained, settings: Settings):
     for layer, values in zip([layer for layer in model.layers if layer.weights], folded, strict=True):
         layer.set_weights(values)
     return model
+
+
+def settle_batch_norm(model):
+    """Move what each batch normalisation does into the kernel and bias of the layer before it, where there is
+    one with a kernel, and freeze it.
+
+    The model computes what it did, and its kernels become those that it has in a TFLite file.
+    """
+    from backend import keras
+
+    for norm in model.layers:
+        if not isinstance(norm, keras.layers.BatchNormalization):
+            continue
+        before = norm.input._keras_history.layer
+        if before.weights:
+            scale, offset = _scale_and_offset(norm)
+            kernel, *bias = before.get_weights()
+            depthwise = isinstance(before, keras.layers.DepthwiseConv2D)
+            kernel = kernel * (scale[:, None] if depthwise else scale)
+            if bias:
+                bias, offset = [bias[0] * scale + offset], np.zeros_like(offset)
+            before.set_weights([kernel, *bias])
+            ones = np.ones_like(scale)
+            norm.set_weights([ones, offset, np.zeros_like(scale), ones - norm.epsilon])
+        norm.trainable = False
+
+
+def _scale_and_offset(norm):
+    """What a batch normalisation multiplies by, and adds then."""
+    scale = norm.gamma.numpy() / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
+    return scale, norm.beta.numpy() - norm.moving_mean.numpy() * scale
 
 
 # ---- settings inside every form of a model ----

@@ -56,6 +56,7 @@ def main():
     print(before.summary())
 
     best = Path(args.train_dir) / "best"
+    models.settle_batch_norm(model)
     start = f"{training.fingerprint(models.checkpoint_files(args.checkpoint))}, {args.method}"
     training.fit(
         *(model, data, settings, args, start),

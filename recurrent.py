@@ -9,12 +9,13 @@ class ProjectedLSTMCell(keras.layers.Layer):
 
     Computes what TensorFlow's `tf.compat.v1.nn.rnn_cell.LSTMCell(units, use_peepholes=True,
     num_proj=projection)` does, with Keras' order of gates: input, forget, cell, output. State: projected
-    output [batch, projection] and cells [batch, units].
+    output [batch, projection] and cells [batch, units]. `implementation` as in Keras' own cells: 1 has a
+    matrix product for each gate, 2 one for all.
     """
 
-    def __init__(self, units: int, projection: int, **options):
+    def __init__(self, units: int, projection: int, implementation: int = 2, **options):
         super().__init__(**options)
-        self.units, self.projection = units, projection
+        self.units, self.projection, self.implementation = units, projection, implementation
         self.state_size, self.output_size = [projection, units], projection
 
     def build(self, input_shape):
@@ -26,23 +27,25 @@ class ProjectedLSTMCell(keras.layers.Layer):
 
     def call(self, inputs, states):
         output, cells = states
-        of_input, of_forget, candidate, of_output = (
-            inputs @ kernel + output @ recurrent + bias
-            for kernel, recurrent, bias in zip(
-                tf.split(self.kernel, 4, axis=1),
-                tf.split(self.recurrent_kernel, 4, axis=1),
-                tf.split(self.bias, 4),
-                strict=True,
-            )
-        )
+        of_input, of_forget, candidate, of_output = self._sums(inputs, output)
         to_input, to_forget, to_output = tf.split(self.peepholes, 3)
         kept = tf.sigmoid(of_forget + to_forget * cells) * cells
         cells = kept + tf.sigmoid(of_input + to_input * cells) * tf.tanh(candidate)
         output = (tf.sigmoid(of_output + to_output * cells) * tf.tanh(cells)) @ self.projection_kernel
         return output, [output, cells]
 
+    def _sums(self, inputs, output):
+        """What goes into each gate, four times [batch, units]."""
+        weights = self.kernel, self.recurrent_kernel, self.bias
+        if self.implementation == 2:
+            kernel, recurrent, bias = weights
+            return tf.split(inputs @ kernel + output @ recurrent + bias, 4, axis=1)
+        of_gates = zip(*(tf.split(weight, 4, axis=-1) for weight in weights), strict=True)
+        return [inputs @ kernel + output @ recurrent + bias for kernel, recurrent, bias in of_gates]
+
     def get_config(self):
-        return super().get_config() | {"units": self.units, "projection": self.projection}
+        names = "units", "projection", "implementation"
+        return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 def _open_forget_gate(shape, dtype=None):

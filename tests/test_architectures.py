@@ -141,6 +141,25 @@ def test_a_tflite_file_computes_what_the_network_does_with_integers_alone(archit
         assert (schema.TensorType.FLOAT32 in types) == (kind == "fp32")
 
 
+@pytest.mark.parametrize("architecture", ["cnn", "ds_cnn", "tc_resnet"])
+def test_settled_batch_norm_changes_no_score_and_leaves_kernels_as_they_are(architecture):
+    settings, model, given, expected = network(architecture, clips=20)
+    models.settle_batch_norm(model)
+    np.testing.assert_allclose(models.keras_scores(model)(given), expected, atol=1e-6)
+    for layer in model.layers:
+        for kernel in architectures.kernels(layer):
+            kernel.assign(np.round(kernel, 1))
+    distinct = {len(np.unique(kernel)) for layer in model.layers for kernel in architectures.kernels(layer)}
+    content = convert_to_tflite.convert(model, settings, None, "fp32")
+    graph = schema.ModelT.InitFromPackedBuf(content)
+    stored = [
+        np.unique(np.frombuffer(bytes(graph.buffers[tensor.buffer].data), np.float32))
+        for tensor in graph.subgraphs[0].tensors
+        if len(tensor.shape) > 1 and graph.buffers[tensor.buffer].data is not None
+    ]
+    assert {len(values) for values in stored} == distinct
+
+
 @pytest.mark.parametrize("architecture", TINY)
 def test_a_size_that_does_not_fit_says_what_is_expected(architecture):
     example = architectures.ARCHITECTURES[architecture].example
