@@ -7,8 +7,9 @@ from pathlib import Path
 
 import input_data
 import models
+import streaming
 from reports import Report, write_json
-from settings import new_parser, run
+from settings import bounded, new_parser, run
 
 
 def parse_arguments():
@@ -27,11 +28,50 @@ def parse_arguments():
     parser.add_argument("--json", metavar="FILE", help="write the same figures to this file")
     input_data.add_arguments(parser)
     models.add_arguments(parser)
-    return parser.parse_args()
+    add_stream_arguments(parser)
+    args = parser.parse_args()
+    if bool(args.stream_wav) != bool(args.stream_words):
+        parser.error("--stream_wav and --stream_words go together")
+    return args
+
+
+def add_stream_arguments(parser):
+    streaming.add_arguments(parser)
+    group = parser.add_argument_group("evaluation on long recordings")
+    group.add_argument(
+        "--stream",
+        action="store_true",
+        help="count false alarms and false rejects on long recordings: one made of the validation clips, to "
+        "choose a threshold, and one of the test clips, to try it",
+    )
+    group.add_argument("--stream_wav", metavar="FILE", help="do so on this recording instead")
+    group.add_argument(
+        "--stream_words", metavar="FILE", help="with what is said in it: lines of seconds,word (its middle)"
+    )
+    group.add_argument(
+        "--stream_minutes",
+        type=bounded(float, 0.1, 600),
+        default=30,
+        metavar="N",
+        help="length of the recordings that --stream makes",
+    )
+    group.add_argument(
+        "--false_alarms_per_hour",
+        type=bounded(float, 0),
+        default=5,
+        metavar="N",
+        help="how many are accepted; the threshold is chosen for this",
+    )
+    group.add_argument(
+        "--seed", type=bounded(int, 0, 2**32 - 1), default=0, metavar="N", help="of the recordings made"
+    )
 
 
 def main():
     args = parse_arguments()
+    if args.stream or args.stream_wav:
+        evaluate_streams(args)
+        return
     load = models.load_tflite if args.tflite_path else load_keras
     paths = args.tflite_path or [args.checkpoint]
     loaded = [load(path, args) for path in paths]
@@ -76,6 +116,55 @@ def labelled_features(args, settings):
         kind = "canonical" if folder.startswith("speech_commands_test_set") else "test_dir"
         sets[f"{kind}, the clips in {folder}"] = input_data.open_test_dir(args.test_dir, settings)
     return {name: (input_data.features(clips, settings), clips.label) for name, clips in sets.items()}
+
+
+def evaluate_streams(args):
+    """Print, for each model, what it makes of long recordings at several thresholds."""
+    results = {}
+    for path in args.tflite_path or [args.checkpoint]:
+        scores, settings = models.load(path, args)
+        chosen = None
+        for recording in recordings(args, settings):
+            outcomes = streaming.outcomes(recording, scores, settings, args)
+            print(f"{path}: {stream_text(recording, outcomes, settings)}")
+            if chosen is None:
+                point = streaming.operating_point(outcomes, args.false_alarms_per_hour)
+                chosen = point.threshold
+                if point.false_alarms > args.false_alarms_per_hour:
+                    print(f"  no threshold has at most {args.false_alarms_per_hour:g} false alarms an hour")
+            at_chosen = next(outcome for outcome in outcomes if outcome.threshold == chosen)
+            print(f"  threshold {chosen:.2f}: {describe(at_chosen)}, the operating point\n")
+            results.setdefault(path, {})[recording.name] = {
+                "words": len(recording.words),
+                "hours": recording.hours(settings),
+                "chosen_threshold": chosen,
+                "outcomes": [outcome._asdict() for outcome in outcomes],
+            }
+    if args.json:
+        write_json(args.json, results)
+
+
+def recordings(args, settings):
+    """The long recordings that the flags ask for; the threshold is chosen on the first."""
+    if args.stream_wav:
+        return [streaming.read_recording(args.stream_wav, args.stream_words, settings)]
+    data = input_data.open_data(args, settings)
+    return [
+        streaming.make_recording(name, clips, data.noise, args.stream_minutes, args.seed, settings)
+        for name, clips in (("validation", data.validation), ("testing", data.testing))
+    ]
+
+
+def stream_text(recording, outcomes, settings) -> str:
+    hours = recording.hours(settings)
+    lines = [f"{recording.name}, {60 * hours:.1f} minutes with {len(recording.words)} words"]
+    lines += [f"threshold {outcome.threshold:.2f}: {describe(outcome)}" for outcome in outcomes[::10]]
+    return "\n  ".join(lines)
+
+
+def describe(outcome) -> str:
+    missed = f"{100 * outcome.false_rejects:5.1f} % false rejects"
+    return f"{missed}, {outcome.false_alarms:6.1f} false alarms an hour"
 
 
 def table(results) -> str:

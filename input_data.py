@@ -18,7 +18,7 @@ import shutil
 import sys
 import tarfile
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -53,9 +53,10 @@ SHA256 = {
     TEST_SET_URL: "cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
 }
 DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data" / "speech_commands_v0.02"
-AUDIO_SUFFIXES = (".wav", ".flac")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 NOISE_FOLDER = "_background_noise_"
 CACHE_FOLDER = ".pcm_cache"
+CACHE_VERSION = 2  # of what is done to recordings before they are kept
 DOWNLOADS_FOLDER = ".downloads"
 UNFINISHED_FOLDER = ".extracting"
 PARTITIONS = ("training", "validation", "testing")
@@ -64,6 +65,7 @@ BAD_FILES_TOLERATED = (
 )
 BATCHES_AHEAD = 100
 ECHO_BYTES = 2**30  # for the features that data echoing keeps
+BLOCK_SAMPLES = 2**16  # of a recording that are decoded at once
 CLIPS_AT_ONCE = 20  # their frames fit into a core's cache
 
 
@@ -309,8 +311,11 @@ class BadAudio(Exception):
     """Why a file cannot be used."""
 
 
-def read_audio(path, sample_rate: int) -> np.ndarray:
-    """The samples of a mono recording, int16 [samples]. Raises BadAudio with the reason."""
+@contextlib.contextmanager
+def open_audio(path):
+    """A recording, as a soundfile.SoundFile; raises BadAudio with the reason why it cannot be read, then or
+    while it is.
+    """
     import soundfile
 
     if os.path.getsize(path) == 0:
@@ -319,21 +324,47 @@ def read_audio(path, sample_rate: int) -> np.ndarray:
         raise BadAudio("is truncated")
     try:
         with soundfile.SoundFile(path) as file:
-            if file.samplerate != sample_rate:
-                raise BadAudio(f"has {file.samplerate} Hz, expected {sample_rate} Hz")
-            if file.channels != 1:
-                raise BadAudio(f"has {file.channels} channels, expected one")
-            samples = file.read(dtype="int16")
-            expected = file.frames
+            yield file
     except soundfile.LibsndfileError as error:
         raise BadAudio(
             f"is not audio that can be read ({str(error.error_string).strip().rstrip('.')})"
         ) from None
-    if len(samples) == 0:
+
+
+def audio_blocks(file, sample_rate: int) -> Iterator[np.ndarray]:
+    """An open recording piece by piece, int16 [samples]: other rates than `sample_rate` resampled (soxr, high
+    quality), channels averaged, other sample formats rounded.
+    """
+    import soxr
+
+    if file.samplerate == sample_rate and file.channels == 1:
+        yield from file.blocks(BLOCK_SAMPLES, dtype="int16")
+        return
+    resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1)
+    left = file.frames
+    for block in file.blocks(BLOCK_SAMPLES, dtype="float32", always_2d=True):
+        left -= len(block)
+        mono = resampler.resample_chunk(block.mean(axis=1), last=left <= 0)
+        yield np.clip(np.round(32768 * mono), -32768, 32767).astype(np.int16)
+
+
+def read_audio(path, sample_rate: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A recording as int16 [samples], and what was changed for that, in words, such as "from 44100 Hz".
+
+    Raises BadAudio with the reason.
+    """
+    with open_audio(path) as file:
+        blocks = [*audio_blocks(file, sample_rate)]
+        if file.tell() < file.frames:
+            raise BadAudio("is truncated")
+        changes = {
+            f"from {file.samplerate} Hz": file.samplerate != sample_rate,
+            f"from {file.channels} channels": file.channels != 1,
+        }
+    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
+    if not len(samples):
         raise BadAudio("holds no samples")
-    if len(samples) < expected:
-        raise BadAudio("is truncated")
-    return samples
+    return samples, tuple(change for change, made in changes.items() if made)
 
 
 def _riff_is_cut_short(path):
@@ -342,6 +373,20 @@ def _riff_is_cut_short(path):
         header = file.read(8)
     size = int.from_bytes(header[4:], "little") + 8
     return header[:4] == b"RIFF" and os.path.getsize(path) < size < 0x7FFF0000
+
+
+def loudest_part(samples: np.ndarray, length: int) -> np.ndarray:
+    """The `length` samples that most of the energy is in the middle of, to 1/100 of the length; all samples
+    where they are fewer.
+    """
+    step = max(1, length // 100)
+    if len(samples) < length + step:
+        return samples[:length]
+    blocks = samples[: len(samples) // step * step].reshape(-1, step).astype(np.float64)
+    start = (
+        step * np.convolve(np.square(blocks).sum(1), np.hanning(length // step + 2)[1:-1], "valid").argmax()
+    )
+    return samples[start : start + length]
 
 
 def list_recordings(folder: Path, first=False) -> list[tuple[str, int, int]]:
@@ -398,12 +443,15 @@ def decode_folders(folder: Path, names: list[str], settings: Settings) -> dict[s
         cache = _writable_cache(folder)
         shards = {name: shards[name] or _open_shard(cache / files[name], settings) for name in names}
         missing = [name for name in names if shards[name] is None]
-        total = sum(len(listings[name]) for name in missing)
+        total, changes = sum(len(listings[name]) for name in missing), Counter()
         with tqdm(total=total, desc=f"decoding {folder.name}", unit=" clips", disable=None) as progress:
             for name in missing:
                 recordings = [entry[0] for entry in listings[name]]
-                _write_shard(cache / files[name], folder / name, recordings, settings, progress)
+                changes += _write_shard(cache / files[name], folder / name, recordings, settings, progress)
                 shards[name] = _open_shard(cache / files[name], settings)
+        if changes:
+            made = ", ".join(f"{count:,} {change}" for change, count in sorted(changes.items()))
+            print(f"files of {folder} converted: {made}", file=sys.stderr)
     _report_bad_files(folder, shards)
     return shards
 
@@ -422,8 +470,8 @@ def _writable_cache(folder):
 
 
 def _cache_name(name, listing, settings):
-    """A name that changes with the recordings and with how they are cut."""
-    fingerprint = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+    """A name that changes with the recordings and with how they are converted and cut."""
+    fingerprint = hashlib.sha256(json.dumps([CACHE_VERSION, listing]).encode()).hexdigest()[:16]
     return f"{name}-{settings.sample_rate}-{settings.clip_samples}-{fingerprint}.pcm"
 
 
@@ -440,24 +488,29 @@ def _open_shard(path, settings):
     return Shard(names, PcmFile(path, shape), bad)
 
 
-def _write_shard(path, folder, files, settings, progress):
-    """Decode `files` into `path`; the index beside it, written last, makes it valid."""
+def _write_shard(path, folder, files, settings, progress) -> Counter:
+    """Decode `files` into `path`; the index beside it, written last, makes it valid. Counts of changes."""
 
     def decode(name):
         try:
-            return read_audio(folder / name, settings.sample_rate)[: settings.clip_samples]
+            samples, changes = read_audio(folder / name, settings.sample_rate)
         except BadAudio as error:
             return str(error)
+        if len(samples) > settings.clip_samples:
+            changes += (f"cut to their loudest {settings.clip_duration_ms} ms",)
+        return loudest_part(samples, settings.clip_samples), changes
 
-    names, bad = [], {}
+    names, bad, changed = [], {}, Counter()
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         with errors_name(path), open(partial, "wb") as file, ThreadPoolExecutor(2 * os.cpu_count()) as pool:
-            for name, samples in zip(files, pool.map(decode, files), strict=True):
+            for name, decoded in zip(files, pool.map(decode, files), strict=True):
                 progress.update()
-                if isinstance(samples, str):
-                    bad[name] = samples
+                if isinstance(decoded, str):
+                    bad[name] = decoded
                 else:
+                    samples, changes = decoded
+                    changed.update(changes)
                     names.append(name)
                     file.write(np.pad(samples, (0, settings.clip_samples - len(samples))).tobytes())
             file.flush()
@@ -469,6 +522,7 @@ def _write_shard(path, folder, files, settings, progress):
     for stale in path.parent.glob(f"{prefix}-*.*"):
         if stale.stem != path.stem and ".partial" not in stale.name:
             stale.unlink(missing_ok=True)
+    return changed
 
 
 def _report_bad_files(folder, shards):
@@ -555,6 +609,7 @@ def open_data(args, settings: Settings) -> Data:
         for row, name in enumerate(shards[word].names):
             partition = which_partition(name, settings.validation_percentage, settings.testing_percentage)
             members[partition].setdefault(word, []).append(row)
+    _report_unknown_speakers(folder, [name for word in used for name in shards[word].names])
     training = _label_clips(members["training"], shards, args, settings, all_unknown=True)
     percentage = getattr(args, "training_unknown_percentage", None)
     percentage = args.unknown_percentage if percentage is None else percentage
@@ -566,6 +621,17 @@ def open_data(args, settings: Settings) -> Data:
         testing=_label_clips(members["testing"], shards, args, settings),
         noise=load_noise(folder, settings),
     )
+
+
+def _report_unknown_speakers(folder, names):
+    strangers = sum("_nohash_" not in name for name in names)
+    if strangers:
+        print(
+            f"{strangers:,} of {len(names):,} files of {folder} do not tell their speaker "
+            "(<speaker>_nohash_<number>): each counts as another speaker, so that voices learnt from are "
+            "tested on",
+            file=sys.stderr,
+        )
 
 
 def protocol(args) -> str:
@@ -645,7 +711,7 @@ def load_noise(folder: Path, settings: Settings) -> list[np.ndarray]:
     noise, files = [], [name for name, _, _ in list_recordings(folder / NOISE_FOLDER)]
     for name in files:
         try:
-            samples = read_audio(folder / NOISE_FOLDER / name, settings.sample_rate)
+            samples, _ = read_audio(folder / NOISE_FOLDER / name, settings.sample_rate)
         except BadAudio as error:
             print(f"left out {folder / NOISE_FOLDER / name}: it {error}", file=sys.stderr)
             continue

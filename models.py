@@ -540,6 +540,15 @@ def keras_scores(model) -> Scores:
     return scores
 
 
+def load(path, args) -> tuple[Scores, Settings]:
+    """A checkpoint, SavedModel or TFLite file ready to run, and its settings."""
+    path = Path(path)
+    if path.is_file() and _is_tflite(path.read_bytes()):
+        return load_tflite(path, args)
+    model, settings = load_checkpoint(path, args)
+    return keras_scores(model), settings
+
+
 def load_tflite(path, args) -> tuple[Scores, Settings]:
     """A TFLite file ready to run, and its settings; those of the flags in `args` where it has none."""
     model = TFLiteModel(path)

@@ -23,6 +23,7 @@ from settings import UNKNOWN_INDEX, Settings, UserError, bounded, number_list, s
 
 TEMPERATURE = 4.0
 STEPS_AT_ONCE = 20  # steps of one call into TensorFlow
+FEW_TO_LEARN_FROM, FEW_TO_VALIDATE_ON = 100, 20  # clips of a word
 ROOT = Path(__file__).resolve().parent
 
 
@@ -265,10 +266,28 @@ def check_clips(data, settings, args):
             )
         if not np.any(data.validation.label == label):
             print(f"no clips of {word} for validation: how well it is told apart stays unknown")
+    _warn_of_few_clips(data, settings)
     if not len(data.validation):
         raise UserError(
             f"no clips for validation in {args.data_dir}: more recordings (of more speakers) are needed, "
             "or a larger --validation_percentage"
+        )
+
+
+def _warn_of_few_clips(data, settings):
+    counts = [
+        np.bincount(clips.label, minlength=len(settings.labels)) for clips in (data.training, data.validation)
+    ]
+    few = [
+        f"{word} {learnt}, {validated}"
+        for word, learnt, validated in list(zip(settings.labels, *counts, strict=True))[UNKNOWN_INDEX + 1 :]
+        if learnt < FEW_TO_LEARN_FROM or validated < FEW_TO_VALIDATE_ON
+    ]
+    if few:
+        print(
+            f"few clips to learn from, to validate on: {'; '.join(few)} (fewer than {FEW_TO_LEARN_FROM}, "
+            f"{FEW_TO_VALIDATE_ON}): the model and its accuracy will be rough",
+            file=sys.stderr,
         )
 
 

@@ -216,8 +216,6 @@ BAD_FILES = {
     "is truncated": cut_short,
     "is not audio": lambda path: path.write_text("hello" * 1000),
     "is not audio that can be read": lambda path: cut_short(make_flac(path), 0.0005),
-    "has 8000 Hz, expected 16000 Hz": lambda path: write_wav(path, rate=8000),
-    "has 2 channels": lambda path: write_wav(path, channels=2),
     "holds no samples": lambda path: write_wav(path, seconds=0),
 }
 
@@ -248,15 +246,66 @@ def test_a_wav_file_written_into_a_pipe_is_no_bad_file(tmp_path):
     content = bytearray((tmp_path / "x.wav").read_bytes())
     content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
     (tmp_path / "x.wav").write_bytes(content)
-    assert len(input_data.read_audio(tmp_path / "x.wav", RATE)) == RATE
+    samples, changes = input_data.read_audio(tmp_path / "x.wav", RATE)
+    assert len(samples) == RATE and not changes
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype", "rate", "channels", "tolerance"),
+    [
+        ("wav", "PCM_U8", RATE, 1, 0.01),
+        ("wav", "PCM_24", 44100, 2, 0.001),
+        ("wav", "PCM_16", RATE, 2, 0.001),
+        ("wav", "FLOAT", 8000, 1, 0.001),
+        ("flac", "PCM_16", 48000, 2, 0.001),
+        ("ogg", "VORBIS", 22050, 1, 0.05),
+        ("mp3", "MPEG_LAYER_III", 44100, 2, 0.05),
+    ],
+)
+def test_recordings_of_other_rates_channels_and_formats_sound_the_same(
+    tmp_path, suffix, subtype, rate, channels, tolerance
+):
+    def tone(rate):
+        return 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+
+    path = tmp_path / f"x.{suffix}"
+    soundfile.write(path, np.repeat(tone(rate)[:, None], channels, 1), rate, subtype)
+    samples, changes = input_data.read_audio(path, RATE)
+    assert samples.dtype == np.int16
+    assert (f"from {rate} Hz" in changes) == (rate != RATE)
+    assert (f"from {channels} channels" in changes) == (channels > 1)
+    middle = slice(RATE // 4, RATE // 2)
+    np.testing.assert_allclose(samples[middle] / 32768, tone(RATE)[middle], atol=tolerance)
+
+
+def test_conversion_happens_once_and_is_told(tmp_path, data_arguments, capfd):
+    make_words(tmp_path)
+    soundfile.write(tmp_path / "on" / "x.mp3", np.random.default_rng(0).normal(size=(44100, 2)) / 9, 44100)
+    write_wav(tmp_path / "off" / "y.wav", seconds=3)
+    for told in (True, False):
+        input_data.open_data(data_arguments(data_dir=tmp_path), ON_OFF)
+        line = "converted: 1 cut to their loudest 1000 ms, 1 from 2 channels, 1 from 44100 Hz"
+        assert (line in capfd.readouterr().err) == told
+
+
+def test_of_a_long_recording_the_part_around_the_word_is_used():
+    word = np.random.default_rng(0).normal(scale=3000, size=RATE // 2).astype(np.int16)
+    recording = np.zeros(5 * RATE, np.int16)
+    recording[3 * RATE : 3 * RATE + len(word)] = word
+    part = input_data.loudest_part(recording, RATE)
+    start = np.flatnonzero(part)[0]
+    assert len(part) == RATE and abs(start - RATE // 4) <= RATE // 50
+    np.testing.assert_array_equal(part[start : start + len(word)], word[np.flatnonzero(word)[0] :])
+    for short in (recording[:100], recording[:RATE], recording[: RATE + 1]):
+        np.testing.assert_array_equal(input_data.loudest_part(short, RATE), short[:RATE])
 
 
 def test_too_many_bad_files_are_an_error(tmp_path, data_arguments):
     make_words(tmp_path, words=("on",))
     make_words(tmp_path, words=("off",), speakers=[])
     for speaker in SPEAKERS:
-        write_wav(tmp_path / "off" / f"{speaker}_nohash_0.wav", rate=8000)
-    with pytest.raises(UserError, match="40 of 80 files .* cannot be used; the first: .*has 8000 Hz"):
+        write_wav(tmp_path / "off" / f"{speaker}_nohash_0.wav", seconds=0)
+    with pytest.raises(UserError, match="40 of 80 files .* cannot be used; the first: .*holds no samples"):
         input_data.open_data(data_arguments(data_dir=tmp_path), ON_OFF)
 
 
