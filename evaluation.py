@@ -1,12 +1,15 @@
 """Say how good a model is: accuracy, confusion matrix, precision and recall, on the validation and test sets.
 
-A model carries its settings, so it needs no other flag; several TFLite files end in one table.
+A model carries its settings, so it needs no other flag; several models end in one table.
 """
 
 from pathlib import Path
 
+import numpy as np
+
 import input_data
 import models
+import plots
 import streaming
 from reports import Report, write_json
 from settings import bounded, new_parser, run
@@ -14,11 +17,14 @@ from settings import bounded, new_parser, run
 
 def parse_arguments():
     parser = new_parser(__doc__)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument(
-        "--checkpoint", metavar="PATH", help="a checkpoint, a folder of checkpoints, or a SavedModel"
+    parser.add_argument(
+        "--checkpoint",
+        metavar="PATH",
+        nargs="+",
+        default=[],
+        help="checkpoints, folders of checkpoints, or SavedModels",
     )
-    which.add_argument("--tflite_path", metavar="FILE", nargs="+", help="one or more TFLite files")
+    parser.add_argument("--tflite_path", metavar="FILE", nargs="+", default=[], help="TFLite files")
     parser.add_argument(
         "--test_dir",
         metavar="DIR",
@@ -26,10 +32,18 @@ def parse_arguments():
         "speech_commands_test_set_v0.02 is downloaded where it is missing",
     )
     parser.add_argument("--json", metavar="FILE", help="write the same figures to this file")
+    parser.add_argument(
+        "--plots",
+        metavar="DIR",
+        help="draw confusion matrices, recall per label and the worst misheard clips into this folder",
+    )
     input_data.add_arguments(parser)
     models.add_arguments(parser)
     add_stream_arguments(parser)
     args = parser.parse_args()
+    args.models = [*args.checkpoint, *args.tflite_path]
+    if not args.models:
+        parser.error("one of --checkpoint and --tflite_path is needed")
     if bool(args.stream_wav) != bool(args.stream_words):
         parser.error("--stream_wav and --stream_words go together")
     return args
@@ -72,34 +86,34 @@ def main():
     if args.stream or args.stream_wav:
         evaluate_streams(args)
         return
-    load = models.load_tflite if args.tflite_path else load_keras
-    paths = args.tflite_path or [args.checkpoint]
-    loaded = [load(path, args) for path in paths]
+    loaded = {path: models.load(path, args) for path in args.models}
     sets = {}  # one entry for each definition of features and labels; models usually share theirs
-    results = {}
-    for path, (scores, settings) in zip(paths, loaded, strict=True):
+    reports, heard = {}, {}
+    for path, (scores, settings) in loaded.items():
         if settings not in sets:
             sets[settings] = labelled_features(args, settings)
-        results[path] = []
-        for name, (features, expected) in sets[settings].items():
-            report = Report.of(name, settings.labels, expected, scores(features))
-            results[path].append(report)
+        reports[path], heard[path] = [], []
+        for name, (clips, features) in sets[settings].items():
+            given = scores(features)
+            report = Report.of(name, settings.labels, clips.label, given)
+            reports[path].append(report)
+            heard[path].append(given.argmax(1))
             print(f"{path}: {report.text()}")
-    if args.tflite_path:
-        print(table(results))
+            if args.plots:
+                prefix = f"{Path(path).stem}_{name.split(',')[0]}"
+                plots.write_report_plots(args.plots, prefix, report, settings, clips, features, given)
+    costs = {path: models.cost(path, settings) for path, (_, settings) in loaded.items()}
+    print(table(reports, heard, costs))
+    if args.plots and len(reports) > 1:
+        last = {Path(path).stem: of_model[-1] for path, of_model in reports.items()}
+        plots.write_comparison_plot(args.plots, last, {Path(path).stem: cost for path, cost in costs.items()})
     if args.json:
-        write_json(
-            args.json, {path: [report.as_dict() for report in reports] for path, reports in results.items()}
-        )
-
-
-def load_keras(path, args):
-    model, settings = models.load_checkpoint(path, args)
-    return models.keras_scores(model), settings
+        content = {path: [report.as_dict() for report in of_model] for path, of_model in reports.items()}
+        write_json(args.json, content)
 
 
 def labelled_features(args, settings):
-    """The sets to evaluate: {name: (features [n, feature_count], labels [n])}."""
+    """The sets to evaluate: {name: (clips, features [n, feature_count])}."""
     sets = {}
     if (
         args.test_dir
@@ -115,13 +129,13 @@ def labelled_features(args, settings):
         folder = Path(args.test_dir).resolve().name
         kind = "canonical" if folder.startswith("speech_commands_test_set") else "test_dir"
         sets[f"{kind}, the clips in {folder}"] = input_data.open_test_dir(args.test_dir, settings)
-    return {name: (input_data.features(clips, settings), clips.label) for name, clips in sets.items()}
+    return {name: (clips, input_data.features(clips, settings)) for name, clips in sets.items()}
 
 
 def evaluate_streams(args):
     """Print, for each model, what it makes of long recordings at several thresholds."""
     results = {}
-    for path in args.tflite_path or [args.checkpoint]:
+    for path in args.models:
         scores, settings = models.load(path, args)
         chosen = None
         for recording in recordings(args, settings):
@@ -167,15 +181,18 @@ def describe(outcome) -> str:
     return f"{missed}, {outcome.false_alarms:6.1f} false alarms an hour"
 
 
-def table(results) -> str:
-    """One line per file: bytes, zipped bytes, and the accuracy on each set with its N."""
-    rows = [
-        ["file", "bytes", "zipped", *(report.name.split(",")[0] for report in next(iter(results.values())))]
-    ]
-    for path, reports in results.items():
-        content = Path(path).read_bytes()
-        accuracies = [f"{100 * report.accuracy:.2f} % (N = {report.count:,})" for report in reports]
-        rows.append([path, f"{len(content):,}", f"{models.zipped_size(content):,}", *accuracies])
+def table(reports, heard, costs) -> str:
+    """One line per model: its size and cost, its accuracy on each set with N, and on how many clips of all
+    sets it hears what the first model hears.
+    """
+    first = next(iter(reports))
+    sets = [report.name.split(",")[0] for report in reports[first]]
+    rows = [["model", "bytes", "zipped", "parameters", "MACs", *sets, *["as the first"][: len(reports) - 1]]]
+    for path, of_model in reports.items():
+        accuracies = [f"{100 * report.accuracy:.2f} % (N = {report.count:,})" for report in of_model]
+        rows.append([path, *(f"{number:,}" for number in costs[path]), *accuracies])
+        if len(reports) > 1:
+            rows[-1].append(agreement(reports, heard, path, first))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -184,6 +201,14 @@ def table(results) -> str:
         )
         for row in rows
     )
+
+
+def agreement(reports, heard, path, first) -> str:
+    if any(
+        report.labels != other.labels for report, other in zip(reports[path], reports[first], strict=True)
+    ):
+        return "other labels"
+    return f"{100 * np.mean(np.concatenate(heard[path]) == np.concatenate(heard[first])):.2f} %"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Each form of a model carries its Settings, and `read_settings` finds them in any
 """
 
 import io
+import math
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from architectures import ARCHITECTURES, build_model, fully_connected, preset
+from architectures import ARCHITECTURES, build_model, fully_connected, operations, preset
 from settings import Settings, StoreTuple, UserError, add_setting, quiet, resolve, write_text
 
 SETTINGS_NAME = "settings.json"
@@ -418,6 +419,53 @@ def tflite_operators(tflite: bytes) -> list[str]:
 
     names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
     return sorted({names[code.builtinCode] for code in schema.ModelT.InitFromPackedBuf(tflite).operatorCodes})
+
+
+class Cost(NamedTuple):
+    """What a model needs."""
+
+    bytes: int  # of its file, or of a checkpoint's files
+    zipped: int
+    parameters: int
+    macs: int  # multiply-accumulates for one clip
+
+
+def cost(path, settings: Settings) -> Cost:
+    """What the checkpoint or TFLite file at `path` needs."""
+    path = Path(path)
+    content = path.read_bytes() if path.is_file() else b""
+    if _is_tflite(content):
+        parameters, macs = _tflite_parameters_and_macs(content)
+    else:
+        content = b"".join(file.read_bytes() for file in checkpoint_files(path))
+        model = build_model(settings)
+        parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+        macs = operations(model) // 2
+    return Cost(len(content), zipped_size(content), parameters, macs)
+
+
+def _tflite_parameters_and_macs(content):
+    """The numbers in constant operands of arithmetic, equal tensors counted once; multiply-accumulates."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds = schema.BuiltinOperator
+    products = kinds.FULLY_CONNECTED, kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D
+    model = schema.ModelT.InitFromPackedBuf(content)
+    graph, constants, macs = model.subgraphs[0], {}, 0
+    for operator in graph.operators:
+        kind = model.operatorCodes[operator.opcodeIndex].builtinCode
+        operands = [graph.tensors[number] for number in operator.inputs if number >= 0]
+        if kind in products:
+            *places, _ = graph.tensors[operator.outputs[0]].shape
+            macs += math.prod(map(int, [*operands[1].shape, *places]))
+        if kind in (*products, kinds.ADD, kinds.SUB, kinds.MUL):
+            for tensor in operands:
+                data = model.buffers[tensor.buffer].data
+                if data is not None and len(data):
+                    constants[bytes(data)] = math.prod(
+                        map(int, tensor.shape if tensor.shape is not None else ())
+                    )
+    return sum(constants.values()), macs
 
 
 def zipped_size(content: bytes) -> int:

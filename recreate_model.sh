@@ -85,7 +85,7 @@ can_download() {
     python -c 'import urllib.request, input_data; urllib.request.urlopen(input_data.DATA_URL, timeout=20)' 2>/dev/null
 }
 
-teacher_steps=14000 steps=160000 deep_steps=20000 optimise_steps=8000 validate=2000 sample=false
+teacher_steps=14000 steps=160000 deep_steps=10000 optimise_steps=8000 deep_optimise_steps=2000 validate=2000 sample=false
 if [ -n "$data_dir" ]; then
     out=work/recreated/$(basename "$data_dir")-$(cksum <<< "$data_dir" | cut -d ' ' -f 1)
     data=(--data_dir "$data_dir" --data_url '')
@@ -97,7 +97,7 @@ elif has_recordings data/speech_commands_v0.02 || can_download; then
     test_set=(--test_dir data/speech_commands_test_set_v0.02)
     if ! has_recordings "${test_set[1]}" && ! can_download; then test_set=(); fi
 else
-    sample=true teacher_steps=100 steps=800 deep_steps=200 optimise_steps=300 validate=50
+    sample=true teacher_steps=100 steps=800 deep_steps=200 optimise_steps=300 deep_optimise_steps=100 validate=50
     out=work/recreated/sample_data
     data=(--data_dir sample_data --data_url '')
     test_set=()
@@ -145,9 +145,14 @@ if $train; then
     checkpoint=$out/train/best
 fi
 
+if [ "$name" = dnn ]; then
+    fine_tuning=(--how_many_training_steps $optimise_steps --batch_size 256)
+else
+    fine_tuning=(--how_many_training_steps $deep_optimise_steps --batch_size 128)
+fi
 optimise=(
-    python optimisations.py "${data[@]}" "${recipe[@]}" "${varied[@]}" --echo_factor 8 --batch_size 256
-    --how_many_training_steps $optimise_steps --learning_rate 0.00003
+    python optimisations.py "${data[@]}" "${recipe[@]}" "${varied[@]}" "${fine_tuning[@]}" --echo_factor 8
+    --learning_rate 0.00003
 )
 if $train && [ "$name" = dnn ]; then
     echo "== quantize the weights"

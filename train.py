@@ -9,6 +9,7 @@ import numpy as np
 
 import input_data
 import models
+import plots
 import training
 from reports import Report
 from settings import SILENCE_INDEX, new_parser, resolve, run
@@ -32,6 +33,11 @@ def parse_arguments():
         default="none",
         help="train on one device, on all GPUs of this machine, or on the workers that TF_CONFIG lists, "
         "which share --data_dir and --train_dir",
+    )
+    parser.add_argument(
+        "--plots",
+        metavar="DIR",
+        help="draw learning curves, and what the model hears in the test clips, into this folder",
     )
     return parser.parse_args()
 
@@ -73,9 +79,14 @@ def finish(args, settings, data, best):
     model, _ = models.load_checkpoint(best, args)
     models.export_saved_model(model, settings, Path(args.train_dir) / "saved_model")
     models.export_keras_file(model, settings, Path(args.train_dir) / f"{settings.model_architecture}.keras")
-    scores = models.keras_scores(model)(input_data.features(data.testing, settings))
+    features = input_data.features(data.testing, settings)
+    scores = models.keras_scores(model)(features)
     name = f"testing, {input_data.protocol(args)}"
-    print(Report.of(name, settings.labels, data.testing.label, scores).text())
+    report = Report.of(name, settings.labels, data.testing.label, scores)
+    print(report.text())
+    if args.plots:
+        plots.write_training_plots(args.plots, training.read_history(args.train_dir))
+        plots.write_report_plots(args.plots, "testing", report, settings, data.testing, features, scores)
     print(f"best checkpoint: {models.checkpoint_prefix(best)}")
     print(f"SavedModel and .keras file: {args.train_dir}")
 

@@ -24,6 +24,8 @@ from settings import UNKNOWN_INDEX, Settings, UserError, bounded, number_list, s
 TEMPERATURE = 4.0
 STEPS_AT_ONCE = 20  # steps of one call into TensorFlow
 FEW_TO_LEARN_FROM, FEW_TO_VALIDATE_ON = 100, 20  # clips of a word
+HISTORY_NAME = "history.csv"
+HISTORY_COLUMNS = "step", "learning_rate", "loss", "training_accuracy", "validation_accuracy"
 ROOT = Path(__file__).resolve().parent
 
 
@@ -226,8 +228,27 @@ def _validation(model, data, settings):
     return lambda: float((scores(features).argmax(1) == labels).mean())
 
 
+def read_history(train_dir) -> np.ndarray:
+    """What HISTORY_COLUMNS names, after each validation of the run in `train_dir`: float [validations, 5]."""
+    file = Path(train_dir) / HISTORY_NAME
+    if not file.exists():
+        return np.zeros((0, len(HISTORY_COLUMNS)))
+    try:
+        return np.loadtxt(file, delimiter=",", skiprows=1, ndmin=2).reshape(-1, len(HISTORY_COLUMNS))
+    except ValueError:
+        raise UserError(f"{file} is damaged; delete it to go without it") from None
+
+
+def _write_history(train_dir, *row):
+    """Add a row to the history; rows of steps that an interrupted run took in vain go."""
+    known = read_history(train_dir)
+    rows = [*known[known[:, 0] < row[0]].tolist(), row]
+    lines = [",".join(HISTORY_COLUMNS), *(",".join(f"{value:.7g}" for value in row) for row in rows)]
+    write_text(Path(train_dir) / HISTORY_NAME, "\n".join(lines) + "\n")
+
+
 def _log(args, state, loss, accuracy, validated, pace):
-    """One line on the terminal, and the same for TensorBoard."""
+    """One line on the terminal, and the same for TensorBoard and in the history."""
     from backend import tf
 
     step, total = int(state.step.read_value()), sum(args.how_many_training_steps)
@@ -238,6 +259,7 @@ def _log(args, state, loss, accuracy, validated, pace):
         f"{pace:.0f} steps/s, {timedelta(seconds=round((total - step) / pace))} left",
         flush=True,
     )
+    _write_history(args.train_dir, step, rate, loss, accuracy, validated)
     summaries = args.summaries_dir or str(Path(args.train_dir) / "summaries")
     with writing(summaries), _summary_writer(summaries).as_default(step):
         tf.summary.scalar("loss", loss)

@@ -134,6 +134,13 @@ def test_a_tflite_file_computes_what_the_network_does_with_integers_alone(archit
         np.testing.assert_allclose(
             scores(given), np.concatenate([scores(row[None]) for row in given]), atol=kind == "fp32" and 1e-6
         )
+        cost = models.cost(path, settings)
+        assert cost.parameters == pytest.approx(
+            sum(weight.shape.num_elements() for weight in model.weights), rel=0.25
+        )
+        assert cost.macs == pytest.approx(
+            architectures.operations(model) / 2, rel=0.11
+        )  # frame 0 has no state
         graph = schema.ModelT.InitFromPackedBuf(path.read_bytes())
         assert not {"CUSTOM", "WHILE", "IF", "CALL_ONCE"} & set(models.tflite_operators(path.read_bytes()))
         assert all(len(tensor.shapeSignature or ()) == 0 for tensor in graph.subgraphs[0].tensors)

@@ -344,16 +344,23 @@ def test_training_and_evaluation_give_the_same_figure(trained):
     assert said in call("evaluation.py", "--checkpoint", trained / "best", *DATA).stdout
 
 
-def test_several_files_end_in_one_table(trained, tmp_path):
+def test_several_models_end_in_one_table(trained, tmp_path):
     paths = [tmp_path / "float.tflite", tmp_path / "int8.tflite"]
     for path, flags in zip(paths, (["--no-quantize"], ["--inference_type", "int8"]), strict=True):
         call("convert_to_tflite.py", "--checkpoint", trained / "best", *DATA, *flags, "--output", path)
-    result = call("evaluation.py", "--tflite_path", *paths, *DATA)
-    heading, *rows = [line.split() for line in result.stdout.strip().splitlines()[-3:]]
-    assert heading == ["file", "bytes", "zipped", "validation", "testing"]
+    result = call("evaluation.py", "--checkpoint", trained / "best", "--tflite_path", *paths, *DATA)
+    heading, of_checkpoint, *rows = [
+        re.split("  +", line) for line in result.stdout.strip().splitlines()[-len(paths) - 2 :]
+    ]
+    assert heading[:5] == ["model", "bytes", "zipped", "parameters", "MACs"]
+    assert heading[5:] == ["validation", "testing", "as the first"]
+    assert of_checkpoint[3:5] == ["79,644", "79,200"] and of_checkpoint[-1] == "100.00 %"
     for path, row in zip(paths, rows, strict=True):
         content = path.read_bytes()
         assert row[:3] == [str(path), f"{len(content):,}", f"{models.zipped_size(content):,}"]
+        assert row[3:5] == of_checkpoint[3:5]
+        assert 80 < float(row[-1].removesuffix(" %")) <= 100
+    assert rows[0][-3:] == [*of_checkpoint[-3:-1], "100.00 %"]
 
 
 def test_a_tflite_file_is_evaluated_without_tensorflow(tmp_path):

@@ -1,0 +1,194 @@
+"""Pictures of a training and of what a model hears."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from models import Cost
+from reports import Report
+from settings import Settings, errors_name
+
+INK, ACCENT, SECOND, PALE = "#22313f", "#1f6fb2", "#d9772b", "#d7e3ee"
+CLIPS_SHOWN = 12
+DPI = 110
+
+
+def write_training_plots(folder, history: np.ndarray):
+    """Learning curves, from a row for each validation: step, rate, loss, training and validation accuracy."""
+    step, rate, loss, training, validation = np.asarray(history, float).reshape(-1, 5).T
+    figure = _figure(9, 6.5)
+    of_accuracy, of_loss, of_rate = figure.subplots(
+        3, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1.5, 1)}
+    )
+    of_accuracy.plot(
+        step, 100 * training, color=SECOND, label="training (as varied), mean since the last point"
+    )
+    of_accuracy.plot(step, 100 * validation, color=ACCENT, label="validation")
+    if len(step):
+        best = validation.argmax()
+        of_accuracy.plot(step[best], 100 * validation[best], "o", color=ACCENT)
+        of_accuracy.annotate(
+            f"{100 * validation[best]:.2f} %",
+            (step[best], 100 * validation[best]),
+            (0, 7),
+            textcoords="offset points",
+            ha="center",
+            color=ACCENT,
+        )
+    of_accuracy.set_ylabel("accuracy, %")
+    of_accuracy.legend(frameon=False, loc="lower right")
+    of_loss.plot(step, loss, color=SECOND)
+    of_loss.set_ylabel("training loss")
+    of_rate.plot(step, rate, color=INK)
+    of_rate.set_ylabel("learning rate")
+    of_rate.set_ylim(0)
+    of_rate.set_xlabel("step")
+    of_accuracy.margins(y=0.12)
+    for axes in (of_accuracy, of_loss, of_rate):
+        axes.grid(color=PALE, linewidth=0.7)
+    _save(figure, folder, "learning_curves")
+
+
+def write_report_plots(folder, prefix: str, report: Report, settings: Settings, clips, features, scores):
+    """Confusion matrix, recall of each label, and clips misheard: those heard with most confidence, of
+    different confusions first.
+
+    `features` [n, feature_count] and `scores` [n, labels] are those of `clips`, which `report` is about.
+    """
+    if not report.count:
+        return
+    prefix = re.sub(r"[^\w.-]+", "_", prefix).strip("_")
+    _save(_confusion(report), folder, f"{prefix}_confusion")
+    _save(_recall(report), folder, f"{prefix}_recall")
+    heard, sure = scores.argmax(1), scores.max(1)
+    wrong = np.flatnonzero(heard != clips.label)
+    wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
+    _, first = np.unique(np.stack([clips.label[wrong], heard[wrong]]), axis=1, return_index=True)
+    wrong = np.concatenate([wrong[np.sort(first)], np.delete(wrong, first)])[:CLIPS_SHOWN]
+    if len(wrong):
+        shown = [
+            (
+                f"said {report.labels[clips.label[clip]]}, heard {report.labels[heard[clip]]} "
+                f"{100 * sure[clip]:.0f} %",
+                clips.names[clip] or "generated silence",
+                features[clip],
+            )
+            for clip in wrong
+        ]
+        _save(_misheard(shown, features, settings), folder, f"{prefix}_misheard")
+
+
+def write_comparison_plot(folder, reports: dict[str, Report], costs: dict[str, Cost]):
+    """Accuracy, with its 95 % interval, against bytes and multiply-accumulates; by name of the model."""
+    figure = _figure(9, 4.2)
+    for axes, values, label in zip(
+        figure.subplots(1, 2, sharey=True),
+        ([cost.bytes / 1000 for cost in costs.values()], [cost.macs / 1e6 for cost in costs.values()]),
+        ("size, kB", "multiply-accumulates for a clip, millions"),
+        strict=True,
+    ):
+        for number, (value, (name, report)) in enumerate(zip(values, reports.items(), strict=True)):
+            offset = 5, -11 if number % 2 else 4  # so that names of neighbours do not overlap
+            accuracy, (low, high) = 100 * report.accuracy, 100 * np.array(report.interval)
+            axes.errorbar(
+                value, accuracy, [[accuracy - low], [high - accuracy]], fmt="o", color=ACCENT, ecolor=PALE
+            )
+            axes.annotate(name, (value, accuracy), offset, textcoords="offset points", fontsize=8, color=INK)
+        axes.set_xlabel(label)
+        axes.set_xlim(0, 1.25 * max(values))
+        axes.grid(color=PALE, linewidth=0.7)
+        axes.set_axisbelow(True)
+    figure.axes[0].set_ylabel("accuracy, %")
+    first = next(iter(reports.values()))
+    figure.suptitle(f"{first.name} (N = {first.count:,})", fontsize=10, color=INK)
+    _save(figure, folder, "comparison")
+
+
+def _confusion(report):
+    count = len(report.labels)
+    size = 3 + 0.55 * count
+    figure = _figure(size, size - 0.5)
+    axes = figure.subplots()
+    rows = np.maximum(report.confusion.sum(1, keepdims=True), 1)
+    share = report.confusion / rows
+    axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1.1)  # the root shows small shares too
+    for row, column in np.argwhere(report.confusion):
+        colour = "white" if share[row, column] > 0.4 else INK
+        axes.text(
+            column, row, report.confusion[row, column], ha="center", va="center", color=colour, fontsize=9
+        )
+    axes.set_xticks(range(count), report.labels, rotation=45, ha="right")
+    axes.set_yticks(range(count), report.labels)
+    axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    axes.set_xlabel("heard")
+    axes.set_ylabel("said")
+    _title(axes, report)
+    return figure
+
+
+def _recall(report):
+    figure = _figure(7, 1.6 + 0.33 * len(report.labels))
+    axes = figure.subplots()
+    order = np.argsort(np.nan_to_num(report.recall))
+    places = np.arange(len(order))
+    axes.barh(places, 100 * np.nan_to_num(report.recall[order]), color=ACCENT, height=0.62, label="recall")
+    axes.plot(
+        100 * report.precision[order], places, "o", color=SECOND, markeredgecolor="white", label="precision"
+    )
+    for place, label in zip(places, order, strict=True):
+        axes.text(1, place, f"{100 * report.recall[label]:.1f} %", va="center", color="white", fontsize=9)
+    axes.set_yticks(places, [report.labels[label] for label in order])
+    axes.set_xlim(0, 102)
+    axes.set_xlabel("% (bars: recall, dots: precision)")
+    axes.grid(axis="x", color=PALE, linewidth=0.7)
+    axes.set_axisbelow(True)
+    _title(axes, report)
+    return figure
+
+
+def _misheard(shown, features, settings):
+    figure = _figure(11, 2.3 * -(-len(shown) // 4) + 0.4)
+    panels = np.ravel(figure.subplots(-(-len(shown) // 4), 4, squeeze=False))
+    mean, deviation = features.mean(0), features.std(0) + 1e-6
+    for axes, (title, name, clip) in zip(panels, shown, strict=False):
+        image = ((clip - mean) / deviation).reshape(settings.frame_count, -1).T
+        axes.imshow(
+            image,
+            aspect="auto",
+            origin="lower",
+            cmap="RdBu_r",
+            vmin=-3,
+            vmax=3,
+            extent=(0, settings.clip_duration_ms / 1000, -0.5, len(image) - 0.5),
+        )
+        axes.set_title(title, fontsize=9, color=INK)
+        axes.set_xlabel(f"seconds\n{name}", fontsize=7)
+        axes.tick_params(labelsize=7)
+        axes.set_ylabel("MFCC", fontsize=7)
+    for axes in panels[len(shown) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def _title(axes, report):
+    axes.set_title(
+        f"{report.name}\n{100 * report.accuracy:.2f} % of {report.count:,} clips", fontsize=10, color=INK
+    )
+
+
+def _figure(width, height):
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure, folder, name):
+    folder = Path(folder)
+    with errors_name(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / f"{name}.png", dpi=DPI)
+    print(f"wrote {folder / name}.png")
