@@ -1,0 +1,50 @@
+/* Fully connected layers and softmax in 8 bits: bit for bit what LiteRT computes on a PC, whose sums are
+ * scaled with one rounding. */
+#include "kws.h"
+
+/* A sum times multiplier * 2^(shift - 31), rounded to the nearest. */
+static int32_t scaled(int32_t sum, const kws_layer *layer) {
+    int places = 31 - layer->shift;
+    return (int32_t)(((int64_t)sum * layer->multiplier + ((int64_t)1 << (places - 1))) >> places);
+}
+
+static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t *output) {
+    const int8_t *weights = layer->weights;
+    for (int i = 0; i < layer->outputs; i++, weights += layer->inputs) {
+        int32_t sum = layer->bias[i];
+        for (int j = 0; j < layer->inputs; j++) sum += (input[j] - layer->input_zero) * weights[j];
+        int32_t value = scaled(sum, layer) + layer->output_zero;
+        output[i] = (int8_t)(value < layer->lowest ? layer->lowest : value > 127 ? 127 : value);
+    }
+}
+
+/* Probabilities, in place. */
+static void softmax(int8_t scores[KWS_LABELS]) {
+    float sum = 0;
+    int highest = scores[kws_best(scores)];
+    for (int i = 0; i < KWS_LABELS; i++) sum += kws_softmax[highest - scores[i]];
+    float factor = 1 / (sum * KWS_SCORE_SCALE);
+    for (int i = 0; i < KWS_LABELS; i++) {
+        int32_t value = (int32_t)(kws_softmax[highest - scores[i]] * factor + 0.5f) + KWS_SCORE_ZERO;
+        scores[i] = (int8_t)(value > 127 ? 127 : value);
+    }
+}
+
+void kws_classify(const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]) {
+    static int8_t hidden[2][KWS_WIDEST];
+    const int8_t *from = input;
+    for (int i = 0; i < KWS_LAYERS; i++) {
+        int8_t *to = i == KWS_LAYERS - 1 ? scores : hidden[i % 2];
+        fully_connected(&kws_layers[i], from, to);
+        from = to;
+    }
+    softmax(scores);
+}
+
+int kws_best(const int8_t scores[KWS_LABELS]) {
+    int best = 0;
+    for (int i = 1; i < KWS_LABELS; i++) {
+        if (scores[i] > scores[best]) best = i;
+    }
+    return best;
+}

@@ -1,0 +1,67 @@
+/* Check the module against the PC's figures, or classify recordings.
+ *
+ *   kws            checks the clips of kws_vectors.c: input within one step, scores bit for bit
+ *   kws FILE...    names what is said in files of raw 16-bit little-endian mono PCM at KWS_SAMPLE_RATE Hz */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kws_vectors.h"
+
+static void print_label(const char *name, const int8_t scores[KWS_LABELS]) {
+    int best = kws_best(scores);
+    int percent = (int)(100 * (scores[best] - KWS_SCORE_ZERO) * KWS_SCORE_SCALE + 0.5f);
+    printf("%s: %s %d %%\n", name, kws_labels[best], percent);
+}
+
+static int check(const kws_vector *vector) {
+    static kws_stream stream;
+    int8_t input[KWS_INPUTS], scores[KWS_LABELS];
+    int furthest = 0;
+    kws_features(vector->samples, input);
+    for (int i = 0; i < KWS_INPUTS; i++) {
+        int distance = abs(input[i] - vector->input[i]);
+        if (distance > furthest) furthest = distance;
+    }
+    int same_stream = 1;
+    if (KWS_WINDOW <= KWS_STRIDE) { /* else the first frames of a clip begin before it in a stream */
+        kws_stream_start(&stream);
+        for (int i = 0; i < KWS_FRAMES; i++) kws_stream_push(&stream, vector->samples + i * KWS_STRIDE);
+        same_stream = memcmp(stream.input, input, sizeof input) == 0;
+    }
+    kws_classify(vector->input, scores);
+    int same_scores = memcmp(scores, vector->scores, sizeof scores) == 0;
+    print_label(vector->name, scores);
+    if (furthest > 1) printf("  features differ by %d steps\n", furthest);
+    if (!same_scores) printf("  scores differ\n");
+    if (!same_stream) printf("  streaming differs\n");
+    return furthest <= 1 && same_scores && same_stream;
+}
+
+static int classify_file(const char *path) {
+    static unsigned char bytes[2 * KWS_CLIP];
+    static int16_t samples[KWS_CLIP];
+    int8_t input[KWS_INPUTS], scores[KWS_LABELS];
+    FILE *file = fopen(path, "rb");
+    if (!file) {
+        perror(path);
+        return 0;
+    }
+    size_t count = fread(bytes, 1, sizeof bytes, file);
+    fclose(file);
+    memset(bytes + count, 0, sizeof bytes - count);
+    for (int i = 0; i < KWS_CLIP; i++) samples[i] = (int16_t)(bytes[2 * i] | bytes[2 * i + 1] << 8);
+    kws_features(samples, input);
+    kws_classify(input, scores);
+    print_label(path, scores);
+    return 1;
+}
+
+int main(int count, char **arguments) {
+    int failed = 0;
+    for (int i = 1; i < count; i++) failed += !classify_file(arguments[i]);
+    if (count > 1) return failed > 0;
+    for (int i = 0; i < KWS_VECTORS; i++) failed += !check(&kws_vectors[i]);
+    printf("%d of %d clips as on the PC\n", KWS_VECTORS - failed, KWS_VECTORS);
+    return failed > 0;
+}

@@ -1,0 +1,286 @@
+"""Write a self-contained C99 module for an int8 TFLite model of fully connected layers: features and network.
+
+What the module computes from audio is what the model computes on the PC: features within rounding, scores
+bit for bit. It uses no heap and no library but libm; vectors to check it with are part of it.
+"""
+
+import math
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import input_data
+import models
+from settings import MEL_CHANNELS, Settings, UserError, new_parser, run, write_text
+
+SOURCES = Path(__file__).resolve().parent / "c"
+SAMPLE_DATA = Path(__file__).resolve().parent / "sample_data"
+VECTORS = 3
+
+
+class Layer(NamedTuple):
+    """A fully connected layer: real output = scale * (weights @ (input - input_zero) + bias)."""
+
+    weights: np.ndarray  # int8 [outputs, inputs]
+    bias: np.ndarray  # int32 [outputs]
+    input_zero: int
+    output_zero: int
+    scale: float  # of the sums, in steps of the output
+    relu: bool
+
+
+class Network(NamedTuple):
+    """What an int8 TFLite file of fully connected layers and softmax holds."""
+
+    layers: list[Layer]
+    input: tuple[float, int]  # scale and zero point
+    logits: tuple[float, int]
+    scores: tuple[float, int]
+
+
+def parse_arguments():
+    parser = new_parser(__doc__)
+    parser.add_argument("tflite_path", metavar="MODEL", help="an int8 TFLite file, with its settings inside")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write the module to")
+    parser.add_argument(
+        "--data_dir",
+        default=str(SAMPLE_DATA),
+        metavar="DIR",
+        help="recordings to take the vectors from, one folder per word",
+    )
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    settings = models.read_settings(args.tflite_path)
+    if settings is None:
+        raise UserError(f"{args.tflite_path} carries no settings, so how to compute its features is unknown")
+    network = read_network(args.tflite_path)
+    model = models.TFLiteModel(args.tflite_path)
+    model.check_fits(settings, args.tflite_path)
+    clips = vector_clips(args.data_dir, settings)
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in sorted(SOURCES.iterdir()):
+        shutil.copy(source, folder / source.name)
+    write_text(folder / "kws_model.h", header(network, settings))
+    write_text(folder / "kws_model.c", tables(network, settings))
+    write_text(folder / "kws_vectors.h", VECTORS_HEADER.replace("COUNT", str(len(clips))))
+    write_text(folder / "kws_vectors.c", vectors(clips, model, settings))
+    print(f"wrote {folder}: `make -C {folder}` builds it and checks it against {len(clips)} clips")
+    print(needs(network, settings))
+
+
+# ---- the model ----
+
+
+def read_network(path) -> Network:
+    """The layers of an int8 TFLite file; UserError where it is of another kind."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(Path(path).read_bytes())
+    graph, kinds = model.subgraphs[0], schema.BuiltinOperator
+    found = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in graph.operators]
+    if set(found[:-1]) != {kinds.FULLY_CONNECTED} or found[-1] != kinds.SOFTMAX:
+        raise UserError(
+            f"{path} has the operators {', '.join(models.tflite_operators(Path(path).read_bytes()))}; only "
+            "fully connected layers and a softmax can be exported, as in the architectures dnn and single_fc"
+        )
+
+    def scale_and_zero(tensor):
+        quantization = graph.tensors[tensor].quantization
+        if graph.tensors[tensor].type != schema.TensorType.INT8 or len(quantization.scale) != 1:
+            raise UserError(f"{path} is not int8 throughout: convert it with --inference_type int8")
+        return float(quantization.scale[0]), int(quantization.zeroPoint[0])
+
+    def constant(tensor, dtype):
+        return np.frombuffer(bytes(model.buffers[graph.tensors[tensor].buffer].data), dtype)
+
+    layers = []
+    for operator in graph.operators[:-1]:
+        source, weights, bias = operator.inputs
+        (in_scale, in_zero), (scale, _) = scale_and_zero(source), scale_and_zero(weights)
+        out_scale, out_zero = scale_and_zero(operator.outputs[0])
+        relu = operator.builtinOptions.fusedActivationFunction == schema.ActivationFunctionType.RELU
+        kernel = constant(weights, np.int8).reshape(graph.tensors[weights].shape)
+        layers.append(
+            Layer(
+                weights=kernel,
+                bias=constant(bias, "<i4") if bias >= 0 else np.zeros(len(kernel), np.int32),
+                input_zero=in_zero,
+                output_zero=out_zero,
+                scale=in_scale * scale / out_scale,
+                relu=relu,
+            )
+        )
+    softmax = graph.operators[-1]
+    return Network(
+        layers, *(scale_and_zero(number) for number in (graph.inputs[0], softmax.inputs[0], graph.outputs[0]))
+    )
+
+
+def multiplier_and_shift(scale: float) -> tuple[int, int]:
+    """`scale` as multiplier * 2^(shift - 31), the multiplier an int32 of 31 bits."""
+    fraction, shift = math.frexp(scale)
+    multiplier = round(fraction * 2**31)
+    return (multiplier // 2, shift + 1) if multiplier == 2**31 else (multiplier, shift)
+
+
+# ---- as C ----
+
+VECTORS_HEADER = """\
+#include "kws.h"
+
+#define KWS_VECTORS COUNT
+
+typedef struct {
+    const char *name;
+    int16_t samples[KWS_CLIP];
+    int8_t input[KWS_INPUTS];
+    int8_t scores[KWS_LABELS];
+} kws_vector;
+
+extern const kws_vector kws_vectors[KWS_VECTORS];
+"""
+
+
+def header(network: Network, settings: Settings) -> str:
+    _, fft_length, filters, _ = input_data.mfcc_tables(settings)
+    sizes = {
+        "SAMPLE_RATE": settings.sample_rate,
+        "CLIP": settings.clip_samples,
+        "WINDOW": settings.window_samples,
+        "STRIDE": settings.stride_samples,
+        "FRAMES": settings.frame_count,
+        "COEFFICIENTS": settings.dct_coefficient_count,
+        "MEL_CHANNELS": MEL_CHANNELS,
+        "FFT": fft_length,
+        "BINS": len(filters),
+        "LABELS": len(settings.labels),
+        "LAYERS": len(network.layers),
+        "WIDEST": max(len(layer.bias) for layer in network.layers),
+        "INPUT_SCALE": _float(network.input[0]),
+        "INPUT_ZERO": network.input[1],
+        "SCORE_SCALE": _float(network.scores[0]),
+        "SCORE_ZERO": network.scores[1],
+    }
+    lines = [f"#define KWS_{name} {value}" for name, value in sizes.items()]
+    return "\n".join(["/* Sizes in samples, values or labels. */", *lines, ""])
+
+
+def tables(network: Network, settings: Settings) -> str:
+    window, fft_length, filters, dct = input_data.mfcc_tables(settings)
+    angles = 2 * np.pi * np.arange(fft_length // 2) / fft_length
+    twiddle = np.stack([np.cos(angles), np.sin(angles)], 1)
+    parts = ['#include "kws.h"\n']
+    names = ", ".join(f'"{label}"' for label in settings.labels)
+    parts.append(f"const char *const kws_labels[KWS_LABELS] = {{{names}}};\n")
+    entries = []
+    for number, layer in enumerate(network.layers):
+        multiplier, shift = multiplier_and_shift(layer.scale)
+        outputs, inputs = layer.weights.shape
+        parts.append(f"static const int8_t weights_{number}[] = {{\n{_numbers(layer.weights)}}};\n")
+        parts.append(f"static const int32_t bias_{number}[] = {{\n{_numbers(layer.bias)}}};\n")
+        lowest = layer.output_zero if layer.relu else -128
+        entries.append(
+            f"    {{weights_{number}, bias_{number}, {inputs}, {outputs}, {layer.input_zero}, "
+            f"{layer.output_zero}, {multiplier}, {shift}, {lowest}}},\n"
+        )
+    parts.append(f"const kws_layer kws_layers[KWS_LAYERS] = {{\n{''.join(entries)}}};\n")
+    distances = np.exp(-np.float32(network.logits[0]) * np.arange(256, dtype=np.float32))
+    for declaration, values in (
+        ("kws_softmax[256]", distances),
+        ("kws_window[KWS_WINDOW]", window / np.float32(32768)),
+        ("kws_twiddle[KWS_FFT / 2][2]", twiddle),
+        ("kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS]", dct.T),
+    ):
+        parts.append(f"const float {declaration} = {{\n{_numbers(values)}}};\n")
+    bins = "".join(
+        f"    {{{_float(into)}, {_float(above)}, {channel}}},\n" for into, above, channel in mel_bins(filters)
+    )
+    parts.append(f"const kws_bin kws_bins[KWS_BINS] = {{\n{bins}}};\n")
+    return "\n".join(parts)
+
+
+def mel_bins(filters: np.ndarray) -> list[tuple[float, float, int]]:
+    """Of each bin the mel channel it goes into, its weight there, and that in the channel above."""
+    result = []
+    for row in filters:
+        used = np.flatnonzero(row)
+        channel = int(used[0]) if len(used) else 0
+        assert len(used) <= 2 and (len(used) < 2 or used[1] == channel + 1)
+        result.append((row[channel], row[channel + 1] if channel + 1 < len(row) else 0, channel))
+    return result
+
+
+def _numbers(values) -> str:
+    """The values of an array for an initialiser, in lines; a row of a matrix in braces of its own."""
+    values = np.asarray(values)
+    if values.ndim == 2 and values.dtype != np.int8:
+        return "".join(f"    {{{', '.join(map(_float, row))}}},\n" for row in values)
+    shown = [_float(value) if values.dtype.kind == "f" else str(value) for value in values.ravel()]
+    return "".join(f"    {', '.join(shown[start : start + 16])},\n" for start in range(0, len(shown), 16))
+
+
+def _float(value) -> str:
+    text = f"{float(np.float32(value)):.9g}"
+    return f"{text}f" if set(text) & set(".e") else f"{text}.0f"
+
+
+# ---- vectors ----
+
+
+def vector_clips(data_dir, settings) -> list[tuple[str, np.ndarray]]:
+    """Names and samples, int16 [clip_samples], of a few recordings: of different words, wanted ones first."""
+    folder = Path(data_dir)
+    present = input_data.word_folders(folder)
+    words = [word for word in settings.wanted_words if word in present]
+    words = (words + [word for word in present if word not in words])[:VECTORS]
+    if not words:
+        raise UserError(f"{folder} has no recordings: expected {folder}/<word>/<clip>.wav")
+    shards = input_data.decode_folders(folder, words, settings)
+    clips = [(f"{word}/{shard.names[0]}", shard.pcm[0]) for word, shard in shards.items() if shard.names]
+    return [*clips, ("silence", np.zeros(settings.clip_samples, np.int16))]
+
+
+def vectors(clips, model, settings) -> str:
+    parts = []
+    for name, samples in clips:
+        features = input_data.mfcc(samples[None].astype(np.float32), settings, full_scale=32768)
+        given = models.quantize(features, model.input)
+        scores = model.run(given)
+        arrays = (f"    {{\n{_numbers(values)}    }},\n" for values in (samples, given[0], scores[0]))
+        parts.append(f'    {{"{name}",\n{"".join(arrays)}    }},\n')
+    return (
+        f'#include "kws_vectors.h"\n\nconst kws_vector kws_vectors[KWS_VECTORS] = {{\n{"".join(parts)}}};\n'
+    )
+
+
+# ---- what it needs ----
+
+
+def needs(network: Network, settings: Settings) -> str:
+    """Flash, RAM and multiply-accumulates, in words."""
+    window, fft_length, filters, dct = input_data.mfcc_tables(settings)
+    weights = sum(layer.weights.size + 4 * layer.bias.size for layer in network.layers)
+    constants = 4 * (256 + len(window) + fft_length + dct.size) + 12 * len(filters)
+    widest = max(len(layer.bias) for layer in network.layers)
+    shared = 2 * max(0, settings.window_samples - settings.stride_samples)
+    memory = 4 * fft_length + 2 * widest + settings.feature_count + shared
+    of_network = sum(layer.weights.size for layer in network.layers)
+    stages = int(math.log2(fft_length // 2))
+    of_frame = len(window) + fft_length * stages + 8 * len(filters) + 2 * len(filters) + dct.size
+    frames = settings.sample_rate / settings.stride_samples
+    return (
+        f"flash: {weights:,} bytes of weights and biases, {constants:,} of other tables, and code\n"
+        f"RAM: {memory:,} bytes (FFT buffer, layers, the stream), and stack\n"
+        f"multiply-accumulates: {frames * of_frame:,.0f} for the features of a second of audio, "
+        f"{of_network:,} each time a clip is classified"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

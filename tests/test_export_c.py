@@ -1,0 +1,181 @@
+"""The C module: the same features, scores and labels as on the PC, here and on emulated microcontrollers."""
+
+import ctypes
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+import convert_to_tflite
+import export_c
+import input_data
+import models
+from conftest import ROOT, assert_one_clear_line, call, shipped_recordings
+from settings import Settings
+
+SHIPPED = ROOT / "model_archive" / "TFLite" / "tflite_int8" / "dnn_small_int8.tflite"
+STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror"]
+
+
+def needs(*programs):
+    absent = [program for program in programs if shutil.which(program) is None]
+    return pytest.mark.skipif(bool(absent), reason=f"{', '.join(absent)} not installed")
+
+
+pytestmark = needs("cc", "make")
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """The shipped int8 model's module, and the model."""
+    folder = tmp_path_factory.mktemp("c") / "kws"
+    call("export_c.py", SHIPPED, "--output", folder)
+    return Module(folder), models.TFLiteModel(SHIPPED)
+
+
+class Module:
+    """An exported module, compiled to a library."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        library = folder / "kws.so"
+        sources = [folder / name for name in ("kws_features.c", "kws_nn.c", "kws_model.c")]
+        subprocess.run(["cc", *STRICT, "-shared", "-fPIC", "-o", library, *sources, "-lm"], check=True)
+        self._library = ctypes.CDLL(str(library))
+
+    def call(self, function, given, shape, dtype):
+        given, result = np.ascontiguousarray(given), np.zeros(shape, dtype)
+        getattr(self._library, function)(given.ctypes.data_as(ctypes.c_void_p), result.ctypes)
+        return result
+
+    def stream(self, samples, settings):
+        """The model's input after all whole strides of `samples`."""
+        state = np.zeros(settings.feature_count + 2 * settings.window_samples, np.int8)
+        self._library.kws_stream_start(state.ctypes)
+        strides = samples[: len(samples) // settings.stride_samples * settings.stride_samples]
+        for part in np.ascontiguousarray(strides.reshape(-1, settings.stride_samples)):
+            self._library.kws_stream_push(state.ctypes, part.ctypes)
+        return state[: settings.feature_count]
+
+
+def recordings(data_arguments, settings):
+    """Speech, silence, and noise from quiet to full scale, int16 [clips, clip_samples]."""
+    data = input_data.open_data(data_arguments(), settings)
+    speech = [clips.samples(clip) for clips in (data.training, data.testing) for clip in range(len(clips))]
+    rng = np.random.default_rng(0)
+    noise = [
+        rng.uniform(-level, level, settings.clip_samples)
+        for level in np.geomspace(3, 32767, 250)
+        for _ in range(2)
+    ]
+    square = np.sign(rng.normal(size=(3, settings.clip_samples))) * 32767
+    silence = np.zeros((1, settings.clip_samples))
+    return np.concatenate([speech, noise, square, silence]).astype(np.int16)
+
+
+def test_features_and_labels_are_those_of_the_pc(shipped, data_arguments, dnn_small):
+    module, model = shipped
+    clips = recordings(data_arguments, dnn_small)
+    assert len(clips) >= 500
+    expected = input_data.mfcc(clips / np.float32(32768), dnn_small)
+    frames = clips[:, : 25 * 640].reshape(-1, 640)
+    found = np.stack([module.call("kws_mfcc", frame, 10, np.float32) for frame in frames])
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-3)
+    given = np.stack([module.call("kws_features", clip, 250, np.int8) for clip in clips])
+    steps = np.abs(given.astype(int) - models.quantize(expected, model.input))
+    assert steps.max() <= 1 and (steps > 0).mean() < 0.001
+    scores = np.stack([module.call("kws_classify", one, 12, np.int8) for one in given])
+    assert (scores.argmax(1) == model(expected).argmax(1)).mean() >= 0.995
+
+
+def test_scores_are_those_of_the_interpreter_bit_for_bit(shipped):
+    module, model = shipped[0], models.TFLiteModel(SHIPPED)
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(1, 60, (2000, 1))
+    given = np.clip(rng.normal(20, spread, (2000, 250)), -128, 127).astype(np.int8)
+    scores = np.stack([module.call("kws_classify", one, 12, np.int8) for one in given])
+    np.testing.assert_array_equal(scores, np.concatenate([model.run(one[None]) for one in given]))
+    assert len(np.unique(scores.argmax(1))) > 5
+
+
+def test_labels_of_real_speech_are_those_of_the_pc(shipped, tmp_path, dnn_small):
+    folder = shipped_recordings(tmp_path, "testing") / "speech_commands_test_set_v0.02"
+    clips = input_data.open_test_dir(folder, dnn_small)
+    module, model = shipped
+    expected = model(input_data.features(clips, dnn_small)).argmax(1)
+    found = []
+    for number in range(len(clips)):
+        given = module.call("kws_features", clips.samples(number), 250, np.int8)
+        found.append(module.call("kws_classify", given, 12, np.int8).argmax())
+    assert len(clips) > 2000 and (np.array(found) == expected).mean() >= 0.999
+
+
+@pytest.mark.parametrize(("window_ms", "stride_ms"), [(40, 40), (40, 20), (30, 10), (20, 25)])
+def test_a_stream_gives_the_features_of_its_last_clip(tmp_path, window_ms, stride_ms):
+    settings = Settings(
+        window_size_ms=window_ms, window_stride_ms=stride_ms, dct_coefficient_count=10, model_size_info=(8,)
+    )
+    rng = np.random.default_rng(0)
+    features = rng.normal(scale=5, size=(50, settings.feature_count)).astype(np.float32)
+    content = convert_to_tflite.convert(models.build_model(settings), settings, features, "int8")
+    (tmp_path / "x.tflite").write_bytes(models.with_settings(content, settings))
+    call("export_c.py", tmp_path / "x.tflite", "--output", tmp_path / "c")
+    module = Module(tmp_path / "c")
+    samples = rng.integers(-3000, 3000, 2 * settings.sample_rate).astype(np.int16)
+    used = len(samples) // settings.stride_samples * settings.stride_samples
+    begin = used - max(settings.window_samples, settings.stride_samples)
+    begin -= (settings.frame_count - 1) * settings.stride_samples
+    expected = module.call("kws_features", samples[begin:], settings.feature_count, np.int8)
+    np.testing.assert_array_equal(module.stream(samples, settings), expected)
+
+
+def test_the_module_checks_itself_without_undefined_behaviour(shipped):
+    module, _ = shipped
+    sanitized = "CFLAGS=-fsanitize=address,undefined -fno-sanitize-recover -g"
+    result = subprocess.run(
+        ["make", "-B", "-C", module.folder, "check", sanitized], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "4 of 4 clips as on the PC" in result.stdout
+
+
+def test_the_module_names_what_is_said_in_files_and_notices_wrong_scores(shipped, data_arguments, dnn_small):
+    module, model = shipped
+    data = input_data.open_data(data_arguments(), dnn_small)
+    samples = data.testing.samples(0)
+    (module.folder / "x.raw").write_bytes(samples.astype("<i2").tobytes())
+    subprocess.run(["make", "-B", "-C", module.folder, "kws"], check=True, capture_output=True)
+    said = subprocess.run(
+        [module.folder / "kws", module.folder / "x.raw"], capture_output=True, text=True
+    ).stdout
+    heard = model(input_data.features(data.testing.take([0]), dnn_small))[0]
+    assert said.startswith(f"{module.folder / 'x.raw'}: {dnn_small.labels[heard.argmax()]} ")
+    shutil.copytree(module.folder, module.folder / "wrong")
+    table = (module.folder / "kws_model.c").read_text().replace("bias_3[] = {\n    ", "bias_3[] = {\n    1")
+    (module.folder / "wrong" / "kws_model.c").write_text(table)
+    result = subprocess.run(["make", "-C", module.folder / "wrong"], capture_output=True, text=True)
+    assert result.returncode != 0 and "scores differ" in result.stdout
+
+
+@needs("arm-none-eabi-gcc", "qemu-system-arm")
+def test_emulated_microcontrollers_hear_what_the_pc_hears(shipped):
+    module, _ = shipped
+    result = subprocess.run(
+        ["make", "-C", module.folder, "m4", "m55", "qemu"], capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("4 of 4 clips as on the PC") == 2
+
+
+def test_multipliers_are_the_nearest_of_31_bits():
+    for scale in (0.0272, 0.5, 1 - 1e-12, 1.7, 1e-6):
+        multiplier, shift = export_c.multiplier_and_shift(scale)
+        assert 2**30 <= multiplier < 2**31
+        assert multiplier * 2.0 ** (shift - 31) == pytest.approx(scale, rel=2**-30)
+
+
+def test_other_models_are_refused_in_one_line(tmp_path):
+    floating = SHIPPED.parent.parent / "tflite_fp32" / "dnn_small_fp32.tflite"
+    for model, *parts in ((floating, "--inference_type int8"), (tmp_path / "none.tflite", "none.tflite")):
+        assert_one_clear_line(call("export_c.py", model, "--output", tmp_path / "c", check=False), *parts)
