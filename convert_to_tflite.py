@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+import deployment
 import input_data
 import models
 from architectures import unrolled
 from reports import Report
-from settings import SILENCE_INDEX, UserError, bounded, new_parser, quiet, run, write_bytes
+from settings import SILENCE_INDEX, UserError, bounded, new_parser, quiet, run, write_bytes, write_text
 
 CALIBRATION_CLIPS = 500
 SHARE_BELOW_RANGE = 0.01  # of the features; chosen on the validation partition
@@ -44,7 +45,13 @@ def parse_arguments():
         "--output",
         metavar="FILE",
         help="file to write; by default named like the architecture: dnn_quantized.tflite, or "
-        "dnn.tflite with --no-quantize",
+        "dnn.tflite with --no-quantize. With x.cc or x.c, x.tflite is written as an array beside it",
+    )
+    parser.add_argument(
+        "--vela",
+        choices=deployment.VELA_TARGETS,
+        help="compile the file for this Ethos-U NPU with Arm's vela (pip install ethos-u-vela), and say what "
+        "it needs there",
     )
     parser.add_argument(
         "--seed",
@@ -60,6 +67,10 @@ def parse_arguments():
         parser.error(
             f"--inference_type {args.inference_type} needs a quantized model: leave out --no-quantize"
         )
+    if args.vela and args.inference_type == "fp32":
+        parser.error("--vela needs an integer model: --inference_type int8 or int16")
+    if args.vela and not deployment.vela_is_installed():
+        parser.error("--vela needs Arm's compiler: pip install ethos-u-vela")
     return args
 
 
@@ -69,17 +80,24 @@ def main():
     data = input_data.open_data(args, settings)
     kind = "_quantized" if args.quantize else ""
     output = Path(args.output or f"{settings.model_architecture}{kind}.tflite")
+    array = output if output.suffix in (".cc", ".c") else None
+    output = output.with_suffix(".tflite") if array else output
     calibration = None
     if args.quantize:
         calibration = calibration_features(data.validation, settings, args.seed)
     content = convert(model, settings, calibration, args.inference_type)
     write_bytes(output, models.with_settings(content, settings))
     print(f"wrote {output}: {output.stat().st_size:,} bytes")
+    if array:
+        write_text(array, deployment.c_array(array.stem, output.read_bytes()))
+        print(f"wrote {array}")
 
     scores, _ = models.load_tflite(output, args)
     heard = scores(input_data.features(data.testing, settings))
     name = f"{output}: testing, {input_data.protocol(args)}"
     print(Report.of(name, settings.labels, data.testing.label, heard).summary())
+    if args.vela:
+        print(deployment.compile_for_npu(output, args.vela))
 
 
 def calibration_features(clips, settings, seed):

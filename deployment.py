@@ -1,0 +1,63 @@
+"""A TFLite file in the forms that firmware takes: a C array, and compiled for Arm's Ethos-U NPUs."""
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from settings import UserError, write_bytes
+
+VELA_TARGETS = (
+    *("ethos-u55-32", "ethos-u55-64", "ethos-u55-128", "ethos-u55-256"),
+    *("ethos-u65-256", "ethos-u65-512"),
+)
+VELA_PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+def vela_is_installed() -> bool:
+    return shutil.which("vela", path=VELA_PATH) is not None
+
+
+def c_array(stem: str, content: bytes) -> str:
+    """C or C++ source of an array named `stem`, aligned as TensorFlow Lite Micro asks, and of its length."""
+    name = re.sub(r"\W", "_", stem)
+    rows = (content[start : start + 20] for start in range(0, len(content), 20))
+    lines = "\n".join(f"    {', '.join(map(str, row))}," for row in rows)
+    return (
+        "#ifdef __cplusplus\n"
+        f'extern "C" {{\nextern const unsigned char {name}[];\nextern const unsigned int {name}_len;\n}}\n'
+        "#endif\n\n"
+        f"__attribute__((aligned(16))) const unsigned char {name}[] = {{\n{lines}\n}};\n"
+        f"const unsigned int {name}_len = {len(content)};\n"
+    )
+
+
+def compile_for_npu(path: Path, target: str) -> str:
+    """Compile a TFLite file with vela into <name>_vela.tflite beside it; what it needs, in words.
+
+    The figures are vela's estimates for its default system and memory of the target.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["vela", "--accelerator-config", target, "--output-dir", folder, str(path)]
+        environment = os.environ | {"PATH": VELA_PATH}
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        compiled = Path(folder) / f"{path.stem}_vela.tflite"
+        if result.returncode or not compiled.exists():
+            problem = (result.stderr or result.stdout).strip().splitlines()
+            raise UserError(f"vela cannot compile {path}: {problem[-1] if problem else 'no reason given'}")
+        output = path.with_name(compiled.name)
+        write_bytes(output, compiled.read_bytes())
+        (summary,) = Path(folder).glob("*_summary_*.csv")
+        with open(summary, newline="") as file:
+            (figures,) = csv.DictReader(file)
+    on_npu = re.search(r"NPU operators = \d+ \(.*\)", result.stdout)
+    return (
+        f"wrote {output} for {target}: {on_npu[0] if on_npu else 'nothing runs on the NPU'}, "
+        f"SRAM {float(figures['sram_memory_used']):.2f} KiB, "
+        f"flash {float(figures['off_chip_flash_memory_used']):.2f} KiB, "
+        f"{float(figures['cycles_total']):,.0f} cycles an inference"
+    )
