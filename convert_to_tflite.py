@@ -45,7 +45,7 @@ def parse_arguments():
         "--output",
         metavar="FILE",
         help="file to write; by default named like the architecture: dnn_quantized.tflite, or "
-        "dnn.tflite with --no-quantize. With x.cc or x.c, x.tflite is written as an array beside it",
+        "dnn.tflite with --no-quantize. With x.c, x.cc or x.cpp: x.tflite, and an array of it",
     )
     parser.add_argument(
         "--vela",
@@ -80,7 +80,7 @@ def main():
     data = input_data.open_data(args, settings)
     kind = "_quantized" if args.quantize else ""
     output = Path(args.output or f"{settings.model_architecture}{kind}.tflite")
-    array = output if output.suffix in (".cc", ".c") else None
+    array = output if output.suffix in (".c", ".cc", ".cpp") else None
     output = output.with_suffix(".tflite") if array else output
     calibration = None
     if args.quantize:
@@ -88,16 +88,17 @@ def main():
     content = convert(model, settings, calibration, args.inference_type)
     write_bytes(output, models.with_settings(content, settings))
     print(f"wrote {output}: {output.stat().st_size:,} bytes")
-    if array:
-        write_text(array, deployment.c_array(array.stem, output.read_bytes()))
-        print(f"wrote {array}")
 
     scores, _ = models.load_tflite(output, args)
     heard = scores(input_data.features(data.testing, settings))
     name = f"{output}: testing, {input_data.protocol(args)}"
     print(Report.of(name, settings.labels, data.testing.label, heard).summary())
     if args.vela:
-        print(deployment.compile_for_npu(output, args.vela))
+        output, needs = deployment.compile_for_npu(output, args.vela)
+        print(needs)
+    if array:
+        write_text(array, deployment.c_array(array.stem, output.read_bytes()))
+        print(f"wrote {array}, {output} as an array")
 
 
 def calibration_features(clips, settings, seed):

@@ -24,7 +24,8 @@ def vela_is_installed() -> bool:
 
 def c_array(stem: str, content: bytes) -> str:
     """C or C++ source of an array named `stem`, aligned as TensorFlow Lite Micro asks, and of its length."""
-    name = re.sub(r"\W", "_", stem)
+    name = re.sub(r"\W", "_", stem, flags=re.ASCII)
+    name = f"_{name}" if name[0].isdigit() else name
     rows = (content[start : start + 20] for start in range(0, len(content), 20))
     lines = "\n".join(f"    {', '.join(map(str, row))}," for row in rows)
     return (
@@ -36,8 +37,8 @@ def c_array(stem: str, content: bytes) -> str:
     )
 
 
-def compile_for_npu(path: Path, target: str) -> str:
-    """Compile a TFLite file with vela into <name>_vela.tflite beside it; what it needs, in words.
+def compile_for_npu(path: Path, target: str) -> tuple[Path, str]:
+    """Compile a TFLite file with vela into <name>_vela.tflite beside it: its path, what it needs in words.
 
     The figures are vela's estimates for its default system and memory of the target.
     """
@@ -55,9 +56,10 @@ def compile_for_npu(path: Path, target: str) -> str:
         with open(summary, newline="") as file:
             (figures,) = csv.DictReader(file)
     on_npu = re.search(r"NPU operators = \d+ \(.*\)", result.stdout)
-    return (
+    return output, (
         f"wrote {output} for {target}: {on_npu[0] if on_npu else 'nothing runs on the NPU'}, "
         f"SRAM {float(figures['sram_memory_used']):.2f} KiB, "
+        f"DRAM {float(figures['dram_memory_used']):.2f} KiB, "
         f"flash {float(figures['off_chip_flash_memory_used']):.2f} KiB, "
         f"{float(figures['cycles_total']):,.0f} cycles an inference"
     )

@@ -3,6 +3,7 @@
 A model carries its settings, so it needs no other flag; several models end in one table.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,10 @@ def parse_arguments():
         parser.error("one of --checkpoint and --tflite_path is needed")
     if bool(args.stream_wav) != bool(args.stream_words):
         parser.error("--stream_wav and --stream_words go together")
+    if args.stream and args.stream_wav:
+        parser.error("--stream makes recordings, --stream_wav gives one: give one of the two")
+    if (args.stream or args.stream_wav) and (args.plots or args.test_dir):
+        parser.error("--plots and --test_dir are for clips, not for long recordings")
     return args
 
 
@@ -87,26 +92,28 @@ def main():
         evaluate_streams(args)
         return
     loaded = {path: models.load(path, args) for path in args.models}
-    sets = {}  # one entry for each definition of features and labels; models usually share theirs
-    reports, heard = {}, {}
+    stems = [Path(path).stem for path in loaded]
+    titles = {path: Path(path).stem if stems.count(Path(path).stem) == 1 else path for path in loaded}
+    sets, reports, heard = {}, {}, {}
     for path, (scores, settings) in loaded.items():
-        if settings not in sets:
-            sets[settings] = labelled_features(args, settings)
-        reports[path], heard[path] = [], []
-        for name, (clips, features) in sets[settings].items():
+        of_data = replace(settings, model_architecture="", model_size_info=())  # which models usually share
+        if of_data not in sets:
+            sets[of_data] = labelled_features(args, settings)
+        reports[path], heard[path] = [], {}
+        for name, (clips, features) in sets[of_data].items():
             given = scores(features)
             report = Report.of(name, settings.labels, clips.label, given)
             reports[path].append(report)
-            heard[path].append(given.argmax(1))
+            heard[path][settings.labels, clips.names] = given.argmax(1)
             print(f"{path}: {report.text()}")
             if args.plots:
-                prefix = f"{Path(path).stem}_{name.split(',')[0]}"
+                prefix = f"{titles[path]}_{name.split(',')[0]}"
                 plots.write_report_plots(args.plots, prefix, report, settings, clips, features, given)
     costs = {path: models.cost(path, settings) for path, (_, settings) in loaded.items()}
     print(table(reports, heard, costs))
     if args.plots and len(reports) > 1:
-        last = {Path(path).stem: of_model[-1] for path, of_model in reports.items()}
-        plots.write_comparison_plot(args.plots, last, {Path(path).stem: cost for path, cost in costs.items()})
+        last = {titles[path]: of_model[-1] for path, of_model in reports.items()}
+        plots.write_comparison_plot(args.plots, last, {titles[path]: cost for path, cost in costs.items()})
     if args.json:
         content = {path: [report.as_dict() for report in of_model] for path, of_model in reports.items()}
         write_json(args.json, content)
@@ -163,9 +170,10 @@ def recordings(args, settings):
     if args.stream_wav:
         return [streaming.read_recording(args.stream_wav, args.stream_words, settings)]
     data = input_data.open_data(args, settings)
+    sets = {"validation": data.validation, "testing": data.testing}
     return [
-        streaming.make_recording(name, clips, data.noise, args.stream_minutes, args.seed, settings)
-        for name, clips in (("validation", data.validation), ("testing", data.testing))
+        streaming.make_recording(name, clips, data.noise, args.stream_minutes, [args.seed, number], settings)
+        for number, (name, clips) in enumerate(sets.items())
     ]
 
 
@@ -192,7 +200,7 @@ def table(reports, heard, costs) -> str:
         accuracies = [f"{100 * report.accuracy:.2f} % (N = {report.count:,})" for report in of_model]
         rows.append([path, *(f"{number:,}" for number in costs[path]), *accuracies])
         if len(reports) > 1:
-            rows[-1].append(agreement(reports, heard, path, first))
+            rows[-1].append(agreement(heard[path], heard[first]))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -203,12 +211,11 @@ def table(reports, heard, costs) -> str:
     )
 
 
-def agreement(reports, heard, path, first) -> str:
-    if any(
-        report.labels != other.labels for report, other in zip(reports[path], reports[first], strict=True)
-    ):
-        return "other labels"
-    return f"{100 * np.mean(np.concatenate(heard[path]) == np.concatenate(heard[first])):.2f} %"
+def agreement(heard, first) -> str:
+    """Share of the clips on which two models hear the same, where they heard the same clips."""
+    if heard.keys() != first.keys():
+        return "other clips"
+    return f"{100 * np.mean(np.concatenate([heard[key] == first[key] for key in heard])):.2f} %"
 
 
 if __name__ == "__main__":

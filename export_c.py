@@ -58,9 +58,9 @@ def main():
     settings = models.read_settings(args.tflite_path)
     if settings is None:
         raise UserError(f"{args.tflite_path} carries no settings, so how to compute its features is unknown")
-    network = read_network(args.tflite_path)
     model = models.TFLiteModel(args.tflite_path)
     model.check_fits(settings, args.tflite_path)
+    network = read_network(args.tflite_path)
     clips = vector_clips(args.data_dir, settings)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,11 +78,22 @@ def main():
 
 
 def read_network(path) -> Network:
-    """The layers of an int8 TFLite file; UserError where it is of another kind."""
+    """The layers of an int8 TFLite file; UserError where it is of another kind, or damaged."""
+    try:
+        return _network(path)
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+def _network(path):
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromPackedBuf(Path(path).read_bytes())
+    model = models.parse_tflite(Path(path).read_bytes())
     graph, kinds = model.subgraphs[0], schema.BuiltinOperator
+    if any(
+        graph.tensors[number].type != schema.TensorType.INT8 for number in (*graph.inputs, *graph.outputs)
+    ):
+        raise UserError(f"{path} is not int8 throughout: convert it with --inference_type int8")
     found = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in graph.operators]
     if set(found[:-1]) != {kinds.FULLY_CONNECTED} or found[-1] != kinds.SOFTMAX:
         raise UserError(
@@ -104,7 +115,9 @@ def read_network(path) -> Network:
         source, weights, bias = operator.inputs
         (in_scale, in_zero), (scale, _) = scale_and_zero(source), scale_and_zero(weights)
         out_scale, out_zero = scale_and_zero(operator.outputs[0])
-        relu = operator.builtinOptions.fusedActivationFunction == schema.ActivationFunctionType.RELU
+        activation = operator.builtinOptions.fusedActivationFunction
+        if activation not in (schema.ActivationFunctionType.NONE, schema.ActivationFunctionType.RELU):
+            raise UserError(f"{path} has an activation that cannot be exported: only ReLU can")
         kernel = constant(weights, np.int8).reshape(graph.tensors[weights].shape)
         layers.append(
             Layer(
@@ -113,7 +126,7 @@ def read_network(path) -> Network:
                 input_zero=in_zero,
                 output_zero=out_zero,
                 scale=in_scale * scale / out_scale,
-                relu=relu,
+                relu=activation == schema.ActivationFunctionType.RELU,
             )
         )
     softmax = graph.operators[-1]

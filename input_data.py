@@ -56,7 +56,7 @@ DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data" / "speech_commands_v
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 NOISE_FOLDER = "_background_noise_"
 CACHE_FOLDER = ".pcm_cache"
-CACHE_VERSION = 2  # of what is done to recordings before they are kept
+CACHE_VERSION = 3  # of what is done to recordings before they are kept
 DOWNLOADS_FOLDER = ".downloads"
 UNFINISHED_FOLDER = ".extracting"
 PARTITIONS = ("training", "validation", "testing")
@@ -322,6 +322,8 @@ def open_audio(path):
         raise BadAudio("is empty")
     if _riff_is_cut_short(path):
         raise BadAudio("is truncated")
+    if str(path).lower().endswith(".raw"):  # soundfile would ask for its rate
+        raise BadAudio("does not say its rate; label_wav.py takes raw samples on standard input")
     try:
         with soundfile.SoundFile(path) as file:
             yield file
@@ -333,19 +335,30 @@ def open_audio(path):
 
 def audio_blocks(file, sample_rate: int) -> Iterator[np.ndarray]:
     """An open recording piece by piece, int16 [samples]: other rates than `sample_rate` resampled (soxr, high
-    quality), channels averaged, other sample formats rounded.
+    quality), channels averaged, other sample formats rounded. Raises BadAudio where it ends too early.
     """
     import soxr
 
-    if file.samplerate == sample_rate and file.channels == 1:
-        yield from file.blocks(BLOCK_SAMPLES, dtype="int16")
-        return
-    resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1)
-    left = file.frames
-    for block in file.blocks(BLOCK_SAMPLES, dtype="float32", always_2d=True):
-        left -= len(block)
-        mono = resampler.resample_chunk(block.mean(axis=1), last=left <= 0)
-        yield np.clip(np.round(32768 * mono), -32768, 32767).astype(np.int16)
+    as_it_is = file.subtype == "PCM_16" and file.samplerate == sample_rate and file.channels == 1
+    resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1, quality="HQ")
+    resampled = file.samplerate != sample_rate
+    while len(block := file.read(BLOCK_SAMPLES, "int16" if as_it_is else "float32", always_2d=True)):
+        if as_it_is:
+            yield block[:, 0]
+        else:
+            mono = block.mean(axis=1)
+            yield _rounded(resampler.resample_chunk(mono) if resampled else mono)
+    if file.tell() == 0:
+        raise BadAudio("holds no samples")
+    if file.tell() < file.frames:
+        raise BadAudio("is truncated")
+    if resampled:
+        yield _rounded(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+
+
+def _rounded(samples):
+    """float [samples] from -1 to 1 as int16."""
+    return np.clip(np.round(32768 * np.nan_to_num(samples)), -32768, 32767).astype(np.int16)
 
 
 def read_audio(path, sample_rate: int) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -354,16 +367,11 @@ def read_audio(path, sample_rate: int) -> tuple[np.ndarray, tuple[str, ...]]:
     Raises BadAudio with the reason.
     """
     with open_audio(path) as file:
-        blocks = [*audio_blocks(file, sample_rate)]
-        if file.tell() < file.frames:
-            raise BadAudio("is truncated")
+        samples = np.concatenate([*audio_blocks(file, sample_rate)])
         changes = {
             f"from {file.samplerate} Hz": file.samplerate != sample_rate,
             f"from {file.channels} channels": file.channels != 1,
         }
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
-    if not len(samples):
-        raise BadAudio("holds no samples")
     return samples, tuple(change for change, made in changes.items() if made)
 
 
@@ -375,17 +383,17 @@ def _riff_is_cut_short(path):
     return header[:4] == b"RIFF" and os.path.getsize(path) < size < 0x7FFF0000
 
 
-def loudest_part(samples: np.ndarray, length: int) -> np.ndarray:
-    """The `length` samples that most of the energy is in the middle of, to 1/100 of the length; all samples
-    where they are fewer.
+def one_clip(samples: np.ndarray, length: int) -> np.ndarray:
+    """`length` of the samples: those that most of the energy is in the middle of, to 1/100 of the length.
+
+    Where they are fewer, zeros follow.
     """
     step = max(1, length // 100)
     if len(samples) < length + step:
-        return samples[:length]
+        return np.pad(samples[:length], (0, max(0, length - len(samples))))
     blocks = samples[: len(samples) // step * step].reshape(-1, step).astype(np.float64)
-    start = (
-        step * np.convolve(np.square(blocks).sum(1), np.hanning(length // step + 2)[1:-1], "valid").argmax()
-    )
+    middle = np.convolve(np.square(blocks).sum(1), np.hanning(length // step + 2)[1:-1], "valid")
+    start = min(step * int(middle.argmax()), len(samples) - length)
     return samples[start : start + length]
 
 
@@ -498,7 +506,7 @@ def _write_shard(path, folder, files, settings, progress) -> Counter:
             return str(error)
         if len(samples) > settings.clip_samples:
             changes += (f"cut to their loudest {settings.clip_duration_ms} ms",)
-        return loudest_part(samples, settings.clip_samples), changes
+        return one_clip(samples, settings.clip_samples), changes
 
     names, bad, changed = [], {}, Counter()
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
@@ -512,7 +520,7 @@ def _write_shard(path, folder, files, settings, progress) -> Counter:
                     samples, changes = decoded
                     changed.update(changes)
                     names.append(name)
-                    file.write(np.pad(samples, (0, settings.clip_samples - len(samples))).tobytes())
+                    file.write(samples.tobytes())
             file.flush()
             os.replace(partial, path)
     finally:

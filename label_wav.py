@@ -53,11 +53,10 @@ def label_file(path, scores, settings, args):
             if file.frames / file.samplerate - settings.clip_duration_ms / 1000 >= args.hop_ms / 1000:
                 label_stream(path, blocks, scores, settings, args)
                 return
-            samples = np.concatenate([np.zeros(0, np.int16), *blocks])
+            samples = np.concatenate([*blocks])
     except input_data.BadAudio as error:
         raise UserError(f"{path} {error}") from None
-    clip = input_data.loudest_part(samples, settings.clip_samples).astype(np.float32)
-    clip = np.pad(clip, (0, settings.clip_samples - len(clip)))
+    clip = input_data.one_clip(samples, settings.clip_samples).astype(np.float32)
     heard = scores(input_data.mfcc(clip[None], settings, full_scale=32768))[0]
     say(path, settings, int(heard.argmax()), float(heard.max()), None, args)
 

@@ -273,7 +273,7 @@ def read_weights(path) -> list[dict[str, np.ndarray]]:
         for key in sorted(reader.get_variable_to_shape_map()):
             if match := key_format.fullmatch(key):
                 layers.setdefault(int(match[1]), {})[match[2].replace("/", ".")] = reader.get_tensor(key)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from None
     return [layers[number] for number in sorted(layers)]
 
@@ -413,12 +413,22 @@ def _tflite_metadata(content):
     return None
 
 
+def parse_tflite(content: bytes):
+    """The objects (of flatbuffers' ModelT) in a TFLite model; UserError where it is damaged."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    try:
+        return schema.ModelT.InitFromPackedBuf(content)
+    except Exception as error:  # it fails in many ways
+        raise UserError(f"the TFLite model is damaged: {error}") from None
+
+
 def tflite_operators(tflite: bytes) -> list[str]:
     """Names of the operators that a TFLite model uses, sorted."""
     from ai_edge_litert import schema_py_generated as schema
 
     names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
-    return sorted({names[code.builtinCode] for code in schema.ModelT.InitFromPackedBuf(tflite).operatorCodes})
+    return sorted({names[code.builtinCode] for code in parse_tflite(tflite).operatorCodes})
 
 
 class Cost(NamedTuple):
@@ -450,7 +460,7 @@ def _tflite_parameters_and_macs(content):
 
     kinds = schema.BuiltinOperator
     products = kinds.FULLY_CONNECTED, kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D
-    model = schema.ModelT.InitFromPackedBuf(content)
+    model = parse_tflite(content)
     graph, constants, macs = model.subgraphs[0], {}, 0
     for operator in graph.operators:
         kind = model.operatorCodes[operator.opcodeIndex].builtinCode
@@ -591,7 +601,7 @@ def keras_scores(model) -> Scores:
 def load(path, args) -> tuple[Scores, Settings]:
     """A checkpoint, SavedModel or TFLite file ready to run, and its settings."""
     path = Path(path)
-    if path.is_file() and _is_tflite(path.read_bytes()):
+    if path.suffix == ".tflite" or path.is_file() and _is_tflite(path.read_bytes()):
         return load_tflite(path, args)
     model, settings = load_checkpoint(path, args)
     return keras_scores(model), settings

@@ -2,7 +2,7 @@
 
 clustering leaves each kernel at most 32 distinct values, and takes those that compress well. quantization
 leaves each kernel the values that int8 weights can have, so that conversion changes no weight; clustering
-does so too in fully connected layers that no batch normalisation follows. The same command given again goes
+does so too in fully connected layers. The same command given again goes
 on where it was interrupted.
 """
 

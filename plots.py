@@ -92,7 +92,12 @@ def write_comparison_plot(folder, reports: dict[str, Report], costs: dict[str, C
             offset = 5, -11 if number % 2 else 4  # so that names of neighbours do not overlap
             accuracy, (low, high) = 100 * report.accuracy, 100 * np.array(report.interval)
             axes.errorbar(
-                value, accuracy, [[accuracy - low], [high - accuracy]], fmt="o", color=ACCENT, ecolor=PALE
+                value,
+                accuracy,
+                np.maximum(0, [[accuracy - low], [high - accuracy]]),
+                fmt="o",
+                color=ACCENT,
+                ecolor=PALE,
             )
             axes.annotate(name, (value, accuracy), offset, textcoords="offset points", fontsize=8, color=INK)
         axes.set_xlabel(label)
@@ -140,7 +145,9 @@ def _recall(report):
         100 * report.precision[order], places, "o", color=SECOND, markeredgecolor="white", label="precision"
     )
     for place, label in zip(places, order, strict=True):
-        axes.text(1, place, f"{100 * report.recall[label]:.1f} %", va="center", color="white", fontsize=9)
+        recall = report.recall[label]
+        told = "no clips" if np.isnan(recall) else f"{100 * recall:.1f} %"
+        axes.text(1, place, told, va="center", color="white" if recall > 0.15 else INK, fontsize=9)
     axes.set_yticks(places, [report.labels[label] for label in order])
     axes.set_xlim(0, 102)
     axes.set_xlabel("% (bars: recall, dots: precision)")

@@ -133,7 +133,7 @@ class Outcome(NamedTuple):
 
 
 def make_recording(
-    name: str, clips: input_data.Clips, noise, minutes: float, seed: int, settings: Settings
+    name: str, clips: input_data.Clips, noise, minutes: float, seed: list[int], settings: Settings
 ) -> Recording:
     """A recording of clips drawn from `clips` in background noise: wanted and unknown words in turn at
     random, with pauses between them.
@@ -157,6 +157,10 @@ def make_recording(
         if clips.label[clip] > UNKNOWN_INDEX:
             words.append(((start + clip_samples / 2) / settings.sample_rate, int(clips.label[clip])))
         start += clip_samples
+    if not words:
+        raise UserError(
+            f"{name}: {minutes:g} minutes hold none of the words: more --stream_minutes are needed"
+        )
     return Recording(name, (np.clip(audio, -1, 32767 / 32768) * 32768).astype(np.int16), words)
 
 

@@ -199,6 +199,7 @@ def fit(
                     if validated > float(state.best.read_value()):
                         save(f"{settings.model_architecture}_{10000 * validated:04.0f}.ckpt-{end}")
                         state.best.assign(validated)
+                    _write_history(args.train_dir, end, float(rates[end - 1]), loss, accuracy, validated)
                     manager.save(end)
                 _log(args, state, loss, accuracy, validated, pace)
 
@@ -248,7 +249,7 @@ def _write_history(train_dir, *row):
 
 
 def _log(args, state, loss, accuracy, validated, pace):
-    """One line on the terminal, and the same for TensorBoard and in the history."""
+    """One line on the terminal, and the same for TensorBoard."""
     from backend import tf
 
     step, total = int(state.step.read_value()), sum(args.how_many_training_steps)
@@ -259,7 +260,6 @@ def _log(args, state, loss, accuracy, validated, pace):
         f"{pace:.0f} steps/s, {timedelta(seconds=round((total - step) / pace))} left",
         flush=True,
     )
-    _write_history(args.train_dir, step, rate, loss, accuracy, validated)
     summaries = args.summaries_dir or str(Path(args.train_dir) / "summaries")
     with writing(summaries), _summary_writer(summaries).as_default(step):
         tf.summary.scalar("loss", loss)
@@ -341,6 +341,7 @@ def _claimed_folder(args, settings, data, start):
             _check_same_run(ours, note)
         else:
             write_text(note, json.dumps(ours, indent=1))
+            (folder / HISTORY_NAME).unlink(missing_ok=True)
         try:
             yield
         except KeyboardInterrupt:

@@ -16,6 +16,7 @@ def test_an_array_holds_the_file_and_is_aligned(tmp_path, suffix, compiler):
     call("convert_to_tflite.py", *INT8, "--output", array)
     content = (tmp_path / "my-words.tflite").read_bytes()
     numbers = re.search(r"my_words\[\] = {(.*?)}", array.read_text(), re.S)[1]
+    assert "aligned(16)" in array.read_text()
     assert bytes(map(int, numbers.strip().strip(",").split(","))) == content
     program = tmp_path / f"main.{suffix}"
     start = 'extern "C" {' if suffix == "cc" else ""
@@ -33,10 +34,12 @@ def test_an_array_holds_the_file_and_is_aligned(tmp_path, suffix, compiler):
 def test_vela_puts_the_whole_network_on_the_npu(tmp_path):
     pytest.importorskip("ethosu.vela")
     output = call(
-        "convert_to_tflite.py", *INT8, "--output", tmp_path / "x.tflite", "--vela", "ethos-u55-128"
+        "convert_to_tflite.py", *INT8, "--output", tmp_path / "2x.cc", "--vela", "ethos-u55-128"
     ).stdout
-    assert re.search(r"\(100.0%\), SRAM [\d.]+ KiB, flash [\d.]+ KiB, [\d,]+ cycles", output)
-    assert (tmp_path / "x_vela.tflite").read_bytes()[4:8] == b"TFL3"
+    assert re.search(r"\(100.0%\), SRAM [\d.]+ KiB, DRAM 0.00 KiB, flash [\d.]+ KiB, [\d,]+ cycles", output)
+    compiled = (tmp_path / "2x_vela.tflite").read_bytes()
+    assert compiled[4:8] == b"TFL3"
+    assert f"_2x_len = {len(compiled)};" in (tmp_path / "2x.cc").read_text()
 
 
 def test_vela_wants_integers(tmp_path):

@@ -177,5 +177,10 @@ def test_multipliers_are_the_nearest_of_31_bits():
 
 def test_other_models_are_refused_in_one_line(tmp_path):
     floating = SHIPPED.parent.parent / "tflite_fp32" / "dnn_small_fp32.tflite"
-    for model, *parts in ((floating, "--inference_type int8"), (tmp_path / "none.tflite", "none.tflite")):
+    keras_file = ROOT / "model_archive" / "model_source" / "dnn_small.keras"
+    for model, *parts in (
+        (floating, "--inference_type int8"),
+        (tmp_path / "none.tflite", "none.tflite"),
+        (keras_file, "is not a TFLite model"),
+    ):
         assert_one_clear_line(call("export_c.py", model, "--output", tmp_path / "c", check=False), *parts)

@@ -131,4 +131,5 @@ def test_checkpoints(tmp_path):
     for damaged in mutations(index.read_bytes(), COUNT):
         index.write_bytes(damaged)
         with contextlib.suppress(UserError):
-            assert models.read_weights(tmp_path / prefix.name)
+            for layer in models.read_weights(tmp_path / prefix.name):
+                assert all(isinstance(value, np.ndarray) for value in layer.values())

@@ -257,6 +257,8 @@ def test_a_wav_file_written_into_a_pipe_is_no_bad_file(tmp_path):
         ("wav", "PCM_24", 44100, 2, 0.001),
         ("wav", "PCM_16", RATE, 2, 0.001),
         ("wav", "FLOAT", 8000, 1, 0.001),
+        ("wav", "FLOAT", RATE, 1, 0.0001),
+        ("wav", "PCM_24", RATE, 1, 0.0001),
         ("flac", "PCM_16", 48000, 2, 0.001),
         ("ogg", "VORBIS", 22050, 1, 0.05),
         ("mp3", "MPEG_LAYER_III", 44100, 2, 0.05),
@@ -292,12 +294,14 @@ def test_of_a_long_recording_the_part_around_the_word_is_used():
     word = np.random.default_rng(0).normal(scale=3000, size=RATE // 2).astype(np.int16)
     recording = np.zeros(5 * RATE, np.int16)
     recording[3 * RATE : 3 * RATE + len(word)] = word
-    part = input_data.loudest_part(recording, RATE)
+    part = input_data.one_clip(recording, RATE)
     start = np.flatnonzero(part)[0]
     assert len(part) == RATE and abs(start - RATE // 4) <= RATE // 50
     np.testing.assert_array_equal(part[start : start + len(word)], word[np.flatnonzero(word)[0] :])
-    for short in (recording[:100], recording[:RATE], recording[: RATE + 1]):
-        np.testing.assert_array_equal(input_data.loudest_part(short, RATE), short[:RATE])
+    np.testing.assert_array_equal(input_data.one_clip(word, RATE), np.pad(word, (0, RATE - len(word))))
+    for length in (RATE, 22_050 - 7):
+        for count in (length, length + 1, length + 300, 3 * length + 1):
+            assert len(input_data.one_clip(np.arange(count, dtype=np.int16), length)) == length
 
 
 def test_too_many_bad_files_are_an_error(tmp_path, data_arguments):

@@ -107,7 +107,7 @@ def long_recording(tmp_path, trained, data_arguments):
     """Path of a recording of the sample data's words, and the words in it."""
     settings = models.read_settings(trained / "best")
     data = input_data.open_data(data_arguments(), settings)
-    recording = streaming.make_recording("x", data.training, data.noise, 1, 0, settings)
+    recording = streaming.make_recording("x", data.training, data.noise, 1, [0], settings)
     soundfile.write(tmp_path / "long.wav", recording.samples, RATE)
     lines = [f"{seconds:.3f},{settings.labels[label]}\n" for seconds, label in recording.words]
     (tmp_path / "words.csv").write_text("".join(lines))
@@ -201,4 +201,4 @@ def test_a_given_recording_is_evaluated_with_its_words(trained, long_recording):
 def test_a_recording_without_clips_cannot_be_made(dnn_small, data_arguments):
     data = input_data.open_data(data_arguments(), dnn_small)
     with pytest.raises(UserError, match="no clips"):
-        streaming.make_recording("x", data.testing.take(np.array([], int)), data.noise, 1, 0, dnn_small)
+        streaming.make_recording("x", data.testing.take(np.array([], int)), data.noise, 1, [0], dnn_small)
