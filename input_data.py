@@ -65,6 +65,7 @@ BAD_FILES_TOLERATED = (
 )
 BATCHES_AHEAD = 100
 ECHO_BYTES = 2**30  # for the features that data echoing keeps
+LOWEST_RATE = 1000  # Hz; lower ones come from damaged headers
 BLOCK_SAMPLES = 2**16  # of a recording that are decoded at once
 CLIPS_AT_ONCE = 20  # their frames fit into a core's cache
 
@@ -339,6 +340,8 @@ def audio_blocks(file, sample_rate: int) -> Iterator[np.ndarray]:
     """
     import soxr
 
+    if file.samplerate < LOWEST_RATE:
+        raise BadAudio(f"has {file.samplerate} Hz")
     as_it_is = file.subtype == "PCM_16" and file.samplerate == sample_rate and file.channels == 1
     resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1, quality="HQ")
     resampled = file.samplerate != sample_rate
@@ -368,6 +371,8 @@ def read_audio(path, sample_rate: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """
     with open_audio(path) as file:
         samples = np.concatenate([*audio_blocks(file, sample_rate)])
+        if not len(samples):  # a few at a rate far higher
+            raise BadAudio("is too short")
         changes = {
             f"from {file.samplerate} Hz": file.samplerate != sample_rate,
             f"from {file.channels} channels": file.channels != 1,

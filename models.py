@@ -273,7 +273,7 @@ def read_weights(path) -> list[dict[str, np.ndarray]]:
         for key in sorted(reader.get_variable_to_shape_map()):
             if match := key_format.fullmatch(key):
                 layers.setdefault(int(match[1]), {})[match[2].replace("/", ".")] = reader.get_tensor(key)
-    except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, IndexError, RuntimeError, MemoryError) as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from None
     return [layers[number] for number in sorted(layers)]
 
@@ -493,7 +493,9 @@ class TFLiteModel:
     """
 
     def __init__(self, path):
-        self._content = _read_bytes(Path(path))
+        self._path, self._content = path, _read_bytes(Path(path))
+        if not _has_a_graph(self._content):  # which would crash the interpreter
+            raise UserError(f"{path} is not a TFLite model that can run: it has no graph")
         try:
             self._interpreter = _interpreter(self._content)
             (self.input,) = self._interpreter.get_input_details()
@@ -527,7 +529,10 @@ class TFLiteModel:
     def run(self, given: np.ndarray) -> np.ndarray:
         """The output tensor for one batch of the input tensor, both in the types of the file."""
         self._interpreter.set_tensor(self.input["index"], given)
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise UserError(f"{self._path} is not a TFLite model that can run: {error}") from None
         return self._interpreter.get_tensor(self.output["index"])
 
     def _resize(self, batch):
@@ -541,6 +546,16 @@ class TFLiteModel:
             self._batch = batch
         except RuntimeError:  # its reshapes name the batch
             self._interpreter, self._resizable = _interpreter(self._content), False
+
+
+def _has_a_graph(content):
+    from ai_edge_litert import schema_py_generated as schema
+
+    try:
+        model = schema.Model.GetRootAs(content, 0)
+        return model.SubgraphsLength() > 0 and model.BuffersLength() > 0
+    except Exception:  # a damaged file fails in many ways here
+        return False
 
 
 def _interpreter(content):
