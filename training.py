@@ -308,8 +308,7 @@ def _warn_of_few_clips(data, settings):
     if few:
         print(
             f"few clips to learn from, to validate on: {'; '.join(few)} (fewer than {FEW_TO_LEARN_FROM}, "
-            f"{FEW_TO_VALIDATE_ON}): the model and its accuracy will be rough",
-            file=sys.stderr,
+            f"{FEW_TO_VALIDATE_ON}): the model and its accuracy will be rough"
         )
 
 

@@ -491,7 +491,7 @@ def test_two_runs_in_one_folder_at_once(tmp_path):
     ],
 )
 def test_what_is_no_checkpoint_says_what_it_is(path, hint):
-    result = call("evaluation.py", "--checkpoint", ROOT / "model_archive" / path, *DATA, check=False)
+    result = call("convert_to_tflite.py", "--checkpoint", ROOT / "model_archive" / path, *DATA, check=False)
     assert_one_clear_line(result, path, hint)
 
 
