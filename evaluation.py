@@ -96,7 +96,7 @@ def main():
     titles = {path: Path(path).stem if stems.count(Path(path).stem) == 1 else path for path in loaded}
     sets, reports, heard = {}, {}, {}
     for path, (scores, settings) in loaded.items():
-        of_data = replace(settings, model_architecture="", model_size_info=())  # which models usually share
+        of_data = without_network(settings)
         if of_data not in sets:
             sets[of_data] = labelled_features(args, settings)
         reports[path], heard[path] = [], {}
@@ -117,6 +117,11 @@ def main():
     if args.json:
         content = {path: [report.as_dict() for report in of_model] for path, of_model in reports.items()}
         write_json(args.json, content)
+
+
+def without_network(settings):
+    """What of the settings the clips and features depend on, which models usually share."""
+    return replace(settings, model_architecture="", model_size_info=())
 
 
 def labelled_features(args, settings):
@@ -141,11 +146,14 @@ def labelled_features(args, settings):
 
 def evaluate_streams(args):
     """Print, for each model, what it makes of long recordings at several thresholds."""
-    results = {}
+    results, made = {}, {}
     for path in args.models:
         scores, settings = models.load(path, args)
+        of_data = without_network(settings)
+        if of_data not in made:
+            made[of_data] = recordings(args, settings)
         chosen = None
-        for recording in recordings(args, settings):
+        for recording in made[of_data]:
             outcomes = streaming.outcomes(recording, scores, settings, args)
             print(f"{path}: {stream_text(recording, outcomes, settings)}")
             if chosen is None:
