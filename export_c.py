@@ -55,9 +55,7 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    settings = models.read_settings(args.tflite_path)
-    if settings is None:
-        raise UserError(f"{args.tflite_path} carries no settings, so how to compute its features is unknown")
+    settings = models.required_settings(args.tflite_path)
     model = models.TFLiteModel(args.tflite_path)
     model.check_fits(settings, args.tflite_path)
     network = read_network(args.tflite_path)

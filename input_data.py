@@ -338,24 +338,25 @@ def audio_blocks(file, sample_rate: int) -> Iterator[np.ndarray]:
     """An open recording piece by piece, int16 [samples]: other rates than `sample_rate` resampled (soxr, high
     quality), channels averaged, other sample formats rounded. Raises BadAudio where it ends too early.
     """
-    import soxr
-
     if file.samplerate < LOWEST_RATE:
         raise BadAudio(f"has {file.samplerate} Hz")
     as_it_is = file.subtype == "PCM_16" and file.samplerate == sample_rate and file.channels == 1
-    resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1, quality="HQ")
-    resampled = file.samplerate != sample_rate
+    resampler = None
+    if file.samplerate != sample_rate:
+        import soxr
+
+        resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1, quality="HQ")
     while len(block := file.read(BLOCK_SAMPLES, "int16" if as_it_is else "float32", always_2d=True)):
         if as_it_is:
             yield block[:, 0]
         else:
             mono = block.mean(axis=1)
-            yield _rounded(resampler.resample_chunk(mono) if resampled else mono)
+            yield _rounded(resampler.resample_chunk(mono) if resampler else mono)
     if file.tell() == 0:
         raise BadAudio("holds no samples")
     if file.tell() < file.frames:
         raise BadAudio("is truncated")
-    if resampled:
+    if resampler:
         yield _rounded(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
 
 

@@ -34,8 +34,7 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    if models.read_settings(args.model_path) is None:
-        raise UserError(f"{args.model_path} carries no settings, so how to compute its features is unknown")
+    models.required_settings(args.model_path)
     scores, settings = models.load(args.model_path, args)
     for file in args.files:
         if file == "-":

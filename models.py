@@ -154,6 +154,14 @@ def read_settings(path) -> Settings | None:
     return None if text is None else Settings.from_json(text, str(path))
 
 
+def required_settings(path) -> Settings:
+    """The settings in a model; UserError where it carries none, too."""
+    settings = read_settings(path)
+    if settings is None:
+        raise UserError(f"{path} carries no settings, so how to compute its features is unknown")
+    return settings
+
+
 def _is_tflite(content):
     return content[4:8] == b"TFL3"
 
