@@ -428,9 +428,11 @@ class PcmFile:
         self._file = open(path, "rb")  # noqa: SIM115  (as long as this object lives)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        samples = np.empty(self.shape[1], np.int16)
-        os.preadv(self._file.fileno(), [samples], int(row) * samples.nbytes)
-        return samples
+        return self.read(row, np.empty(self.shape[1], np.int16))
+
+    def read(self, row: int, out: np.ndarray) -> np.ndarray:
+        os.preadv(self._file.fileno(), [out], int(row) * out.nbytes)
+        return out
 
 
 class Shard(NamedTuple):
@@ -569,6 +571,17 @@ class Clips:
     def samples(self, clip: int) -> np.ndarray:
         """The audio of one clip, int16 [clip_samples]."""
         return self.pcm[self.source[clip]][self.row[clip]]
+
+    def audio(self, chosen: range) -> np.ndarray:
+        """The audio of several clips, int16 [len(chosen), clip_samples]."""
+        audio = np.empty((len(chosen), self.pcm[0].shape[1]), np.int16)
+        for out, clip in zip(audio, chosen, strict=True):
+            pcm, row = self.pcm[self.source[clip]], self.row[clip]
+            if isinstance(pcm, PcmFile):
+                pcm.read(row, out)
+            else:
+                out[:] = pcm[row]
+        return audio
 
     def take(self, chosen) -> "Clips":
         """The clips with the indices `chosen`, in that order."""
@@ -846,8 +859,8 @@ def mfcc_tables(settings: Settings) -> tuple[np.ndarray, int, np.ndarray, np.nda
 
 
 def mfcc(audio: np.ndarray, settings: Settings, full_scale: float = 1) -> np.ndarray:
-    """MFCC features of clips: float32 [clips, clip_samples] from -full_scale to full_scale -> float32
-    [clips, feature_count].
+    """MFCC features of clips: float32 or int16 [clips, clip_samples] from -full_scale to full_scale ->
+    float32 [clips, feature_count].
 
     Frame by frame, coefficients in order. The numbers are those of TensorFlow's AudioSpectrogram
     (magnitude_squared) and Mfcc ops, up to float32 rounding.
@@ -867,12 +880,28 @@ def _mfcc_part(audio, settings, full_scale):
         :, :: settings.stride_samples
     ]
     padded = np.zeros((frames.shape[0] * frames.shape[1], fft_length), np.float32)
-    np.multiply(frames, window, out=padded.reshape(*frames.shape[:2], fft_length)[:, :, : len(window)])
+    windowed = padded.reshape(*frames.shape[:2], fft_length)[:, :, : len(window)]
+    np.multiply(frames, window, out=windowed, dtype=np.float32)
     # of each row: bin 0, then real and imaginary part of bin 1, of bin 2, ...
     packed = cv2.dft(padded, padded, flags=cv2.DFT_ROWS)
-    spectrum = packed[:, 1 : 1 + 2 * len(filters)].view(np.complex64)
-    log_mel = np.log(np.maximum(np.abs(spectrum) @ filters, np.float32(1e-12)))
+    magnitudes = np.abs(packed[:, 1 : 1 + 2 * len(filters)].view(np.complex64))
+    mel = np.empty((len(magnitudes), MEL_CHANNELS), np.float32)
+    for channels, bins in _mel_bands(settings):
+        np.matmul(magnitudes[:, bins], filters[bins, channels], out=mel[:, channels])
+    log_mel = np.log(np.maximum(mel, np.float32(1e-12)))
     return (log_mel @ dct).reshape(len(audio), -1)
+
+
+@functools.lru_cache
+def _mel_bands(settings):
+    """Groups of mel channels and the bins they take, as slices: less to multiply than all by all."""
+    filters = mfcc_tables(settings)[2]
+    groups = [slice(first, first + 8) for first in range(0, MEL_CHANNELS, 8)]
+    used = [np.flatnonzero(filters[:, channels].any(1)) for channels in groups]
+    return [
+        (channels, slice(bins[0], bins[-1] + 1) if len(bins) else slice(0, 0))
+        for channels, bins in zip(groups, used, strict=True)
+    ]
 
 
 @functools.cache
@@ -899,9 +928,8 @@ def features(clips: Clips, settings: Settings) -> np.ndarray:
     """MFCC features of all clips as they are, float32 [clips, feature_count], on all cores."""
 
     def part(start):
-        stop = min(start + CLIPS_AT_ONCE, len(clips))
-        audio = np.stack([clips.samples(clip) for clip in range(start, stop)], dtype=np.float32)
-        return mfcc(audio, settings, full_scale=32768)
+        chosen = range(start, min(start + CLIPS_AT_ONCE, len(clips)))
+        return mfcc(clips.audio(chosen), settings, full_scale=32768)
 
     with _workers() as pool:
         parts = list(pool.map(part, range(0, len(clips), CLIPS_AT_ONCE)))
