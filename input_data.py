@@ -5,6 +5,7 @@ In the order the data takes: download -> folders of recordings -> decoded PCM ->
 """
 
 import contextlib
+import fcntl
 import functools
 import gzip
 import hashlib
@@ -184,16 +185,14 @@ def find_recordings(data_dir, data_url: str) -> Path:
     folder = Path(data_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
-    finished = not (folder / UNFINISHED_FOLDER).exists()
-    if finished and word_folders(folder):
+    filled = _is_filled(folder, data_url)
+    if filled and word_folders(folder):
+        shutil.rmtree(folder / DOWNLOADS_FOLDER, ignore_errors=True)  # of a run that was killed
         return folder
-    archive = PurePosixPath(data_url).name
-    others = [name for name in _entries(folder) if not name.startswith(".") and name != archive]
-    if others and finished:
+    if filled:
         raise UserError(f"{folder} has no recordings: expected {folder}/<word>/<clip>.wav{_hint(folder)}")
     if not data_url:
         raise UserError(f"{folder} has no recordings, and no --data_url says where to get some")
-    print(f"no recordings in {folder} yet: downloading {data_url}", file=sys.stderr)
     fetch_archive(data_url, folder)
     if not word_folders(folder):
         raise UserError(f"{data_url} has no recordings at {folder}/<word>/<clip>.wav{_hint(folder)}")
@@ -213,8 +212,11 @@ def _entries(folder):
     return sorted(os.listdir(folder)) if folder.is_dir() else []
 
 
-def _has_entries(folder):
-    return any(not name.startswith(".") for name in _entries(folder))
+def _is_filled(folder, url):
+    """Whether anything is in `folder` but the archive at `url`, and that archive's extraction has ended."""
+    archive = PurePosixPath(url).name
+    others = any(not name.startswith(".") and name != archive for name in _entries(folder))
+    return others and not (folder / UNFINISHED_FOLDER).exists()
 
 
 def _hint(folder):
@@ -225,32 +227,73 @@ def _hint(folder):
 def fetch_archive(url: str, folder: Path):
     """Download `url`, verified, and extract it into `folder`; an archive that lies in `folder` is used.
 
-    Raises UserError where the download fails, has the wrong hash, or holds what an archive of recordings must
-    not; nothing of it is left then.
+    Where another process is doing the same, waits for it. Raises UserError where the download fails, has the
+    wrong hash, or holds what an archive of recordings must not; nothing of it is left then.
     """
+    downloads = folder / DOWNLOADS_FOLDER
+    made = [parent for parent in (downloads, *downloads.parents) if not parent.exists()]
+    with _alone(downloads, f"waiting for another run that fills {folder}"):
+        try:
+            if not _is_filled(folder, url):
+                _fetch_archive(url, folder, downloads)
+        except UserError:
+            shutil.rmtree(downloads, ignore_errors=True)
+            with contextlib.suppress(OSError):  # those that are not empty stay
+                for parent in made[1:]:
+                    parent.rmdir()
+            raise
+        shutil.rmtree(downloads, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(folder, notice):
+    """Be the only process with this folder, which is made; say `notice` where that takes waiting."""
+    path = folder / "lock"
+    while (lock := _lock(path, notice)) is None:
+        pass
+    with lock:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _lock(path, notice):
+    """The file `path`, opened and locked; None where it was deleted meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        lock = open(path, "w")  # noqa: SIM115  (closing it would unlock it)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(notice, file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+            return lock
+    return None
+
+
+def _fetch_archive(url, folder, downloads):
     import pooch
 
     archive, expected = folder / PurePosixPath(url).name, SHA256.get(url)
-    downloads = folder / DOWNLOADS_FOLDER
     if not archive.exists():
+        print(f"no recordings in {folder} yet: downloading {url}", file=sys.stderr)
         archive = _download(url, expected, downloads)
     elif expected and pooch.file_hash(archive) != expected:
         raise UserError(f"{archive} is not the published archive, or not all of it: delete it to download it")
     try:
         extract(archive, folder)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UserError) as error:
-        shutil.rmtree(downloads, ignore_errors=True)
         raise UserError(f"{archive} cannot be extracted: {error}") from None
-    shutil.rmtree(downloads, ignore_errors=True)
 
 
 def _download(url, expected, downloads):
-    """The archive at `url` as a file in the folder `downloads`, which is made, and goes where that fails."""
+    """The archive at `url` as a file in the folder `downloads`."""
     import pooch
     import requests
 
     pooch.get_logger().setLevel(logging.ERROR)
-    made = [parent for parent in (downloads, *downloads.parents) if not parent.exists()]
     try:
         name = pooch.retrieve(
             url,
@@ -260,8 +303,6 @@ def _download(url, expected, downloads):
             downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
         )
     except (requests.RequestException, ValueError) as error:
-        for parent in made:
-            shutil.rmtree(parent, ignore_errors=True)
         offline = isinstance(error, (requests.ConnectionError, requests.Timeout))
         reason = "no connection to its server" if offline else error
         raise UserError(f"cannot download {url}: {reason}") from None
@@ -450,26 +491,34 @@ def decode_folders(folder: Path, names: list[str], settings: Settings) -> dict[s
     read-only) that is made again when they change. Files that are no good audio are named on standard error;
     UserError where they are too many to be an accident.
     """
-    from tqdm import tqdm
-
     listings = {name: list_recordings(folder / name) for name in names}
     files = {name: _cache_name(name, listings[name], settings) for name in names}
     shards = {name: _open_shard(folder / CACHE_FOLDER / files[name], settings) for name in names}
     if not all(shards.values()):
         cache = _writable_cache(folder)
-        shards = {name: shards[name] or _open_shard(cache / files[name], settings) for name in names}
-        missing = [name for name in names if shards[name] is None]
-        total, changes = sum(len(listings[name]) for name in missing), Counter()
-        with tqdm(total=total, desc=f"decoding {folder.name}", unit=" clips", disable=None) as progress:
-            for name in missing:
-                recordings = [entry[0] for entry in listings[name]]
-                changes += _write_shard(cache / files[name], folder / name, recordings, settings, progress)
-                shards[name] = _open_shard(cache / files[name], settings)
-        if changes:
-            made = ", ".join(f"{count:,} {change}" for change, count in sorted(changes.items()))
-            print(f"files of {folder} converted: {made}", file=sys.stderr)
+        with _alone(cache, f"waiting for another run that decodes {folder}"):
+            shards = {name: shards[name] or _open_shard(cache / files[name], settings) for name in names}
+            missing = {name: listings[name] for name in names if shards[name] is None}
+            _write_shards(cache, files, folder, missing, settings)
+        shards |= {name: _open_shard(cache / files[name], settings) for name in missing}
     _report_bad_files(folder, shards)
     return shards
+
+
+def _write_shards(cache, files, folder, listings, settings):
+    """Decode the recordings in `listings` into the cache; say what had to be converted."""
+    from tqdm import tqdm
+
+    for left in cache.glob("*.partial-*"):  # by a run that was killed
+        left.unlink()
+    total, changes = sum(map(len, listings.values())), Counter()
+    with tqdm(total=total, desc=f"decoding {folder.name}", unit=" clips", disable=None) as progress:
+        for name, listing in listings.items():
+            recordings = [entry[0] for entry in listing]
+            changes += _write_shard(cache / files[name], folder / name, recordings, settings, progress)
+    if changes:
+        made = ", ".join(f"{count:,} {change}" for change, count in sorted(changes.items()))
+        print(f"files of {folder} converted: {made}", file=sys.stderr)
 
 
 def _writable_cache(folder):
@@ -536,7 +585,7 @@ def _write_shard(path, folder, files, settings, progress) -> Counter:
     write_text(path.with_suffix(".json"), json.dumps({"names": names, "bad": bad}))
     prefix = path.name.rsplit("-", 1)[0]
     for stale in path.parent.glob(f"{prefix}-*.*"):
-        if stale.stem != path.stem and ".partial" not in stale.name:
+        if stale.stem != path.stem:
             stale.unlink(missing_ok=True)
     return changed
 
@@ -711,8 +760,7 @@ def open_test_dir(test_dir, settings: Settings) -> Clips:
     name = PurePosixPath(TEST_SET_URL).name.removesuffix(".tar.gz")
     if not folder.is_dir() and folder.name != name:
         raise UserError(f"--test_dir {folder} is not a folder (one named {name} would be downloaded)")
-    if folder.name == name and (not _has_entries(folder) or (folder / UNFINISHED_FOLDER).exists()):
-        print(f"no recordings in {folder} yet: downloading {TEST_SET_URL}", file=sys.stderr)
+    if folder.name == name and not _is_filled(folder, TEST_SET_URL):
         fetch_archive(TEST_SET_URL, folder)
     present = [name for name in _entries(folder) if list_recordings(folder / name, first=True)]
     strange = [name for name in present if name not in settings.labels]

@@ -8,6 +8,7 @@ error.
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -193,8 +194,19 @@ class StoreTuple(argparse.Action):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Names only what must be given in the usage line, and each default as it would be given."""
+
+    def add_usage(self, usage, actions, groups, prefix=None):
+        needed = sorted((action for action in actions if action.required), key=lambda a: not a.option_strings)
+        words = [[*action.option_strings, self._format_args(action, action.dest)] for action in needed]
+        super().add_usage(" ".join(["%(prog)s", *itertools.chain(*words), "[flags]"]), [], [], prefix)
+
     def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
+        if isinstance(action.default, tuple):
+            return f"{action.help} (default: {','.join(map(str, action.default))})"
+        if action.default is None or isinstance(action.default, bool | list):
+            return action.help
+        return super()._get_help_string(action)
 
 
 class OneLineParser(argparse.ArgumentParser):

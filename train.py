@@ -20,14 +20,14 @@ def parse_arguments():
     input_data.add_arguments(parser)
     input_data.add_augmentation_arguments(parser)
     models.add_arguments(parser)
-    training.add_arguments(parser, steps="15000,3000", rates="0.001,0.0001", train_dir="train")
-    parser.add_argument(
+    group = training.add_arguments(parser, steps="15000,3000", rates="0.001,0.0001", train_dir="train")
+    group.add_argument(
         "--batch_norm",
         action="store_true",
         help="normalise features and batches of each layer's sums while training a dnn; the checkpoints hold "
         "the plain network, with the normalisation folded into its weights",
     )
-    parser.add_argument(
+    group.add_argument(
         "--distribute",
         choices=("none", "mirrored", "multi_worker"),
         default="none",

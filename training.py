@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 def add_arguments(parser, steps: str, rates: str, train_dir: str):
-    """Add the training flags; the defaults that differ from script to script are given."""
+    """Add the training flags, and return their group; the defaults that differ between scripts are given."""
     group = parser.add_argument_group("training")
     group.add_argument(
         "--how_many_training_steps",
@@ -103,6 +103,7 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
         metavar="DIR",
         help="where summaries for TensorBoard go; TRAIN_DIR/summaries if not given",
     )
+    return group
 
 
 def check_arguments(args):

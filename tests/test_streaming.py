@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -146,9 +147,12 @@ def test_a_detection_in_a_pipe_is_told_while_more_is_to_come(trained, long_recor
     _, _, recording = long_recording
     command = [sys.executable, ROOT / "label_wav.py", trained / "best", "-", "--threshold", "0"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        silent_for_too_long = threading.Timer(60, process.kill)
+        silent_for_too_long.start()
         process.stdin.write(recording.samples.tobytes())
         process.stdin.flush()
         assert process.stdout.readline().startswith(b"-: ")
+        silent_for_too_long.cancel()
         process.stdin.close()
 
 

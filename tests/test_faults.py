@@ -1,0 +1,148 @@
+"""Killed at any moment, a run leaves nothing that keeps the same command from ending like an undisturbed one;
+and two runs at once do not disturb each other.
+
+KILLS says how often to kill each command; the moments are random, but the same in every run of the tests.
+"""
+
+import functools
+import http.server
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from conftest import ROOT, SAMPLE_DATA, WEIGHTS, call, training_command, weights
+
+COUNT = int(os.environ.get("KILLS", "2"))
+WORDS = ("yes", "no", "up")
+
+
+@pytest.fixture
+def slow_server(tmp_path):
+    """A web server whose archive of recordings, words.tar.gz, takes half a second to download."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+    with tarfile.open(folder / "words.tar.gz", "w:gz") as tar:
+        for word in WORDS:
+            tar.add(SAMPLE_DATA / word, arcname=word)
+
+    class Slow(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def copyfile(self, source, outputfile):
+            content = source.read()
+            for part in np.array_split(np.frombuffer(content, np.uint8), 10):
+                time.sleep(0.05)
+                try:
+                    outputfile.write(part.tobytes())
+                except OSError:
+                    return
+
+    handler = functools.partial(Slow, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def kill(command, seconds):
+    """Start a script, and kill it after so many seconds; whether it was still running."""
+    script, *arguments = map(str, command)
+    running = subprocess.Popen(
+        [sys.executable, str(ROOT / script), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        running.wait(seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        running.kill()
+        running.wait()
+        return True
+
+
+def survives_kills(make_command, outcome, tmp_path):
+    """Check that make_command(folder) has the same outcome(folder) after being killed as undisturbed."""
+    start = time.perf_counter()
+    call(*make_command(tmp_path / "whole"))
+    duration = time.perf_counter() - start
+    expected = outcome(tmp_path / "whole")
+    rng, killed = np.random.default_rng(0), 0
+    for number in range(COUNT):
+        folder = tmp_path / str(number)
+        killed += kill(make_command(folder), duration * rng.random())
+        call(*make_command(folder))
+        found = outcome(folder)
+        assert found.keys() == expected.keys()
+        for name, content in expected.items():
+            np.testing.assert_array_equal(found[name], content, f"{folder}: {name}")
+    assert killed > COUNT / 2
+
+
+def files(folder):
+    """The content of all files in a folder, by their names in it."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if not path.is_dir()
+    }
+
+
+def getting_recordings(server, folder):
+    """The command that downloads, extracts and decodes the recordings."""
+    flags = ["--data_url", f"{server}/words.tar.gz", "--wanted_words", ",".join(WORDS)]
+    return ["input_data.py", "--data_dir", folder, *flags]
+
+
+def recordings_and_cache(folder):
+    """All files, without what in the names of the cache tells when the recordings were written."""
+    return {re.sub("-[0-9a-f]{16}", "", name): content for name, content in files(folder).items()}
+
+
+def test_download_extraction_and_decoding(tmp_path, slow_server):
+    survives_kills(functools.partial(getting_recordings, slow_server), recordings_and_cache, tmp_path)
+
+
+def test_runs_at_once_wait_for_the_one_that_gets_the_recordings(tmp_path, slow_server):
+    call(*getting_recordings(slow_server, tmp_path / "whole"))
+    script, *flags = map(str, getting_recordings(slow_server, tmp_path / "data"))
+    runs = [
+        subprocess.Popen(
+            [sys.executable, str(ROOT / script), *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    said = [run.communicate(timeout=60) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], said
+    assert len({output for output, _ in said}) == 1
+    errors = "".join(error for _, error in said)
+    assert errors.count("downloading http") == 1
+    assert recordings_and_cache(tmp_path / "data") == recordings_and_cache(tmp_path / "whole")
+
+
+def test_training(tmp_path):
+    def outcome(folder):
+        found = dict(enumerate(weights(folder / "saved_model")))
+        names = sorted(name for name in files(folder) if "events.out" not in name)
+        history = np.loadtxt(folder / "history.csv", delimiter=",", skiprows=1)
+        return found | {"names": names, "history": history}
+
+    survives_kills(training_command, outcome, tmp_path)
+
+
+def test_conversion(tmp_path):
+    def command(folder):
+        flags = ["--data_dir", SAMPLE_DATA, "--checkpoint", WEIGHTS, "--inference_type", "int8"]
+        folder.mkdir(exist_ok=True)
+        return ["convert_to_tflite.py", "--output", folder / "x.tflite", *flags]
+
+    survives_kills(command, files, tmp_path)
