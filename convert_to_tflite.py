@@ -95,10 +95,11 @@ def main():
     print(Report.of(name, settings.labels, data.testing.label, heard).summary())
     if args.vela:
         output, needs = deployment.compile_for_npu(output, args.vela)
-        print(needs)
+        print(f"wrote {output} for {args.vela}: {needs}")
     if array:
         write_text(array, deployment.c_array(array.stem, output.read_bytes()))
-        print(f"wrote {array}, {output} as an array")
+        print(f"wrote {array}, {output} as an array; what it needs of TensorFlow Lite Micro:")
+        print(deployment.resolver(models.tflite_operators(output.read_bytes())))
 
 
 def calibration_features(clips, settings, seed):

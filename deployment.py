@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from settings import UserError, write_bytes
 
@@ -37,11 +38,34 @@ def c_array(stem: str, content: bytes) -> str:
     )
 
 
-def compile_for_npu(path: Path, target: str) -> tuple[Path, str]:
-    """Compile a TFLite file with vela into <name>_vela.tflite beside it: its path, what it needs in words.
+def resolver(operators: list[str]) -> str:
+    """The lines of C++ that register `operators`, named as in the TFLite schema, in TensorFlow Lite Micro."""
+    names = ["".join(part.capitalize() for part in name.split("_")) for name in operators]
+    names = [re.sub(r"(\d)d$", r"\1D", name) for name in names]
+    names = ["EthosU" if name == "Custom" else name for name in names]  # what vela compiles to
+    lines = [f"resolver.Add{name}();" for name in names]
+    return "\n".join([f"tflite::MicroMutableOpResolver<{len(lines)}> resolver;", *lines])
 
-    The figures are vela's estimates for its default system and memory of the target.
-    """
+
+class NpuCost(NamedTuple):
+    """What a model needs on an NPU: vela's estimates for its default system and memory of the target."""
+
+    operators_on_npu: float  # in %
+    sram_kib: float
+    dram_kib: float
+    flash_kib: float
+    cycles: int  # for one inference
+
+    def __str__(self):
+        return (
+            f"{self.operators_on_npu:g} % of the operators on the NPU, "
+            f"SRAM {self.sram_kib:.2f} KiB, DRAM {self.dram_kib:.2f} KiB, flash {self.flash_kib:.2f} KiB, "
+            f"{self.cycles:,} cycles an inference"
+        )
+
+
+def compile_for_npu(path: Path, target: str) -> tuple[Path, NpuCost]:
+    """Compile a TFLite file with vela into <name>_vela.tflite beside it: its path, and what it needs."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["vela", "--accelerator-config", target, "--output-dir", folder, str(path)]
         environment = os.environ | {"PATH": VELA_PATH}
@@ -55,11 +79,11 @@ def compile_for_npu(path: Path, target: str) -> tuple[Path, str]:
         (summary,) = Path(folder).glob("*_summary_*.csv")
         with open(summary, newline="") as file:
             (figures,) = csv.DictReader(file)
-    on_npu = re.search(r"NPU operators = \d+ \(.*\)", result.stdout)
-    return output, (
-        f"wrote {output} for {target}: {on_npu[0] if on_npu else 'nothing runs on the NPU'}, "
-        f"SRAM {float(figures['sram_memory_used']):.2f} KiB, "
-        f"DRAM {float(figures['dram_memory_used']):.2f} KiB, "
-        f"flash {float(figures['off_chip_flash_memory_used']):.2f} KiB, "
-        f"{float(figures['cycles_total']):,.0f} cycles an inference"
+    on_npu = re.search(r"NPU operators = \d+ \((.*)%\)", result.stdout)
+    return output, NpuCost(
+        operators_on_npu=float(on_npu[1]) if on_npu else 0.0,
+        sram_kib=float(figures["sram_memory_used"]),
+        dram_kib=float(figures["dram_memory_used"]),
+        flash_kib=float(figures["off_chip_flash_memory_used"]),
+        cycles=round(float(figures["cycles_total"])),
     )

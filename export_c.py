@@ -66,6 +66,7 @@ def main():
         shutil.copy(source, folder / source.name)
     write_text(folder / "kws_model.h", header(network, settings))
     write_text(folder / "kws_model.c", tables(network, settings))
+    write_text(folder / "kws_cmsis_dsp.h", cmsis_dsp_tables(settings))
     write_text(folder / "kws_vectors.h", VECTORS_HEADER.replace("COUNT", str(len(clips))))
     write_text(folder / "kws_vectors.c", vectors(clips, model, settings))
     print(f"wrote {folder}: `make -C {folder}` builds it and checks it against {len(clips)} clips")
@@ -225,6 +226,47 @@ def mel_bins(filters: np.ndarray) -> list[tuple[float, float, int]]:
         assert len(used) <= 2 and (len(used) < 2 or used[1] == channel + 1)
         result.append((row[channel], row[channel + 1] if channel + 1 < len(row) else 0, channel))
     return result
+
+
+CMSIS_DSP_HEADER = """\
+/* The front end for CMSIS-DSP's arm_mfcc_f32, in place of kws_mfcc:
+ *
+ *     arm_mfcc_init_f32(&mfcc, KWS_FFT, KWS_MEL_CHANNELS, KWS_COEFFICIENTS, kws_dsp_dct, kws_dsp_positions,
+ *                       kws_dsp_lengths, kws_dsp_filters, kws_dsp_window);
+ *     arm_mfcc_f32(&mfcc, frame, coefficients, temporary);
+ *     coefficients[0] -= KWS_DSP_OFFSET;
+ *
+ * A frame is KWS_WINDOW samples from -1 to 1 and zeros up to KWS_FFT. arm_mfcc_f32 adds 1e-6 to the energy in
+ * each mel channel where TensorFlow takes at least 1e-12, so the window makes all of it 1e6 times as large,
+ * which the offset takes back. */
+#include <stdint.h>
+
+#include "kws_model.h"
+
+"""
+
+
+def cmsis_dsp_tables(settings: Settings) -> str:
+    """The tables that CMSIS-DSP's arm_mfcc_init_f32 takes, as a header."""
+    window, fft_length, filters, dct = input_data.mfcc_tables(settings)
+    louder = 1e6
+    padded = np.pad(louder * window, (0, fft_length - len(window)))
+    bins = [np.flatnonzero(channel) for channel in filters.T]
+    first = [used[0] if len(used) else 0 for used in bins]
+    last = [used[-1] + 1 if len(used) else 0 for used in bins]
+    packed = np.concatenate(
+        [filters[start:stop, i] for i, (start, stop) in enumerate(zip(first, last, strict=True))]
+    )
+    offset = dct[:, 0].sum() * math.log(louder)
+    arrays = (
+        ("float kws_dsp_window[KWS_FFT]", padded),
+        ("uint32_t kws_dsp_positions[KWS_MEL_CHANNELS]", np.add(first, 1)),  # the filters begin with bin 1
+        ("uint32_t kws_dsp_lengths[KWS_MEL_CHANNELS]", np.subtract(last, first)),
+        (f"float kws_dsp_filters[{len(packed)}]", packed),
+        ("float kws_dsp_dct[KWS_COEFFICIENTS * KWS_MEL_CHANNELS]", dct.T.ravel()),
+    )
+    parts = [f"static const {declaration} = {{\n{_numbers(values)}}};\n" for declaration, values in arrays]
+    return "\n".join([f"{CMSIS_DSP_HEADER}#define KWS_DSP_OFFSET {_float(offset)}\n", *parts])
 
 
 def _numbers(values) -> str:

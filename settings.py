@@ -266,7 +266,8 @@ def write_bytes(path, content: bytes):
             Path(partial).write_bytes(content)
             os.replace(partial, path)
     finally:
-        Path(partial).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
 
 
 @contextlib.contextmanager

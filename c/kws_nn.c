@@ -1,6 +1,32 @@
 /* Fully connected layers and softmax in 8 bits: bit for bit what LiteRT computes on a PC, whose sums are
- * scaled with one rounding. */
+ * scaled with one rounding. With KWS_CMSIS_NN defined, CMSIS-NN 7 computes the layers; it rounds like LiteRT
+ * where it is built with CMSIS_NN_USE_SINGLE_ROUNDING. */
 #include "kws.h"
+
+#ifdef KWS_CMSIS_NN
+#include "arm_nnfunctions.h"
+
+static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t *output) {
+    const cmsis_nn_fc_params parameters = {
+        .input_offset = -layer->input_zero,
+        .output_offset = layer->output_zero,
+        .activation = {layer->lowest, 127},
+    };
+    const cmsis_nn_per_tensor_quant_params scale = {layer->multiplier, layer->shift};
+    const cmsis_nn_dims from = {1, 1, 1, layer->inputs}, to = {1, 1, 1, layer->outputs};
+    const cmsis_nn_dims kernel = {layer->inputs, 1, 1, layer->outputs};
+    cmsis_nn_context context = {0};
+#ifdef ARM_MATH_MVEI /* CMSIS-NN's, on processors with Helium */
+    static int32_t sums[KWS_WIDEST];
+    arm_vector_sum_s8(sums, layer->inputs, layer->outputs, layer->weights, -layer->input_zero, 0, layer->bias);
+    context.buf = sums;
+    context.size = sizeof sums;
+#endif
+    arm_fully_connected_s8(&context, &parameters, &scale, &from, input, &kernel, layer->weights, &to,
+                           layer->bias, &to, output);
+}
+
+#else
 
 /* A sum times multiplier * 2^(shift - 31), rounded to the nearest. */
 static int32_t scaled(int32_t sum, const kws_layer *layer) {
@@ -17,6 +43,8 @@ static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t 
         output[i] = (int8_t)(value < layer->lowest ? layer->lowest : value > 127 ? 127 : value);
     }
 }
+
+#endif
 
 /* Probabilities, in place. */
 static void softmax(int8_t scores[KWS_LABELS]) {

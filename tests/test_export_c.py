@@ -168,6 +168,51 @@ def test_emulated_microcontrollers_hear_what_the_pc_hears(shipped):
     assert result.stdout.count("4 of 4 clips as on the PC") == 2
 
 
+@pytest.mark.parametrize(
+    "targets",
+    [("check",), pytest.param(("m4", "m55", "qemu"), marks=needs("arm-none-eabi-gcc", "qemu-system-arm"))],
+)
+def test_cmsis_nn_is_called_with_what_the_layers_are(shipped, tmp_path, targets):
+    shutil.copytree(shipped[0].folder, tmp_path / "c")
+    library = f"CMSIS_NN={ROOT / 'tests' / 'cmsis_nn'}"
+    result = subprocess.run(
+        ["make", "-B", "-C", tmp_path / "c", *targets, library], capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("4 of 4 clips as on the PC") == 1 + ("qemu" in targets)
+    objects = sorted((tmp_path / "c").glob("kws*.elf")) or [tmp_path / "c" / "kws"]
+    assert all(b"arm_fully_connected_s8" in path.read_bytes() for path in objects)
+
+
+def test_cmsis_dsp_computes_the_same_features(shipped, data_arguments, dnn_small):
+    dsp = pytest.importorskip("cmsisdsp")
+    folder = shipped[0].folder
+    names = [f"kws_dsp_{name}" for name in ("dct", "positions", "lengths", "filters", "window")]
+    (folder / "dsp.c").write_text(
+        f'#include "kws_cmsis_dsp.h"\nconst void *const tables[] = {{{", ".join(names)}}};\n'
+        f"const int sizes[] = {{{', '.join(f'sizeof {name} / 4' for name in names)}}};\n"
+        "const float offset = KWS_DSP_OFFSET;\n"
+    )
+    subprocess.run(["cc", *STRICT, "-shared", "-fPIC", "-o", folder / "dsp.so", folder / "dsp.c"], check=True)
+    library = ctypes.CDLL(str(folder / "dsp.so"))
+    addresses = (ctypes.c_void_p * 5).in_dll(library, "tables")
+    counts = (ctypes.c_int * 5).in_dll(library, "sizes")
+    kinds = (ctypes.c_float, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_float, ctypes.c_float)
+    tables = [
+        np.array((kind * count).from_address(address))
+        for kind, count, address in zip(kinds, counts, addresses, strict=True)
+    ]
+    mfcc = dsp.arm_mfcc_instance_f32()
+    assert dsp.arm_mfcc_init_f32(mfcc, 1024, 40, 10, *tables) == 0
+    clips = recordings(data_arguments, dnn_small) / np.float32(32768)
+    assert len(clips) >= 500
+    frames = np.pad(clips[:, : 25 * 640].reshape(-1, 640), [(0, 0), (0, 1024 - 640)])
+    found = np.stack([dsp.arm_mfcc_f32(mfcc, frame, np.zeros(2050, np.float32)) for frame in frames])
+    found[:, 0] -= ctypes.c_float.in_dll(library, "offset").value
+    expected = input_data.mfcc(clips, dnn_small)
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-3)
+
+
 def test_multipliers_are_the_nearest_of_31_bits():
     for scale in (0.0272, 0.5, 1 - 1e-12, 1.7, 1e-6):
         multiplier, shift = export_c.multiplier_and_shift(scale)
