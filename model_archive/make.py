@@ -3,10 +3,12 @@ regression vectors.
 
     python model_archive/make.py --checkpoint PATH --clustered PATH --data_dir DIR --test_dir DIR
 
-Every figure in the definitions is read from a file or measured by evaluation.py. Regression vectors come
-from the synthetic clips in sample_data, one for each label.
+Every figure in the definitions is read from a file, measured by evaluation.py, or comes from TensorFlow Lite
+Micro and Arm's vela (pip install -r tests/firmware_requirements.txt). Regression vectors come from the
+synthetic clips in sample_data, one for each label.
 """
 
+import bisect
 import hashlib
 import json
 import shutil
@@ -21,6 +23,7 @@ import yaml
 ARCHIVE = Path(__file__).resolve().parent
 ROOT = ARCHIVE.parent
 sys.path.insert(0, str(ROOT))
+import deployment  # noqa: E402
 import input_data  # noqa: E402
 import models  # noqa: E402
 from settings import new_parser, run, write_text  # noqa: E402
@@ -32,6 +35,7 @@ KINDS = {
     "int16": ["--inference_type", "int16"],
     "clustered_int8": ["--inference_type", "int8"],
 }
+NPU = "ethos-u55-128"
 PAPER = "Y. Zhang et al., Hello Edge: Keyword Spotting on Microcontrollers, arXiv:1711.07128, 2017"
 
 
@@ -117,8 +121,45 @@ def describe(path, kind) -> dict:
         "input": tensor(model.input),
         "output": tensor(model.output) | {"labels": list(models.read_settings(path).labels)},
         "settings": settings_of(path),
+        "tensorflow_lite_micro": {
+            "operator_versions": operator_versions(content),
+            "resolver": deployment.resolver(models.tflite_operators(content)).splitlines(),
+            "arena_bytes": arena_size(path),
+        },
+        **({} if kind == "fp32" else {NPU: npu_cost(path)}),
         "paper": PAPER,
     }
+
+
+def operator_versions(content) -> dict:
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+    return {names[code.builtinCode]: code.version for code in models.parse_tflite(content).operatorCodes}
+
+
+def arena_size(path) -> int:
+    """Bytes of working memory with which TensorFlow Lite Micro runs a file; on a 64-bit PC, whose pointers
+    make it larger than on a microcontroller.
+    """
+    program = (
+        "import sys; from tflite_micro import runtime; "
+        "runtime.Interpreter.from_file(sys.argv[1], arena_size=int(sys.argv[2])).invoke()"
+    )
+
+    def runs(size):  # in a process of its own: too small an arena may end it
+        return not subprocess.run(
+            [sys.executable, "-c", program, str(path), str(size)], capture_output=True
+        ).returncode
+
+    units = range(1, 64 * 1024 // 16)  # of 16 bytes
+    return 16 * units[bisect.bisect_left(units, True, key=lambda unit: runs(16 * unit))]
+
+
+def npu_cost(path) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copy(path, folder))
+        return deployment.compile_for_npu(copy, NPU)[1]._asdict()
 
 
 def tensor(detail) -> dict:
@@ -148,6 +189,20 @@ def write_vectors(path):
             np.save(folder / f"{number}.npy", values)
 
 
+def needs_on_boards(definition) -> list[str]:
+    """Lines for README.md."""
+    micro = definition["tensorflow_lite_micro"]
+    lines = [
+        f"TensorFlow Lite Micro runs it in an arena of {micro['arena_bytes']:,} bytes (on a 64-bit PC), with",
+        "",
+        *(f"    {line}" for line in micro["resolver"]),
+        "",
+    ]
+    if NPU in definition:
+        lines += [f"Compiled by Arm's vela for {NPU}: {deployment.NpuCost(**definition[NPU])}.", ""]
+    return lines
+
+
 def write_definition(path, definition):
     """definition.yaml and README.md beside `path`."""
     text = yaml.safe_dump(definition, sort_keys=False, width=110, default_flow_style=None)
@@ -166,6 +221,7 @@ def write_definition(path, definition):
             f"Input `{definition['input']}`, frame after frame of MFCCs. Output: one score for each of "
             f"{', '.join(definition['output']['labels'])}.",
             "",
+            *needs_on_boards(definition),
             "`testing_input/` and `testing_output/` hold what goes in and what must come out, one pair for "
             "each label, from synthetic clips.",
         ]

@@ -3,10 +3,17 @@
 import re
 import subprocess
 
+import numpy as np
 import pytest
 
-from conftest import SAMPLE_DATA, WEIGHTS, assert_one_clear_line, call
+import convert_to_tflite
+import deployment
+import input_data
+import models
+from conftest import ROOT, SAMPLE_DATA, WEIGHTS, assert_one_clear_line, call
+from settings import Settings
 
+ARCHIVE = ROOT / "model_archive" / "TFLite"
 INT8 = ("--checkpoint", WEIGHTS, "--data_dir", SAMPLE_DATA, "--inference_type", "int8")
 
 
@@ -48,3 +55,60 @@ def test_vela_wants_integers(tmp_path):
     flags = "--checkpoint", WEIGHTS, "--output", tmp_path / "x.tflite", "--vela", "ethos-u55-128"
     result = call("convert_to_tflite.py", *flags, check=False)
     assert_one_clear_line(result, "--vela needs an integer model")
+
+
+def test_the_lines_that_register_operators():
+    assert deployment.resolver(["AVERAGE_POOL_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"]).splitlines() == [
+        "tflite::MicroMutableOpResolver<3> resolver;",
+        "resolver.AddAveragePool2D();",
+        "resolver.AddDepthwiseConv2D();",
+        "resolver.AddFullyConnected();",
+    ]
+    assert "AddEthosU();" in deployment.resolver(["CUSTOM"])
+
+
+def on_micro(tflite, features):
+    """What TensorFlow Lite Micro and LiteRT hear in features: two arrays of labels."""
+    runtime = pytest.importorskip("tflite_micro").runtime
+    interpreter = runtime.Interpreter.from_bytes(tflite.read_bytes())
+    model, heard = models.TFLiteModel(tflite), []
+    for row in features:
+        interpreter.set_input(models.quantize(row[None], model.input), 0)
+        interpreter.invoke()
+        heard.append(interpreter.get_output(0)[0].argmax())
+    return np.array(heard), model(features).argmax(1)
+
+
+@pytest.mark.parametrize("tflite", sorted(ARCHIVE.glob("*/*.tflite")), ids=lambda path: path.stem)
+def test_tensorflow_lite_micro_hears_the_same(tflite, data_arguments, dnn_small):
+    data = input_data.open_data(data_arguments(), dnn_small)
+    features = input_data.features(data.testing, dnn_small)
+    micro, litert = on_micro(tflite, features)
+    assert (micro == litert).mean() >= 0.95 and len(set(micro)) > 5
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [
+        ("cnn", (8, 10, 4, 1, 1, 8, 10, 4, 2, 1, 16, 32)),
+        ("ds_cnn", (2, 16, 10, 4, 2, 2, 16, 3, 3, 1, 1)),
+        ("crnn", (8, 10, 4, 2, 2, 1, 12, 16)),
+        ("gru", (1, 12)),
+        ("lstm", (12, 16)),
+        ("basic_lstm", (12,)),
+        ("tc_resnet", (9, 16, 16, 24)),
+    ],
+)
+def test_tensorflow_lite_micro_takes_every_architecture(tmp_path, architecture, size):
+    settings = Settings(
+        model_architecture=architecture,
+        model_size_info=size,
+        window_size_ms=40,
+        window_stride_ms=40,
+        dct_coefficient_count=10,
+    )
+    features = np.random.default_rng(0).normal(scale=5, size=(50, settings.feature_count)).astype(np.float32)
+    model = models.build_model(settings)
+    (tmp_path / "x.tflite").write_bytes(convert_to_tflite.convert(model, settings, features, "int8"))
+    micro, litert = on_micro(tmp_path / "x.tflite", features)
+    assert (micro == litert).mean() >= 0.8

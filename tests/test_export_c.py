@@ -1,6 +1,7 @@
 """The C module: the same features, scores and labels as on the PC, here and on emulated microcontrollers."""
 
 import ctypes
+import re
 import shutil
 import subprocess
 
@@ -218,6 +219,38 @@ def test_multipliers_are_the_nearest_of_31_bits():
         multiplier, shift = export_c.multiplier_and_shift(scale)
         assert 2**30 <= multiplier < 2**31
         assert multiplier * 2.0 ** (shift - 31) == pytest.approx(scale, rel=2**-30)
+
+
+BOARD = """
+#include <stdio.h>
+#include <stdlib.h>
+static int now;
+void microphone(int16_t samples[KWS_STRIDE]) {
+    if (fread(samples, sizeof *samples, KWS_STRIDE, stdin) != KWS_STRIDE) exit(0);
+    now++;
+}
+void led(int on) { if (on) printf("%d\\n", now); }
+"""
+
+
+def test_the_readme_lights_an_led_at_a_word(shipped, tmp_path, data_arguments, dnn_small):
+    module, model = shipped
+    (program,) = re.findall("```c\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (tmp_path / "board.c").write_text(program + BOARD)
+    sources = [module.folder / name for name in ("kws_features.c", "kws_nn.c", "kws_model.c")]
+    board = [tmp_path / "board.c", "-I", module.folder, *sources, "-lm"]
+    subprocess.run(["cc", *STRICT, "-o", tmp_path / "board", *board], check=True)
+    clips = input_data.open_data(data_arguments(), dnn_small).training
+    heard = model(input_data.features(clips, dnn_small)).argmax(1)
+    (yes, no) = (
+        next(clip for clip in range(len(clips)) if clips.label[clip] == heard[clip] == label)
+        for label in map(dnn_small.labels.index, ("yes", "no"))
+    )
+    pause = np.zeros(2 * 16000, np.int16)
+    recording = np.concatenate([pause, clips.samples(no), pause, clips.samples(yes), pause])
+    result = subprocess.run([tmp_path / "board"], input=recording.tobytes(), capture_output=True, check=True)
+    lit = np.array(result.stdout.split(), int) * 40 / 1000
+    assert len(lit) == 25 and 5 < lit[0] < 7
 
 
 def test_other_models_are_refused_in_one_line(tmp_path):
