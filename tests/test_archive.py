@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
+import deployment
 import input_data
+import make
 import models
 from conftest import ROOT, SAMPLE_DATA, WEIGHTS, call, shipped_recordings
 from settings import Settings
@@ -67,6 +69,21 @@ def test_the_definition_describes_the_file(folder):
         if stated[name]["type"] != "float32":
             assert np.float32(stated[name]["scale"]) == np.float32(detail["quantization"][0])
             assert stated[name]["zero_point"] == detail["quantization"][1]
+
+
+@pytest.mark.parametrize("folder", TFLITE_FOLDERS, ids=by_name)
+def test_tensorflow_lite_micro_needs_what_is_stated(folder):
+    pytest.importorskip("tflite_micro")
+    stated = definition(folder)["tensorflow_lite_micro"]
+    assert stated["resolver"] == deployment.resolver(["FULLY_CONNECTED", "SOFTMAX"]).splitlines()
+    assert make.arena_size(tflite_file(folder)) == stated["arena_bytes"]
+
+
+@pytest.mark.parametrize("kind", ["int8", "clustered_int8", "int16"])
+def test_an_npu_needs_what_is_stated(kind):
+    pytest.importorskip("ethosu.vela")
+    folder = ARCHIVE / "TFLite" / f"tflite_{kind}"
+    assert make.npu_cost(tflite_file(folder)) == definition(folder)[make.NPU]
 
 
 def test_the_integer_files_are_small():
