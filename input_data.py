@@ -5,6 +5,7 @@ In the order the data takes: download -> folders of recordings -> decoded PCM ->
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import gzip
@@ -231,46 +232,34 @@ def fetch_archive(url: str, folder: Path):
     wrong hash, or holds what an archive of recordings must not; nothing of it is left then.
     """
     downloads = folder / DOWNLOADS_FOLDER
-    made = [parent for parent in (downloads, *downloads.parents) if not parent.exists()]
-    with _alone(downloads, f"waiting for another run that fills {folder}"):
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder / ".lock", f"waiting for another run that fills {folder}"):
         try:
             if not _is_filled(folder, url):
                 _fetch_archive(url, folder, downloads)
         except UserError:
             shutil.rmtree(downloads, ignore_errors=True)
-            with contextlib.suppress(OSError):  # those that are not empty stay
-                for parent in made[1:]:
-                    parent.rmdir()
             raise
         shutil.rmtree(downloads, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _alone(folder, notice):
-    """Be the only process with this folder, which is made; say `notice` where that takes waiting."""
-    path = folder / "lock"
-    while (lock := _lock(path, notice)) is None:
-        pass
-    with lock:
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
 def _lock(path, notice):
-    """The file `path`, opened and locked; None where it was deleted meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        lock = open(path, "w")  # noqa: SIM115  (closing it would unlock it)
+    """The file `path`, locked for this process until it is closed; say `notice` where that takes waiting.
+
+    It stays where it is, as another process may be waiting for it. Where the file system has no locks, there
+    is none.
+    """
+    with errors_name(path):
+        lock = open(path, "a")  # noqa: SIM115  (closing it unlocks it)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(notice, file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
-            return lock
-    return None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+    return lock
 
 
 def _fetch_archive(url, folder, downloads):
@@ -493,14 +482,18 @@ def decode_folders(folder: Path, names: list[str], settings: Settings) -> dict[s
     """
     listings = {name: list_recordings(folder / name) for name in names}
     files = {name: _cache_name(name, listings[name], settings) for name in names}
-    shards = {name: _open_shard(folder / CACHE_FOLDER / files[name], settings) for name in names}
-    if not all(shards.values()):
-        cache = _writable_cache(folder)
-        with _alone(cache, f"waiting for another run that decodes {folder}"):
-            shards = {name: shards[name] or _open_shard(cache / files[name], settings) for name in names}
-            missing = {name: listings[name] for name in names if shards[name] is None}
+    shards = dict.fromkeys(names)
+
+    def missing_in(cache):
+        for name in names:
+            shards[name] = shards[name] or _open_shard(cache / files[name], settings)
+        return [name for name in names if not shards[name]]
+
+    if missing_in(folder / CACHE_FOLDER) and missing_in(cache := _writable_cache(folder)):
+        with _lock(cache / "lock", f"waiting for another run that decodes {folder}"):
+            missing = {name: listings[name] for name in missing_in(cache)}
             _write_shards(cache, files, folder, missing, settings)
-        shards |= {name: _open_shard(cache / files[name], settings) for name in missing}
+        missing_in(cache)
     _report_bad_files(folder, shards)
     return shards
 

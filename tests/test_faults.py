@@ -4,6 +4,7 @@ and two runs at once do not disturb each other.
 KILLS says how often to kill each command; the moments are random, but the same in every run of the tests.
 """
 
+import contextlib
 import functools
 import http.server
 import os
@@ -19,7 +20,7 @@ import pytest
 
 from conftest import ROOT, SAMPLE_DATA, WEIGHTS, call, training_command, weights
 
-COUNT = int(os.environ.get("KILLS", "2"))
+COUNT = int(os.environ.get("KILLS", "4"))
 WORDS = ("yes", "no", "up")
 
 
@@ -54,37 +55,54 @@ def slow_server(tmp_path):
         thread.join()
 
 
-def kill(command, seconds):
-    """Start a script, and kill it after so many seconds; whether it was still running."""
+def watch(command, folder, changes=None, delay=0.0):
+    """Run a script, and kill it `delay` seconds after so many changes of the files in `folder`.
+
+    Returns how many changes there were, and whether it was killed.
+    """
     script, *arguments = map(str, command)
     running = subprocess.Popen(
         [sys.executable, str(ROOT / script), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    try:
-        running.wait(seconds)
-        return False
-    except subprocess.TimeoutExpired:
+    seen, last = 0, {}
+    while running.poll() is None and seen != changes:
+        now = sizes(folder)
+        seen, last = seen + (now != last), now
+        time.sleep(0.001)
+    if running.poll() is None:
+        time.sleep(delay)
         running.kill()
-        running.wait()
-        return True
+    return seen, running.wait() != 0
+
+
+def sizes(folder):
+    """Names and sizes of the files in a folder that is being written to."""
+    found = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                found[parent, name] = os.stat(os.path.join(parent, name)).st_size
+    return found
 
 
 def survives_kills(make_command, outcome, tmp_path):
-    """Check that make_command(folder) has the same outcome(folder) after being killed as undisturbed."""
-    start = time.perf_counter()
-    call(*make_command(tmp_path / "whole"))
-    duration = time.perf_counter() - start
+    """Check that make_command(folder) has the same outcome(folder) after being killed as undisturbed.
+
+    It is killed at a random change of its files, every other time up to a tenth of a second later.
+    """
+    total, _ = watch(make_command(tmp_path / "whole"), tmp_path / "whole")
     expected = outcome(tmp_path / "whole")
     rng, killed = np.random.default_rng(0), 0
     for number in range(COUNT):
         folder = tmp_path / str(number)
-        killed += kill(make_command(folder), duration * rng.random())
+        delay = 0.1 * rng.random() * (number % 2)
+        killed += watch(make_command(folder), folder, rng.integers(1, total, endpoint=True), delay)[1]
         call(*make_command(folder))
         found = outcome(folder)
         assert found.keys() == expected.keys()
         for name, content in expected.items():
             np.testing.assert_array_equal(found[name], content, f"{folder}: {name}")
-    assert killed > COUNT / 2
+    assert killed
 
 
 def files(folder):

@@ -420,7 +420,7 @@ def test_a_wrong_hash_leaves_nothing_behind(tmp_path, server, monkeypatch):
     monkeypatch.setitem(input_data.SHA256, url, hashlib.sha256(b"something else").hexdigest())
     with pytest.raises(UserError, match="cannot download .*hash"):
         input_data.find_recordings(tmp_path / "data", url)
-    assert not (tmp_path / "data").exists()
+    assert os.listdir(tmp_path / "data") == [".lock"]
 
 
 def test_a_wrong_archive_that_lies_there_already_is_an_error_and_stays(tmp_path, server, monkeypatch):
@@ -438,7 +438,7 @@ def test_what_a_killed_download_left_is_in_nobodys_way(tmp_path, server):
     (tmp_path / "data" / input_data.DOWNLOADS_FOLDER).mkdir(parents=True)
     (tmp_path / "data" / input_data.DOWNLOADS_FOLDER / "tmpabc").write_bytes(b"half")
     folder = input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
-    assert sorted(path.name for path in folder.iterdir()) == ["cat", "off", "on"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "cat", "off", "on"]
 
 
 def test_an_archive_with_one_folder_around_the_words_says_where_they_are(tmp_path, server):
@@ -474,7 +474,7 @@ def test_a_broken_archive_leaves_nothing_behind_and_the_next_run_downloads_again
     archive.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="cannot be extracted"):
         input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
-    assert not (tmp_path / "data").exists()
+    assert os.listdir(tmp_path / "data") == [".lock"]
     archive.write_bytes(whole)
     input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
 
@@ -492,7 +492,7 @@ def test_no_server_and_no_page_are_one_clear_line(tmp_path, server):
     for url in (f"{server}/nothing.tar.gz", "http://127.0.0.1:9/words.tar.gz"):
         with pytest.raises(UserError, match="cannot download"):
             input_data.find_recordings(tmp_path / "data", url)
-        assert not (tmp_path / "data").exists() or not os.listdir(tmp_path / "data")
+        assert os.listdir(tmp_path / "data") == [".lock"]
 
 
 def member(name, kind=tarfile.REGTYPE, link=""):
@@ -517,7 +517,7 @@ def test_an_archive_with_mischief_is_refused(tmp_path, server, kind):
     pack(tmp_path, members=[MISCHIEF[kind]])
     with pytest.raises(UserError, match="outside the target folder|is a link or a device"):
         input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
-    assert not (tmp_path / "data").exists()
+    assert os.listdir(tmp_path / "data") == [".lock"]
     assert not (tmp_path / "outside.wav").exists() and not Path("/tmp/outside.wav").exists()
 
 

@@ -149,11 +149,13 @@ def test_a_detection_in_a_pipe_is_told_while_more_is_to_come(trained, long_recor
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         silent_for_too_long = threading.Timer(60, process.kill)
         silent_for_too_long.start()
-        process.stdin.write(recording.samples.tobytes())
-        process.stdin.flush()
-        assert process.stdout.readline().startswith(b"-: ")
-        silent_for_too_long.cancel()
-        process.stdin.close()
+        try:
+            process.stdin.write(recording.samples.tobytes())
+            process.stdin.flush()
+            assert process.stdout.readline().startswith(b"-: ")
+        finally:
+            silent_for_too_long.cancel()
+            process.stdin.close()
 
 
 def test_short_recordings_get_the_label_that_evaluation_gives_them(tmp_path, trained, data_arguments):
