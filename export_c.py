@@ -5,6 +5,7 @@ bit for bit. It uses no heap and no library but libm; vectors to check it with a
 """
 
 import math
+import shlex
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -69,7 +70,8 @@ def main():
     write_text(folder / "kws_cmsis_dsp.h", cmsis_dsp_tables(settings))
     write_text(folder / "kws_vectors.h", VECTORS_HEADER.replace("COUNT", str(len(clips))))
     write_text(folder / "kws_vectors.c", vectors(clips, model, settings))
-    print(f"wrote {folder}: `make -C {folder}` builds it and checks it against {len(clips)} clips")
+    command = f"make -C {shlex.quote(str(folder))}"
+    print(f"wrote {folder}: `{command}` builds it and checks it against {len(clips)} clips")
     print(needs(network, settings))
 
 
@@ -195,10 +197,11 @@ def tables(network: Network, settings: Settings) -> str:
         multiplier, shift = multiplier_and_shift(layer.scale)
         outputs, inputs = layer.weights.shape
         parts.append(f"static const int8_t weights_{number}[] = {{\n{_numbers(layer.weights)}}};\n")
-        parts.append(f"static const int32_t bias_{number}[] = {{\n{_numbers(layer.bias)}}};\n")
+        bias = layer.bias - layer.input_zero * layer.weights.sum(axis=1, dtype=np.int32)
+        parts.append(f"static const int32_t bias_{number}[] = {{\n{_numbers(bias)}}};\n")
         lowest = layer.output_zero if layer.relu else -128
         entries.append(
-            f"    {{weights_{number}, bias_{number}, {inputs}, {outputs}, {layer.input_zero}, "
+            f"    {{weights_{number}, bias_{number}, {inputs}, {outputs}, "
             f"{layer.output_zero}, {multiplier}, {shift}, {lowest}}},\n"
         )
     parts.append(f"const kws_layer kws_layers[KWS_LAYERS] = {{\n{''.join(entries)}}};\n")
@@ -229,16 +232,17 @@ def mel_bins(filters: np.ndarray) -> list[tuple[float, float, int]]:
 
 
 CMSIS_DSP_HEADER = """\
-/* The front end for CMSIS-DSP's arm_mfcc_f32, in place of kws_mfcc:
+/* The front end for CMSIS-DSP's arm_mfcc_f32, in place of kws_stream_push:
  *
- *     arm_mfcc_init_f32(&mfcc, KWS_FFT, KWS_MEL_CHANNELS, KWS_COEFFICIENTS, kws_dsp_dct, kws_dsp_positions,
- *                       kws_dsp_lengths, kws_dsp_filters, kws_dsp_window);
+ *     arm_mfcc_init_FFT_LENGTH_f32(&mfcc, KWS_MEL_CHANNELS, KWS_COEFFICIENTS, kws_dsp_dct, kws_dsp_positions,
+ *                            kws_dsp_lengths, kws_dsp_filters, kws_dsp_window);   once
  *     arm_mfcc_f32(&mfcc, frame, coefficients, temporary);
  *     coefficients[0] -= KWS_DSP_OFFSET;
+ *     kws_stream_push_mfcc(&stream, coefficients);
  *
- * A frame is KWS_WINDOW samples from -1 to 1 and zeros up to KWS_FFT. arm_mfcc_f32 adds 1e-6 to the energy in
- * each mel channel where TensorFlow takes at least 1e-12, so the window makes all of it 1e6 times as large,
- * which the offset takes back. */
+ * frame: KWS_WINDOW samples from -1 to 1, and zeros up to KWS_FFT; all of it is overwritten. temporary:
+ * 2 KWS_FFT floats. arm_mfcc_f32 adds 1e-6 to the energy in each mel channel where TensorFlow takes at least
+ * 1e-12, so the window makes all of it 1e6 times as large, which the offset takes back. */
 #include <stdint.h>
 
 #include "kws_model.h"
@@ -266,7 +270,8 @@ def cmsis_dsp_tables(settings: Settings) -> str:
         ("float kws_dsp_dct[KWS_COEFFICIENTS * KWS_MEL_CHANNELS]", dct.T.ravel()),
     )
     parts = [f"static const {declaration} = {{\n{_numbers(values)}}};\n" for declaration, values in arrays]
-    return "\n".join([f"{CMSIS_DSP_HEADER}#define KWS_DSP_OFFSET {_float(offset)}\n", *parts])
+    explained = CMSIS_DSP_HEADER.replace("FFT_LENGTH", str(fft_length))
+    return "\n".join([f"{explained}#define KWS_DSP_OFFSET {_float(offset)}\n", *parts])
 
 
 def _numbers(values) -> str:

@@ -31,6 +31,9 @@ void kws_stream_start(kws_stream *stream);
 /* Hear the next KWS_STRIDE samples: the oldest frame goes, and a new one is computed. */
 void kws_stream_push(kws_stream *stream, const int16_t samples[KWS_STRIDE]);
 
+/* The same with the MFCCs of a new frame, where something else computes them. */
+void kws_stream_push_mfcc(kws_stream *stream, const float coefficients[KWS_COEFFICIENTS]);
+
 /* Scores from input. Scores are probabilities: (score - KWS_SCORE_ZERO) * KWS_SCORE_SCALE. */
 void kws_classify(const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]);
 
@@ -42,9 +45,9 @@ int kws_best(const int8_t scores[KWS_LABELS]);
 /* A fully connected layer in the arithmetic of TFLite (see kws_nn.c). */
 typedef struct {
     const int8_t *weights; /* [outputs][inputs] */
-    const int32_t *bias;
+    const int32_t *bias;   /* what the zero point of the input adds to sums is taken off */
     int inputs, outputs;
-    int32_t input_zero, output_zero;
+    int32_t output_zero;
     int32_t multiplier; /* of sums, times 2^31 */
     int shift;          /* to the left, where negative to the right */
     int32_t lowest;     /* output: with ReLU the one that means zero */

@@ -106,12 +106,16 @@ void kws_stream_start(kws_stream *stream) {
     for (int i = 0; i < KWS_FRAMES; i++) kws_stream_push(stream, silence);
 }
 
+void kws_stream_push_mfcc(kws_stream *stream, const float coefficients[KWS_COEFFICIENTS]) {
+    memmove(stream->input, stream->input + KWS_COEFFICIENTS, KWS_INPUTS - KWS_COEFFICIENTS);
+    quantize(coefficients, stream->input + KWS_INPUTS - KWS_COEFFICIENTS);
+}
+
 void kws_stream_push(kws_stream *stream, const int16_t samples[KWS_STRIDE]) {
     float coefficients[KWS_COEFFICIENTS];
     int16_t *shared = stream->shared;
     mfcc(shared, KWS_SHARED, samples, coefficients);
-    memmove(stream->input, stream->input + KWS_COEFFICIENTS, KWS_INPUTS - KWS_COEFFICIENTS);
-    quantize(coefficients, stream->input + KWS_INPUTS - KWS_COEFFICIENTS);
+    kws_stream_push_mfcc(stream, coefficients);
     if (KWS_SHARED > KWS_STRIDE) {
         memmove(shared, shared + KWS_STRIDE, (KWS_SHARED - KWS_STRIDE) * sizeof *shared);
         memcpy(shared + KWS_SHARED - KWS_STRIDE, samples, KWS_STRIDE * sizeof *shared);

@@ -1,5 +1,5 @@
 /* Fully connected layers and softmax in 8 bits: bit for bit what LiteRT computes on a PC, whose sums are
- * scaled with one rounding. With KWS_CMSIS_NN defined, CMSIS-NN 7 computes the layers; it rounds like LiteRT
+ * scaled with one rounding. With KWS_CMSIS_NN defined, CMSIS-NN computes the layers; it rounds like LiteRT
  * where it is built with CMSIS_NN_USE_SINGLE_ROUNDING. */
 #include "kws.h"
 
@@ -7,21 +7,15 @@
 #include "arm_nnfunctions.h"
 
 static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t *output) {
+    /* On processors with Helium sums begin with what is in the context, on others with the bias. */
+    const cmsis_nn_context context = {(void *)layer->bias, layer->outputs * (int32_t)sizeof *layer->bias};
     const cmsis_nn_fc_params parameters = {
-        .input_offset = -layer->input_zero,
         .output_offset = layer->output_zero,
         .activation = {layer->lowest, 127},
     };
     const cmsis_nn_per_tensor_quant_params scale = {layer->multiplier, layer->shift};
     const cmsis_nn_dims from = {1, 1, 1, layer->inputs}, to = {1, 1, 1, layer->outputs};
     const cmsis_nn_dims kernel = {layer->inputs, 1, 1, layer->outputs};
-    cmsis_nn_context context = {0};
-#ifdef ARM_MATH_MVEI /* CMSIS-NN's, on processors with Helium */
-    static int32_t sums[KWS_WIDEST];
-    arm_vector_sum_s8(sums, layer->inputs, layer->outputs, layer->weights, -layer->input_zero, 0, layer->bias);
-    context.buf = sums;
-    context.size = sizeof sums;
-#endif
     arm_fully_connected_s8(&context, &parameters, &scale, &from, input, &kernel, layer->weights, &to,
                            layer->bias, &to, output);
 }
@@ -38,7 +32,7 @@ static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t 
     const int8_t *weights = layer->weights;
     for (int i = 0; i < layer->outputs; i++, weights += layer->inputs) {
         int32_t sum = layer->bias[i];
-        for (int j = 0; j < layer->inputs; j++) sum += (input[j] - layer->input_zero) * weights[j];
+        for (int j = 0; j < layer->inputs; j++) sum += input[j] * weights[j];
         int32_t value = scaled(sum, layer) + layer->output_zero;
         output[i] = (int8_t)(value < layer->lowest ? layer->lowest : value > 127 ? 127 : value);
     }

@@ -10,6 +10,7 @@ synthetic clips in sample_data, one for each label.
 
 import bisect
 import hashlib
+import importlib
 import json
 import shutil
 import subprocess
@@ -142,6 +143,7 @@ def arena_size(path) -> int:
     """Bytes of working memory with which TensorFlow Lite Micro runs a file; on a 64-bit PC, whose pointers
     make it larger than on a microcontroller.
     """
+    importlib.import_module("tflite_micro")  # else no size would do
     program = (
         "import sys; from tflite_micro import runtime; "
         "runtime.Interpreter.from_file(sys.argv[1], arena_size=int(sys.argv[2])).invoke()"

@@ -68,23 +68,24 @@ def test_the_lines_that_register_operators():
 
 
 def on_micro(tflite, features):
-    """What TensorFlow Lite Micro and LiteRT hear in features: two arrays of labels."""
+    """Scores of features by TensorFlow Lite Micro and by LiteRT, both [clips, labels]."""
     runtime = pytest.importorskip("tflite_micro").runtime
     interpreter = runtime.Interpreter.from_bytes(tflite.read_bytes())
-    model, heard = models.TFLiteModel(tflite), []
+    model, found, expected = models.TFLiteModel(tflite), [], []
     for row in features:
-        interpreter.set_input(models.quantize(row[None], model.input), 0)
+        given = models.quantize(row[None], model.input)
+        interpreter.set_input(given, 0)
         interpreter.invoke()
-        heard.append(interpreter.get_output(0)[0].argmax())
-    return np.array(heard), model(features).argmax(1)
+        found.append(interpreter.get_output(0)[0])
+        expected.append(model.run(given)[0])
+    return np.array(found, np.float64), np.array(expected, np.float64)
 
 
 @pytest.mark.parametrize("tflite", sorted(ARCHIVE.glob("*/*.tflite")), ids=lambda path: path.stem)
 def test_tensorflow_lite_micro_hears_the_same(tflite, data_arguments, dnn_small):
     data = input_data.open_data(data_arguments(), dnn_small)
-    features = input_data.features(data.testing, dnn_small)
-    micro, litert = on_micro(tflite, features)
-    assert (micro == litert).mean() >= 0.95 and len(set(micro)) > 5
+    micro, litert = on_micro(tflite, input_data.features(data.testing, dnn_small))
+    assert (micro.argmax(1) == litert.argmax(1)).mean() >= 0.95 and len(set(micro.argmax(1))) > 5
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,8 @@ def test_tensorflow_lite_micro_hears_the_same(tflite, data_arguments, dnn_small)
     ],
 )
 def test_tensorflow_lite_micro_takes_every_architecture(tmp_path, architecture, size):
+    from backend import keras
+
     settings = Settings(
         model_architecture=architecture,
         model_size_info=size,
@@ -107,8 +110,11 @@ def test_tensorflow_lite_micro_takes_every_architecture(tmp_path, architecture, 
         window_stride_ms=40,
         dct_coefficient_count=10,
     )
+    keras.utils.set_random_seed(0)
     features = np.random.default_rng(0).normal(scale=5, size=(50, settings.feature_count)).astype(np.float32)
     model = models.build_model(settings)
+    for weight in model.trainable_weights:  # so that scores differ between inputs
+        weight.assign(1.4 * weight)
     (tmp_path / "x.tflite").write_bytes(convert_to_tflite.convert(model, settings, features, "int8"))
     micro, litert = on_micro(tmp_path / "x.tflite", features)
-    assert (micro == litert).mean() >= 0.8
+    assert np.corrcoef(micro.ravel(), litert.ravel())[0, 1] >= 0.99 and len(set(litert.argmax(1))) > 1

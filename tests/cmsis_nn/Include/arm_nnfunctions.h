@@ -1,4 +1,4 @@
-/* What kws_nn.c takes of CMSIS-NN 7, with its names, types and meaning, to test the calls with. */
+/* What kws_nn.c takes of CMSIS-NN, with its names, types and meaning, to test the calls with. */
 #include <stdint.h>
 
 #ifdef __ARM_FEATURE_MVE
@@ -28,10 +28,6 @@ typedef struct {
 typedef struct {
     int32_t multiplier, shift;
 } cmsis_nn_per_tensor_quant_params;
-
-arm_cmsis_nn_status arm_vector_sum_s8(int32_t *sums, const int32_t columns, const int32_t rows,
-                                      const int8_t *vectors, const int32_t lhs_offset,
-                                      const int32_t rhs_offset, const int32_t *bias);
 
 arm_cmsis_nn_status arm_fully_connected_s8(const cmsis_nn_context *context,
                                            const cmsis_nn_fc_params *parameters,

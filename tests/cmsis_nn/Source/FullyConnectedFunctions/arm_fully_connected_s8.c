@@ -19,9 +19,12 @@ arm_cmsis_nn_status arm_fully_connected_s8(const cmsis_nn_context *context,
                                            const cmsis_nn_dims *bias_dims, const int32_t *bias,
                                            const cmsis_nn_dims *output_dims, int8_t *output) {
     (void)bias_dims;
-    const int32_t *sums = context->buf;
 #ifdef ARM_MATH_MVEI
+    const int32_t *sums = context->buf;
     if (sums == NULL) return ARM_CMSIS_NN_ARG_ERROR;
+#else
+    const int32_t *sums = NULL;
+    (void)context;
 #endif
     for (int batch = 0; batch < input_dims->n; batch++, input += filter_dims->n) {
         for (int row = 0; row < output_dims->c; row++) {
