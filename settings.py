@@ -8,6 +8,7 @@ error.
 import argparse
 import contextlib
 import dataclasses
+import glob
 import itertools
 import json
 import math
@@ -261,6 +262,10 @@ def write_text(path, text: str):
 def write_bytes(path, content: bytes):
     """Write a file that appears under its name only when it is complete."""
     partial = f"{path}.partial-{os.getpid()}"
+    for left in Path(path).parent.glob(f"{glob.escape(Path(path).name)}.partial-*"):
+        with contextlib.suppress(OSError, ValueError):
+            if not _is_running(int(left.name.rpartition("-")[2])):  # it was killed
+                left.unlink()
     try:
         with errors_name(path):
             Path(partial).write_bytes(content)
@@ -268,6 +273,14 @@ def write_bytes(path, content: bytes):
     finally:
         with contextlib.suppress(OSError):
             os.unlink(partial)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
