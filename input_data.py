@@ -42,6 +42,7 @@ from settings import (
     bounded,
     errors_name,
     new_parser,
+    partial_path,
     resolve,
     run,
     word_list,
@@ -559,7 +560,7 @@ def _write_shard(path, folder, files, settings, progress) -> Counter:
         return one_clip(samples, settings.clip_samples), changes
 
     names, bad, changed = [], {}, Counter()
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial = partial_path(path)
     try:
         with errors_name(path), open(partial, "wb") as file, ThreadPoolExecutor(2 * os.cpu_count()) as pool:
             for name, decoded in zip(files, pool.map(decode, files), strict=True):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from architectures import ARCHITECTURES, build_model, fully_connected, operations, preset
-from settings import Settings, StoreTuple, UserError, add_setting, quiet, resolve, write_text
+from settings import Settings, StoreTuple, UserError, add_setting, partial_path, quiet, resolve, write_text
 
 SETTINGS_NAME = "settings.json"
 TFLITE_METADATA_NAME = "keyword_spotting_settings"
@@ -332,7 +332,7 @@ def export_saved_model(model, settings: Settings, folder):
     which a SavedModel leaves out for recurrent ones.
     """
     folder = Path(folder)
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    partial = partial_path(folder)
     try:
         with writing(folder):
             model.save(str(partial), save_format="tf", include_optimizer=False)
@@ -347,7 +347,7 @@ def export_saved_model(model, settings: Settings, folder):
 def export_keras_file(model, settings: Settings, path):
     """Write a .keras file with the settings as one more member of the zip; it appears only when complete."""
     path = Path(path)
-    partial = path.with_name(f"{path.stem}.partial-{os.getpid()}.keras")
+    partial = partial_path(path)
     try:
         with writing(path):
             model.save(str(partial))

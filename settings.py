@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,18 +262,25 @@ def write_text(path, text: str):
 
 def write_bytes(path, content: bytes):
     """Write a file that appears under its name only when it is complete."""
-    partial = f"{path}.partial-{os.getpid()}"
-    for left in Path(path).parent.glob(f"{glob.escape(Path(path).name)}.partial-*"):
-        with contextlib.suppress(OSError, ValueError):
-            if not _is_running(int(left.name.rpartition("-")[2])):  # it was killed
-                left.unlink()
+    partial = partial_path(path)
     try:
         with errors_name(path):
-            Path(partial).write_bytes(content)
+            partial.write_bytes(content)
             os.replace(partial, path)
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(partial)
+            partial.unlink()
+
+
+def partial_path(path) -> Path:
+    """A path beside `path` for what is to become it; what killed processes left at such paths goes."""
+    path = Path(path)
+    for left in path.parent.glob(f"{glob.escape(path.stem)}.partial-*{glob.escape(path.suffix)}"):
+        process = left.name.removeprefix(f"{path.stem}.partial-").removesuffix(path.suffix)
+        with contextlib.suppress(OSError):
+            if process.isdecimal() and not _is_running(int(process)):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return path.with_name(f"{path.stem}.partial-{os.getpid()}{path.suffix}")
 
 
 def _is_running(process: int) -> bool:
