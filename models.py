@@ -241,10 +241,17 @@ def checkpoint_files(path) -> list[Path]:
 
 def keep_best(model, settings: Settings, folder: Path, name: str):
     """Save the checkpoint `folder/name`, delete the others there; `folder` alone means this one then."""
+    delete_unfinished(folder)
     save_checkpoint(model, settings, folder / name)
     for file in folder.iterdir():
         if not file.name.startswith(f"{name}.") and file.name != "checkpoint":
             file.unlink()
+
+
+def delete_unfinished(folder: Path):
+    """Delete the folders that TensorFlow leaves beside checkpoints where it is killed while saving one."""
+    for left in folder.glob("*_temp"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def load_checkpoint(path, args):

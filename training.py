@@ -18,7 +18,15 @@ from pathlib import Path
 import numpy as np
 
 import input_data
-from models import checkpoint_files, keras_scores, load_checkpoint, read_settings, refuse_wildcards, writing
+from models import (
+    checkpoint_files,
+    delete_unfinished,
+    keras_scores,
+    load_checkpoint,
+    read_settings,
+    refuse_wildcards,
+    writing,
+)
 from settings import UNKNOWN_INDEX, Settings, UserError, bounded, number_list, show, write_text
 
 TEMPERATURE = 4.0
@@ -387,6 +395,7 @@ def _restored_state(model, weights, args):
         best=tf.Variable(-1.0, dtype=tf.float64),
     )
     folder = Path(args.train_dir) / "resume"
+    delete_unfinished(folder)
     try:
         manager = tf.train.CheckpointManager(state, str(folder), max_to_keep=1)
         if manager.latest_checkpoint:

@@ -157,6 +157,15 @@ def test_training(tmp_path):
     survives_kills(training_command, outcome, tmp_path)
 
 
+def test_what_tensorflow_leaves_when_killed_while_saving_goes(tmp_path):
+    left = [tmp_path / "best" / "dnn_0625.ckpt-20_temp", tmp_path / "resume" / "ckpt-20_temp"]
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / "part-00000-of-00001.data-00000-of-00001.tempstate1").write_bytes(b"half")
+    call(*training_command(tmp_path))
+    assert not any(folder.exists() for folder in left)
+
+
 def test_conversion(tmp_path):
     def command(folder):
         flags = ["--data_dir", SAMPLE_DATA, "--checkpoint", WEIGHTS, "--inference_type", "int8"]
