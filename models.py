@@ -249,9 +249,11 @@ def keep_best(model, settings: Settings, folder: Path, name: str):
 
 
 def delete_unfinished(folder: Path):
-    """Delete the folders that TensorFlow leaves beside checkpoints where it is killed while saving one."""
+    """Delete what TensorFlow leaves beside checkpoints where it is killed while saving one."""
     for left in folder.glob("*_temp"):
         shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob("checkpoint.tmp*"):
+        left.unlink()
 
 
 def load_checkpoint(path, args):
