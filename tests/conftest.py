@@ -1,9 +1,13 @@
 """What the tests share: the scripts called as a user calls them, the sample data, and models made from it."""
 
 import argparse
+import contextlib
+import functools
+import http.server
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -35,6 +39,23 @@ def assert_one_clear_line(result, *parts):
     assert "error: " in line
     for part in parts:
         assert str(part) in line
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@contextlib.contextmanager
+def web_server(folder, handler=QuietHandler):
+    """The address of a web server for a folder."""
+    handler = functools.partial(handler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
 
 
 def training_command(folder, *flags, data_dir=SAMPLE_DATA):

@@ -6,19 +6,17 @@ KILLS says how often to kill each command; the moments are random, but the same 
 
 import contextlib
 import functools
-import http.server
 import os
 import re
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 
 import numpy as np
 import pytest
 
-from conftest import ROOT, SAMPLE_DATA, WEIGHTS, call, training_command, weights
+from conftest import ROOT, SAMPLE_DATA, WEIGHTS, QuietHandler, call, training_command, web_server, weights
 
 COUNT = int(os.environ.get("KILLS", "4"))
 WORDS = ("yes", "no", "up")
@@ -33,10 +31,7 @@ def slow_server(tmp_path):
         for word in WORDS:
             tar.add(SAMPLE_DATA / word, arcname=word)
 
-    class Slow(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
+    class Slow(QuietHandler):
         def copyfile(self, source, outputfile):
             content = source.read()
             for part in np.array_split(np.frombuffer(content, np.uint8), 10):
@@ -46,13 +41,8 @@ def slow_server(tmp_path):
                 except OSError:
                     return
 
-    handler = functools.partial(Slow, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
+    with web_server(folder, Slow) as address:
+        yield address
 
 
 def watch(command, folder, changes=None, delay=0.0):

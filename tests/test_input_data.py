@@ -1,13 +1,10 @@
 """From archive to features: real archives over HTTP, real files, and TensorFlow's ops as the reference."""
 
-import functools
 import hashlib
-import http.server
 import io
 import os
 import shutil
 import tarfile
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +14,7 @@ import soundfile
 
 import input_data
 import plain
-from conftest import RECORDINGS, SAMPLE_DATA
+from conftest import RECORDINGS, SAMPLE_DATA, web_server
 from settings import Settings, UserError
 
 RATE = 16000
@@ -373,18 +370,8 @@ def test_a_test_folder_with_a_strange_label_is_an_error(tmp_path):
 def server(tmp_path):
     """A web server for the folder tmp_path/www."""
     (tmp_path / "www").mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    handler = functools.partial(Quiet, directory=tmp_path / "www")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
+    with web_server(tmp_path / "www") as address:
+        yield address
 
 
 def pack(tmp_path, name="words.tar.gz", members=()):
