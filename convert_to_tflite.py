@@ -9,15 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-import deployment
 import input_data
 import models
-from architectures import unrolled
-from reports import Report
-from settings import SILENCE_INDEX, UserError, bounded, new_parser, quiet, run, write_bytes, write_text
+from input_data import DataOptions
+from kws import checkpoints, firmware
+from kws.cli import UserError, bounded, new_parser, options_from, run
+from kws.files import write_bytes, write_text
+from kws.quiet_tf import quiet, tf
+from kws.reports import Report
+from kws.settings import SILENCE_INDEX, SettingsFlags
+from kws.tflite import TFLiteModel, embed_settings, operator_names
 
-CALIBRATION_CLIPS = 500
-SHARE_BELOW_RANGE = 0.01  # of the features; chosen on the validation partition
+CALIBRATION_CLIPS = 500  # ranges hardly change with more
+SATURATED_BELOW = 0.01  # of the features; chosen on the validation partition
 
 
 def parse_arguments():
@@ -49,8 +53,8 @@ def parse_arguments():
     )
     parser.add_argument(
         "--vela",
-        choices=deployment.VELA_TARGETS,
-        help="compile the file for this Ethos-U NPU with Arm's vela (pip install ethos-u-vela), and say what "
+        choices=firmware.VELA_TARGETS,
+        help="compile the file for this Ethos-U NPU with Arm's vela (pip install ethos-u-vela), and print what "
         "it needs there",
     )
     parser.add_argument(
@@ -69,37 +73,37 @@ def parse_arguments():
         )
     if args.vela and args.inference_type == "fp32":
         parser.error("--vela needs an integer model: --inference_type int8 or int16")
-    if args.vela and not deployment.vela_is_installed():
+    if args.vela and not firmware.vela_is_installed():
         parser.error("--vela needs Arm's compiler: pip install ethos-u-vela")
     return args
 
 
 def main():
     args = parse_arguments()
-    model, settings = models.load_checkpoint(args.checkpoint, args)
-    data = input_data.open_data(args, settings)
-    kind = "_quantized" if args.quantize else ""
-    output = Path(args.output or f"{settings.model_architecture}{kind}.tflite")
+    network, settings = checkpoints.load_checkpoint(args.checkpoint, SettingsFlags.from_arguments(args))
+    data_options = options_from(DataOptions, args)
+    data = input_data.open_data(data_options, settings)
+    suffix = "_quantized" if args.quantize else ""
+    output = Path(args.output or f"{settings.model_architecture}{suffix}.tflite")
     array = output if output.suffix in (".c", ".cc", ".cpp") else None
     output = output.with_suffix(".tflite") if array else output
     calibration = None
     if args.quantize:
         calibration = calibration_features(data.validation, settings, args.seed)
-    content = convert(model, settings, calibration, args.inference_type)
-    write_bytes(output, models.with_settings(content, settings))
+    content = convert(network, settings, calibration, args.inference_type)
+    write_bytes(output, embed_settings(content, settings))
     print(f"wrote {output}: {output.stat().st_size:,} bytes")
 
-    scores, _ = models.load_tflite(output, args)
-    heard = scores(input_data.features(data.testing, settings))
-    name = f"{output}: testing, {input_data.protocol(args)}"
-    print(Report.of(name, settings.labels, data.testing.label, heard).summary())
+    scores = TFLiteModel(output).predict(input_data.features(data.testing, settings.front_end))
+    name = f"{output}: testing, {data_options.protocol}"
+    print(Report.from_scores(name, settings.labels, data.testing.label, scores).summary())
     if args.vela:
-        output, needs = deployment.compile_for_npu(output, args.vela)
-        print(f"wrote {output} for {args.vela}: {needs}")
+        output, npu_cost = firmware.compile_for_npu(output, args.vela)
+        print(f"wrote {output} for {args.vela}: {npu_cost}")
     if array:
-        write_text(array, deployment.c_array(array.stem, output.read_bytes()))
-        print(f"wrote {array}, {output} as an array; what it needs of TensorFlow Lite Micro:")
-        print(deployment.resolver(models.tflite_operators(output.read_bytes())))
+        write_text(array, firmware.c_array(array.stem, output.read_bytes()))
+        print(f"wrote {array}, {output} as an array; its operators in TensorFlow Lite Micro:")
+        print(firmware.resolver(operator_names(output.read_bytes())))
 
 
 def calibration_features(clips, settings, seed):
@@ -113,30 +117,29 @@ def calibration_features(clips, settings, seed):
         raise UserError("no clips for validation, so there is nothing to calibrate the quantized model with")
     count = min(CALIBRATION_CLIPS, len(recordings))
     chosen = np.random.default_rng(seed).choice(recordings, count, replace=False)
-    features = input_data.features(clips.take(chosen), settings)
-    return np.maximum(features, np.quantile(features, SHARE_BELOW_RANGE).astype(np.float32))
+    features = input_data.features(clips.take(chosen), settings.front_end)
+    return np.maximum(features, np.quantile(features, SATURATED_BELOW).astype(np.float32))
 
 
 def convert(model, settings, calibration, inference_type) -> bytes:
     """The TFLite form of a Keras model; float where `calibration` is None."""
-    from backend import tf
-
-    model = unrolled(model)
+    model = models.unrolled(model)
     shape = tf.TensorSpec([1, settings.feature_count], tf.float32, name="input")
     function = tf.function(model).get_concrete_function(shape)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
     if calibration is not None:
-        kinds = tf.lite.OpsSet
+        operators = tf.lite.OpsSet
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([row[None]] for row in calibration)
         converter.target_spec.supported_ops = [
-            kinds.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+            operators.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
             if inference_type == "int16"
-            else kinds.TFLITE_BUILTINS_INT8
+            else operators.TFLITE_BUILTINS_INT8
         ]
         converter.inference_input_type = converter.inference_output_type = tf.as_dtype(
             {"fp32": "float32"}.get(inference_type, inference_type)
         )
+        # private, but the only way: per channel files are larger, and older kernels of boards refuse them
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
     with quiet():
         return converter.convert()

@@ -1,19 +1,19 @@
-"""Say how good a model is: accuracy, confusion matrix, precision and recall, on the validation and test sets.
+"""Measure how good a model is: accuracy, confusion matrix, precision and recall, on the validation and test sets.
 
 A model carries its settings, so it needs no other flag; several models end in one table.
 """
 
-from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 import input_data
 import models
-import plots
-import streaming
-from reports import Report, write_json
-from settings import bounded, new_parser, run
+from input_data import DataOptions
+from kws import plots, streaming
+from kws.checkpoints import load
+from kws.cli import bounded, new_parser, options_from, run
+from kws.reports import Evaluation, Report, comparison_table, write_json
+from kws.settings import SettingsFlags
+from kws.streaming import DetectorOptions
 
 
 def parse_arguments():
@@ -36,14 +36,14 @@ def parse_arguments():
     parser.add_argument(
         "--plots",
         metavar="DIR",
-        help="draw confusion matrices, recall per label and the worst misheard clips into this folder",
+        help="draw confusion matrices, recall per label and the clips misclassified with most confidence into this folder",
     )
     input_data.add_arguments(parser)
     models.add_arguments(parser)
     add_stream_arguments(parser)
     args = parser.parse_args()
-    args.models = [*args.checkpoint, *args.tflite_path]
-    if not args.models:
+    args.paths = [*args.checkpoint, *args.tflite_path]
+    if not args.paths:
         parser.error("one of --checkpoint and --tflite_path is needed")
     if bool(args.stream_wav) != bool(args.stream_words):
         parser.error("--stream_wav and --stream_words go together")
@@ -65,7 +65,7 @@ def add_stream_arguments(parser):
     )
     group.add_argument("--stream_wav", metavar="FILE", help="do so on this recording instead")
     group.add_argument(
-        "--stream_words", metavar="FILE", help="with what is said in it: lines of seconds,word (its middle)"
+        "--stream_words", metavar="FILE", help="with the words in it: lines of seconds,word (its middle)"
     )
     group.add_argument(
         "--stream_minutes",
@@ -90,82 +90,92 @@ def main():
     args = parse_arguments()
     if args.stream or args.stream_wav:
         evaluate_streams(args)
-        return
-    loaded = {path: models.load(path, args) for path in args.models}
+    else:
+        evaluate_clips(args)
+
+
+def evaluate_clips(args):
+    """Print a report of each model on each set of clips, and a table of the models."""
+    flags, data_options = SettingsFlags.from_arguments(args), options_from(DataOptions, args)
+    loaded = {path: load(path, flags) for path in args.paths}
     stems = [Path(path).stem for path in loaded]
     titles = {path: Path(path).stem if stems.count(Path(path).stem) == 1 else path for path in loaded}
-    sets, reports, heard = {}, {}, {}
-    for path, (scores, settings) in loaded.items():
-        of_data = without_network(settings)
-        if of_data not in sets:
-            sets[of_data] = labelled_features(args, settings)
-        reports[path], heard[path] = [], {}
-        for name, (clips, features) in sets[of_data].items():
-            given = scores(features)
-            report = Report.of(name, settings.labels, clips.label, given)
-            reports[path].append(report)
-            heard[path][settings.labels, clips.names] = given.argmax(1)
+    known_sets, evaluations = {}, {}
+    for path, model in loaded.items():
+        settings = model.settings
+        key = clips_key(settings)
+        if key not in known_sets:
+            known_sets[key] = labelled_features(data_options, args.test_dir, settings)
+        evaluations[path] = Evaluation(model.cost())
+        for (set_name, protocol), (clips, features) in known_sets[key].items():
+            scores = model.predict(features)
+            report = Report.from_scores(f"{set_name}, {protocol}", settings.labels, clips.label, scores)
+            evaluations[path].add(set_name, report, clips.names, scores)
             print(f"{path}: {report.text()}")
             if args.plots:
-                prefix = f"{titles[path]}_{name.split(',')[0]}"
-                plots.write_report_plots(args.plots, prefix, report, settings, clips, features, given)
-    costs = {path: models.cost(path, settings) for path, (_, settings) in loaded.items()}
-    print(table(reports, heard, costs))
-    if args.plots and len(reports) > 1:
-        last = {titles[path]: of_model[-1] for path, of_model in reports.items()}
-        plots.write_comparison_plot(args.plots, last, {titles[path]: cost for path, cost in costs.items()})
+                prefix = f"{titles[path]}_{set_name}"
+                plots.write_report_plots(args.plots, prefix, report, settings, clips, features, scores)
+    print(comparison_table(evaluations))
+    if args.plots and len(evaluations) > 1:
+        last = {
+            titles[path]: list(evaluation.reports.values())[-1] for path, evaluation in evaluations.items()
+        }
+        costs = {titles[path]: evaluation.cost for path, evaluation in evaluations.items()}
+        plots.write_comparison_plot(args.plots, last, costs)
     if args.json:
-        content = {path: [report.as_dict() for report in of_model] for path, of_model in reports.items()}
+        content = {
+            path: [report.as_dict() for report in evaluation.reports.values()]
+            for path, evaluation in evaluations.items()
+        }
         write_json(args.json, content)
 
 
-def without_network(settings):
-    """What of the settings the clips and features depend on, which models usually share."""
-    return replace(settings, model_architecture="", model_size_info=())
+def clips_key(settings):
+    """What of the settings the clips and their features depend on, which models usually share."""
+    percentages = settings.validation_percentage, settings.testing_percentage
+    return settings.front_end, settings.wanted_words, percentages
 
 
-def labelled_features(args, settings):
-    """The sets to evaluate: {name: (clips, features [n, feature_count])}."""
+def labelled_features(data_options, test_dir, settings):
+    """The sets to evaluate: {(name, protocol): (clips, features [n, feature_count])}."""
     sets = {}
-    if (
-        args.test_dir
-        and args.data_dir == str(input_data.DEFAULT_DATA_DIR)
-        and not Path(args.data_dir).exists()
-    ):
-        print(f"{args.data_dir} is not there: evaluating {args.test_dir} alone")
+    default = data_options.data_dir == str(input_data.DEFAULT_DATA_DIR)
+    if test_dir and default and not Path(data_options.data_dir).exists():
+        print(f"{data_options.data_dir} does not exist: evaluating {test_dir} alone")
     else:
-        data = input_data.open_data(args, settings)
-        mixture = input_data.protocol(args)
-        sets = {f"validation, {mixture}": data.validation, f"testing, {mixture}": data.testing}
-    if args.test_dir:
-        folder = Path(args.test_dir).resolve().name
-        kind = "canonical" if folder.startswith("speech_commands_test_set") else "test_dir"
-        sets[f"{kind}, the clips in {folder}"] = input_data.open_test_dir(args.test_dir, settings)
-    return {name: (clips, input_data.features(clips, settings)) for name, clips in sets.items()}
+        data = input_data.open_data(data_options, settings)
+        sets["validation", data_options.protocol] = data.validation
+        sets["testing", data_options.protocol] = data.testing
+    if test_dir:
+        folder = Path(test_dir).resolve().name
+        name = "canonical" if folder.startswith("speech_commands_test_set") else "test_dir"
+        sets[name, f"the clips in {folder}"] = input_data.open_test_dir(test_dir, settings)
+    return {key: (clips, input_data.features(clips, settings.front_end)) for key, clips in sets.items()}
 
 
 def evaluate_streams(args):
-    """Print, for each model, what it makes of long recordings at several thresholds."""
-    results, made = {}, {}
-    for path in args.models:
-        scores, settings = models.load(path, args)
-        of_data = without_network(settings)
-        if of_data not in made:
-            made[of_data] = recordings(args, settings)
+    """Print false alarms and misses of each model on long recordings at several thresholds."""
+    flags, options = SettingsFlags.from_arguments(args), options_from(DetectorOptions, args)
+    results, known_recordings = {}, {}
+    for path in args.paths:
+        model = load(path, flags)
+        key = clips_key(model.settings)
+        if key not in known_recordings:
+            known_recordings[key] = recordings(args, model.settings)
         chosen = None
-        for recording in made[of_data]:
-            outcomes = streaming.outcomes(recording, scores, settings, args)
-            print(f"{path}: {stream_text(recording, outcomes, settings)}")
+        for recording in known_recordings[key]:
+            outcomes = streaming.outcomes(recording, model, options)
+            print(f"{path}: {streaming.outcomes_text(recording, outcomes, model.settings)}")
             if chosen is None:
                 point = streaming.operating_point(outcomes, args.false_alarms_per_hour)
                 chosen = point.threshold
                 if point.false_alarms > args.false_alarms_per_hour:
                     print(f"  no threshold has at most {args.false_alarms_per_hour:g} false alarms an hour")
             at_chosen = next(outcome for outcome in outcomes if outcome.threshold == chosen)
-            print(f"  threshold {chosen:.2f}: {describe(at_chosen)}, the operating point\n")
+            print(f"  threshold {chosen:.2f}: {at_chosen}, the operating point\n")
             results.setdefault(path, {})[recording.name] = {
                 "words": len(recording.words),
-                "hours": recording.hours(settings),
+                "hours": recording.hours(model.settings),
                 "chosen_threshold": chosen,
                 "outcomes": [outcome._asdict() for outcome in outcomes],
             }
@@ -177,53 +187,12 @@ def recordings(args, settings):
     """The long recordings that the flags ask for; the threshold is chosen on the first."""
     if args.stream_wav:
         return [streaming.read_recording(args.stream_wav, args.stream_words, settings)]
-    data = input_data.open_data(args, settings)
+    data = input_data.open_data(options_from(DataOptions, args), settings)
     sets = {"validation": data.validation, "testing": data.testing}
     return [
         streaming.make_recording(name, clips, data.noise, args.stream_minutes, [args.seed, number], settings)
         for number, (name, clips) in enumerate(sets.items())
     ]
-
-
-def stream_text(recording, outcomes, settings) -> str:
-    hours = recording.hours(settings)
-    lines = [f"{recording.name}, {60 * hours:.1f} minutes with {len(recording.words)} words"]
-    lines += [f"threshold {outcome.threshold:.2f}: {describe(outcome)}" for outcome in outcomes[::10]]
-    return "\n  ".join(lines)
-
-
-def describe(outcome) -> str:
-    missed = f"{100 * outcome.false_rejects:5.1f} % false rejects"
-    return f"{missed}, {outcome.false_alarms:6.1f} false alarms an hour"
-
-
-def table(reports, heard, costs) -> str:
-    """One line per model: its size and cost, its accuracy on each set with N, and on how many clips of all
-    sets it hears what the first model hears.
-    """
-    first = next(iter(reports))
-    sets = [report.name.split(",")[0] for report in reports[first]]
-    rows = [["model", "bytes", "zipped", "parameters", "MACs", *sets, *["as the first"][: len(reports) - 1]]]
-    for path, of_model in reports.items():
-        accuracies = [f"{100 * report.accuracy:.2f} % (N = {report.count:,})" for report in of_model]
-        rows.append([path, *(f"{number:,}" for number in costs[path]), *accuracies])
-        if len(reports) > 1:
-            rows[-1].append(agreement(heard[path], heard[first]))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-
-
-def agreement(heard, first) -> str:
-    """Share of the clips on which two models hear the same, where they heard the same clips."""
-    if heard.keys() != first.keys():
-        return "other clips"
-    return f"{100 * np.mean(np.concatenate([heard[key] == first[key] for key in heard])):.2f} %"
 
 
 if __name__ == "__main__":

@@ -12,9 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-import input_data
-import models
-from settings import MEL_CHANNELS, Settings, UserError, new_parser, run, write_text
+from kws import tflite
+from kws.cli import UserError, new_parser, run
+from kws.download import word_folders
+from kws.features import MEL_CHANNELS, FrontEnd, mfcc, mfcc_tables
+from kws.files import write_text
+from kws.recordings import decode_folders
+from kws.settings import Settings
+from kws.tflite import TFLiteModel, quantize
 
 SOURCES = Path(__file__).resolve().parent / "c"
 SAMPLE_DATA = Path(__file__).resolve().parent / "sample_data"
@@ -56,10 +61,9 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    settings = models.required_settings(args.tflite_path)
-    model = models.TFLiteModel(args.tflite_path)
-    model.check_fits(settings, args.tflite_path)
-    network = read_network(args.tflite_path)
+    model = TFLiteModel(args.tflite_path)
+    settings, front_end = model.settings, model.settings.front_end
+    network = read_network(model.content, args.tflite_path)
     clips = vector_clips(args.data_dir, settings)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,38 +71,38 @@ def main():
         shutil.copy(source, folder / source.name)
     write_text(folder / "kws_model.h", header(network, settings))
     write_text(folder / "kws_model.c", tables(network, settings))
-    write_text(folder / "kws_cmsis_dsp.h", cmsis_dsp_tables(settings))
+    write_text(folder / "kws_cmsis_dsp.h", cmsis_dsp_tables(front_end))
     write_text(folder / "kws_vectors.h", VECTORS_HEADER.replace("COUNT", str(len(clips))))
-    write_text(folder / "kws_vectors.c", vectors(clips, model, settings))
+    write_text(folder / "kws_vectors.c", vectors(clips, model))
     command = f"make -C {shlex.quote(str(folder))}"
     print(f"wrote {folder}: `{command}` builds it and checks it against {len(clips)} clips")
-    print(needs(network, settings))
+    print(cost_text(network, front_end))
 
 
 # ---- the model ----
 
 
-def read_network(path) -> Network:
-    """The layers of an int8 TFLite file; UserError where it is of another kind, or damaged."""
+def read_network(content: bytes, path) -> Network:
+    """The layers of an int8 TFLite file; UserError naming `path` where it is of another kind, or damaged."""
     try:
-        return _network(path)
+        return _network(content, path)
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
 
 
-def _network(path):
+def _network(content, path):
     from ai_edge_litert import schema_py_generated as schema
 
-    model = models.parse_tflite(Path(path).read_bytes())
-    graph, kinds = model.subgraphs[0], schema.BuiltinOperator
+    model = tflite.parse(content)
+    graph, op = model.subgraphs[0], schema.BuiltinOperator
     if any(
         graph.tensors[number].type != schema.TensorType.INT8 for number in (*graph.inputs, *graph.outputs)
     ):
         raise UserError(f"{path} is not int8 throughout: convert it with --inference_type int8")
     found = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in graph.operators]
-    if set(found[:-1]) != {kinds.FULLY_CONNECTED} or found[-1] != kinds.SOFTMAX:
+    if set(found[:-1]) != {op.FULLY_CONNECTED} or found[-1] != op.SOFTMAX:
         raise UserError(
-            f"{path} has the operators {', '.join(models.tflite_operators(Path(path).read_bytes()))}; only "
+            f"{path} has the operators {', '.join(tflite.operator_names(content))}; only "
             "fully connected layers and a softmax can be exported, as in the architectures dnn and single_fc"
         )
 
@@ -162,12 +166,12 @@ extern const kws_vector kws_vectors[KWS_VECTORS];
 
 
 def header(network: Network, settings: Settings) -> str:
-    _, fft_length, filters, _ = input_data.mfcc_tables(settings)
+    _, fft_length, filters, _ = mfcc_tables(settings.front_end)
     sizes = {
         "SAMPLE_RATE": settings.sample_rate,
         "CLIP": settings.clip_samples,
-        "WINDOW": settings.window_samples,
-        "STRIDE": settings.stride_samples,
+        "WINDOW": settings.front_end.window_samples,
+        "STRIDE": settings.front_end.stride_samples,
         "FRAMES": settings.frame_count,
         "COEFFICIENTS": settings.dct_coefficient_count,
         "MEL_CHANNELS": MEL_CHANNELS,
@@ -186,7 +190,7 @@ def header(network: Network, settings: Settings) -> str:
 
 
 def tables(network: Network, settings: Settings) -> str:
-    window, fft_length, filters, dct = input_data.mfcc_tables(settings)
+    window, fft_length, filters, dct = mfcc_tables(settings.front_end)
     angles = 2 * np.pi * np.arange(fft_length // 2) / fft_length
     twiddle = np.stack([np.cos(angles), np.sin(angles)], 1)
     parts = ['#include "kws.h"\n']
@@ -199,10 +203,10 @@ def tables(network: Network, settings: Settings) -> str:
         parts.append(f"static const int8_t weights_{number}[] = {{\n{_numbers(layer.weights)}}};\n")
         bias = layer.bias - layer.input_zero * layer.weights.sum(axis=1, dtype=np.int32)
         parts.append(f"static const int32_t bias_{number}[] = {{\n{_numbers(bias)}}};\n")
-        lowest = layer.output_zero if layer.relu else -128
+        output_min = layer.output_zero if layer.relu else -128
         entries.append(
             f"    {{weights_{number}, bias_{number}, {inputs}, {outputs}, "
-            f"{layer.output_zero}, {multiplier}, {shift}, {lowest}}},\n"
+            f"{layer.output_zero}, {multiplier}, {shift}, {output_min}}},\n"
         )
     parts.append(f"const kws_layer kws_layers[KWS_LAYERS] = {{\n{''.join(entries)}}};\n")
     distances = np.exp(-np.float32(network.logits[0]) * np.arange(256, dtype=np.float32))
@@ -214,7 +218,8 @@ def tables(network: Network, settings: Settings) -> str:
     ):
         parts.append(f"const float {declaration} = {{\n{_numbers(values)}}};\n")
     bins = "".join(
-        f"    {{{_float(into)}, {_float(above)}, {channel}}},\n" for into, above, channel in mel_bins(filters)
+        f"    {{{_float(weight)}, {_float(above)}, {channel}}},\n"
+        for weight, above, channel in mel_bins(filters)
     )
     parts.append(f"const kws_bin kws_bins[KWS_BINS] = {{\n{bins}}};\n")
     return "\n".join(parts)
@@ -250,9 +255,9 @@ CMSIS_DSP_HEADER = """\
 """
 
 
-def cmsis_dsp_tables(settings: Settings) -> str:
+def cmsis_dsp_tables(front_end: FrontEnd) -> str:
     """The tables that CMSIS-DSP's arm_mfcc_init_f32 takes, as a header."""
-    window, fft_length, filters, dct = input_data.mfcc_tables(settings)
+    window, fft_length, filters, dct = mfcc_tables(front_end)
     louder = 1e6
     padded = np.pad(louder * window, (0, fft_length - len(window)))
     bins = [np.flatnonzero(channel) for channel in filters.T]
@@ -294,49 +299,54 @@ def _float(value) -> str:
 def vector_clips(data_dir, settings) -> list[tuple[str, np.ndarray]]:
     """Names and samples, int16 [clip_samples], of a few recordings: of different words, wanted ones first."""
     folder = Path(data_dir)
-    present = input_data.word_folders(folder)
+    present = word_folders(folder)
     words = [word for word in settings.wanted_words if word in present]
     words = (words + [word for word in present if word not in words])[:VECTORS]
     if not words:
         raise UserError(f"{folder} has no recordings: expected {folder}/<word>/<clip>.wav")
-    shards = input_data.decode_folders(folder, words, settings)
+    shards = decode_folders(folder, words, settings.front_end)
     clips = [(f"{word}/{shard.names[0]}", shard.pcm[0]) for word, shard in shards.items() if shard.names]
     return [*clips, ("silence", np.zeros(settings.clip_samples, np.int16))]
 
 
-def vectors(clips, model, settings) -> str:
+def vectors(clips, model) -> str:
     parts = []
     for name, samples in clips:
-        features = input_data.mfcc(samples[None].astype(np.float32), settings, full_scale=32768)
-        given = models.quantize(features, model.input)
-        scores = model.run(given)
-        arrays = (f"    {{\n{_numbers(values)}    }},\n" for values in (samples, given[0], scores[0]))
+        features = mfcc(samples[None], model.settings.front_end)
+        input_tensor = quantize(features, model.input)
+        scores = model.run(input_tensor)
+        arrays = (f"    {{\n{_numbers(values)}    }},\n" for values in (samples, input_tensor[0], scores[0]))
         parts.append(f'    {{"{name}",\n{"".join(arrays)}    }},\n')
     return (
         f'#include "kws_vectors.h"\n\nconst kws_vector kws_vectors[KWS_VECTORS] = {{\n{"".join(parts)}}};\n'
     )
 
 
-# ---- what it needs ----
+# ---- what it costs ----
 
 
-def needs(network: Network, settings: Settings) -> str:
-    """Flash, RAM and multiply-accumulates, in words."""
-    window, fft_length, filters, dct = input_data.mfcc_tables(settings)
+def cost_text(network: Network, front_end: FrontEnd) -> str:
+    """Flash, RAM and multiply-accumulates of the module, in words."""
+    window, fft_length, filters, dct = mfcc_tables(front_end)
+    float_size, bin_size = 4, 12  # bytes; kws_bin is two floats and an int
     weights = sum(layer.weights.size + 4 * layer.bias.size for layer in network.layers)
-    constants = 4 * (256 + len(window) + fft_length + dct.size) + 12 * len(filters)
+    softmax_table = 256
+    tables = float_size * (softmax_table + len(window) + fft_length + dct.size) + bin_size * len(filters)
     widest = max(len(layer.bias) for layer in network.layers)
-    shared = 2 * max(0, settings.window_samples - settings.stride_samples)
-    memory = 4 * fft_length + 2 * widest + settings.feature_count + shared
-    of_network = sum(layer.weights.size for layer in network.layers)
+    overlap = max(
+        0, front_end.window_samples - front_end.stride_samples
+    )  # samples of the stream that are kept
+    memory = float_size * fft_length + 2 * widest + front_end.feature_count + 2 * overlap
     stages = int(math.log2(fft_length // 2))
-    of_frame = len(window) + fft_length * stages + 8 * len(filters) + 2 * len(filters) + dct.size
-    frames = settings.sample_rate / settings.stride_samples
+    of_frame = len(window) + dct.size
+    of_frame += fft_length * stages  # radix 2: four for each of fft_length / 4 butterflies of a stage
+    of_frame += 8 * len(filters) + 2 * len(filters)  # unpacking the real FFT; magnitudes into two filters
+    frames = front_end.sample_rate / front_end.stride_samples
     return (
-        f"flash: {weights:,} bytes of weights and biases, {constants:,} of other tables, and code\n"
+        f"flash: {weights:,} bytes of weights and biases, {tables:,} of other tables, and code\n"
         f"RAM: {memory:,} bytes (FFT buffer, layers, the stream), and stack\n"
         f"multiply-accumulates: {frames * of_frame:,.0f} for the features of a second of audio, "
-        f"{of_network:,} each time a clip is classified"
+        f"{sum(layer.weights.size for layer in network.layers):,} each time a clip is classified"
     )
 
 

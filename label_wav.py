@@ -1,4 +1,4 @@
-"""Name the words in recordings: one label for a recording no longer than a clip, detections for a longer one.
+"""Find the words in recordings: one label for a recording no longer than a clip, detections for a longer one.
 
 MODEL is a checkpoint or a TFLite file. A FILE - stands for standard input: raw 16-bit little-endian mono PCM
 at the model's sample rate, such as `arecord -t raw -f S16_LE -r 16000 | python label_wav.py MODEL -` gives.
@@ -10,10 +10,12 @@ import sys
 
 import numpy as np
 
-import input_data
-import models
-import streaming
-from settings import UserError, bounded, new_parser, run
+from kws import streaming
+from kws.checkpoints import load
+from kws.cli import UserError, new_parser, options_from, run
+from kws.features import mfcc
+from kws.recordings import BadAudio, audio_blocks, one_clip, open_audio
+from kws.streaming import DetectorOptions
 
 
 def parse_arguments():
@@ -21,58 +23,50 @@ def parse_arguments():
     parser.add_argument("model_path", metavar="MODEL", help="a checkpoint, SavedModel or TFLite file")
     parser.add_argument("files", metavar="FILE", nargs="+", help="recordings, or - for standard input")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line instead")
-    parser.add_argument(
-        "--threshold",
-        type=bounded(float, 0, 1),
-        default=0.7,
-        metavar="S",
-        help="lowest smoothed score of a detection in a long recording",
-    )
+    streaming.add_threshold(parser)
     streaming.add_arguments(parser)
     return parser.parse_args()
 
 
 def main():
     args = parse_arguments()
-    models.required_settings(args.model_path)
-    scores, settings = models.load(args.model_path, args)
+    options = options_from(DetectorOptions, args)
+    model = load(args.model_path)
     for file in args.files:
         if file == "-":
-            hop = streaming.hop_samples(args, settings)
-            label_stream(file, standard_input(hop), scores, settings, args)
+            blocks = standard_input(options.hop_samples(model.settings.front_end))
+            label_stream(file, blocks, model, options, args.json)
         else:
-            label_file(file, scores, settings, args)
+            label_file(file, model, options, args.json)
 
 
-def label_file(path, scores, settings, args):
+def label_file(path, model, options, as_json):
     """Print the label of a short recording, or the detections in a longer one."""
+    settings = model.settings
     try:
-        with input_data.open_audio(path) as file:
-            blocks = input_data.audio_blocks(file, settings.sample_rate)
-            if file.frames / file.samplerate - settings.clip_duration_ms / 1000 >= args.hop_ms / 1000:
-                label_stream(path, blocks, scores, settings, args)
+        with open_audio(path) as file:
+            blocks = audio_blocks(file, settings.sample_rate)
+            longer_ms = 1000 * file.frames / file.samplerate - settings.clip_duration_ms
+            if longer_ms >= options.hop_ms:  # more than one window fits
+                label_stream(path, blocks, model, options, as_json)
                 return
             samples = np.concatenate([*blocks])
-    except input_data.BadAudio as error:
+    except BadAudio as error:
         raise UserError(f"{path} {error}") from None
-    clip = input_data.one_clip(samples, settings.clip_samples).astype(np.float32)
-    heard = scores(input_data.mfcc(clip[None], settings, full_scale=32768))[0]
-    say(path, settings, int(heard.argmax()), float(heard.max()), None, args)
+    clip = one_clip(samples, settings.clip_samples)
+    scores = model.predict(mfcc(clip[None], settings.front_end))[0]
+    print_label(path, settings.labels[scores.argmax()], float(scores.max()), None, as_json)
 
 
-def label_stream(name, blocks, scores, settings, args):
-    """Print the detections in a recording as they are made; say so where there were none."""
-    detector = streaming.Detector(args, settings, args.threshold)
-    detections = (
-        detection
-        for heard in streaming.window_scores(blocks, scores, settings, streaming.hop_samples(args, settings))
-        for detection in detector(heard)
-    )
+def label_stream(name, blocks, model, options, as_json):
+    """Print the detections in a recording as they are made, or that there were none."""
+    detections = streaming.detections_in(blocks, model, options)
     first = next(detections, None)
-    if first is None and not args.json:
+    if first is None and not as_json:
         print(f"{name}: nothing detected")
     for detection in itertools.chain([first] if first else [], detections):
-        say(name, settings, detection.label, detection.score, detection.seconds, args)
+        label = model.settings.labels[detection.label]
+        print_label(name, label, detection.score, detection.seconds, as_json)
 
 
 def standard_input(block_samples):
@@ -81,15 +75,15 @@ def standard_input(block_samples):
         yield np.frombuffer(block[: len(block) // 2 * 2], "<i2")
 
 
-def say(name, settings, label, score, seconds, args):
-    if args.json:
-        content = {"file": name, "label": settings.labels[label], "score": round(score, 4)}
+def print_label(name, label, score, seconds, as_json):
+    if as_json:
+        content = {"file": name, "label": label, "score": round(score, 4)}
         if seconds is not None:
             content["seconds"] = round(seconds, 3)
         print(json.dumps(content), flush=True)
     else:
         when = "" if seconds is None else f"{seconds:.1f} s  "
-        print(f"{name}: {when}{settings.labels[label]} {score:.2f}", flush=True)
+        print(f"{name}: {when}{label} {score:.2f}", flush=True)
 
 
 if __name__ == "__main__":

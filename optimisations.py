@@ -1,9 +1,8 @@
 """Prepare the weights of a trained model for its small forms, and fine-tune them.
 
-clustering leaves each kernel at most 32 distinct values, and takes those that compress well. quantization
+clustering leaves each kernel at most 32 distinct values, and chooses those that compress well. quantization
 leaves each kernel the values that int8 weights can have, so that conversion changes no weight; clustering
-does so too in fully connected layers. The same command given again goes
-on where it was interrupted.
+does so too in fully connected layers. The same command resumes an interrupted run.
 """
 
 from pathlib import Path
@@ -12,12 +11,19 @@ import numpy as np
 
 import input_data
 import models
-import training
-from architectures import fully_connected, kernels
-from reports import Report
-from settings import SILENCE_INDEX, UserError, new_parser, run
+from input_data import DataOptions
+from kws import checkpoints, training
+from kws.augmentation import Augmentation
+from kws.batch_norm import fold_batch_norm_in_place
+from kws.checkpoints import KerasModel
+from kws.cli import UserError, new_parser, options_from, run
+from kws.files import fingerprint
+from kws.quiet_tf import keras
+from kws.reports import Report
+from kws.settings import SILENCE_INDEX, SettingsFlags
+from kws.training import TrainingOptions
 
-CLIPS_TO_MEASURE_ON = 1000
+CLIPS_TO_MEASURE_ON = 1000  # for the mean squares of inputs, which hardly change with more
 
 
 def parse_arguments():
@@ -35,7 +41,7 @@ def parse_arguments():
         help="values that kernels keep: 32 that compress well, or those of 8 bits and one scale",
     )
     input_data.add_arguments(parser)
-    input_data.add_augmentation_arguments(parser)
+    input_data.add_training_arguments(parser)
     models.add_arguments(parser)
     training.add_arguments(parser, steps="3750,750", rates="0.001,0.0001", train_dir="clustered")
     return parser.parse_args()
@@ -43,70 +49,83 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    training.check_arguments(args)
-    model, settings = models.load_checkpoint(args.checkpoint, args)
-    data = input_data.open_data(args, settings)
-    training.check_clips(data, settings, args)
+    options = options_from(TrainingOptions, args)
+    variation = options_from(Augmentation, args)
+    data_options = options_from(DataOptions, args)
+    network, settings = checkpoints.load_checkpoint(args.checkpoint, SettingsFlags.from_arguments(args))
+    data = input_data.open_data(data_options, settings)
+    training.check_data(data, settings, data_options.data_dir, variation)
+    test_features = input_data.features(data.testing, settings.front_end)
 
-    from backend import keras
+    def report(when, model):
+        name = f"testing {when} {args.method}, {data_options.protocol}"
+        return Report.from_scores(name, settings.labels, data.testing.label, model.predict(test_features))
 
-    keras.utils.set_random_seed(args.seed)
-    test_features = input_data.features(data.testing, settings)
-    before = report(f"before {args.method}", model, test_features, data, settings, args)
+    keras.utils.set_random_seed(options.seed)
+    before = report("before", KerasModel(network, settings))
     print(before.summary())
 
-    best = Path(args.train_dir) / "best"
-    models.settle_batch_norm(model)
-    start = f"{training.fingerprint(models.checkpoint_files(args.checkpoint))}, {args.method}"
+    best = Path(options.train_dir) / "best"
+    fold_batch_norm_in_place(network)
+    if args.method == "clustering":
+        latent = clustered_weights(network, data.validation, settings, options.seed)
+    else:
+        latent = int8_weights(network)
     training.fit(
-        *(model, data, settings, args, start),
-        lambda name: models.keep_best(model, settings, best, name),
-        straight_through(model, args.method, data, settings, args.seed),
+        network,
+        data,
+        settings,
+        options,
+        variation,
+        data_options,
+        start=f"{fingerprint(checkpoints.checkpoint_files(args.checkpoint))}, {args.method}",
+        save=lambda name: checkpoints.keep_best(network, settings, best, name),
+        latent=latent,
     )
 
-    model, _ = models.load_checkpoint(best, args)
-    for layer in model.layers:
-        for kernel in kernels(layer):
+    model = checkpoints.load(best)
+    for layer in model.network.layers:
+        for kernel in models.kernels(layer):
             print(f"distinct values of {kernel.name.removesuffix(':0')}: {len(np.unique(kernel))}")
     print(before.summary())
-    print(report(f"after {args.method}", model, test_features, data, settings, args).summary())
-    print(f"checkpoint after {args.method}: {models.checkpoint_prefix(best)}")
+    print(report("after", model).summary())
+    print(f"checkpoint after {args.method}: {checkpoints.checkpoint_prefix(best)}")
 
 
-def straight_through(model, method, data, settings, seed):
-    """What makes training keep the kernels of `model` to the values that `method` allows."""
-    from backend import keras
-    from straight_through import Clusters, EightBits, StraightThrough
+def int8_weights(network):
+    """LatentWeights whose kernels take the values of int8; UserError where conversion would use other scales."""
+    from kws.quantizers import EightBitValues, LatentWeights
 
-    if method == "quantization" and not fully_connected(model):
+    if not models.fully_connected(network):
         raise UserError("--method quantization is for models of fully connected layers alone")
-    if method == "quantization":
-        kinds = {kernel.ref(): EightBits() for layer in model.layers for kernel in kernels(layer)}
-        return StraightThrough(model, kinds)
+    kernels = [kernel for layer in network.layers for kernel in models.kernels(layer)]
+    return LatentWeights(network, {kernel.ref(): EightBitValues() for kernel in kernels})
 
-    real = np.flatnonzero(data.validation.label != SILENCE_INDEX)
-    chosen = np.random.default_rng(seed).permutation(real)[:CLIPS_TO_MEASURE_ON]
-    features = input_data.features(data.validation.take(chosen), settings)
-    roundings = {}
-    for layer in filter(kernels, reversed(model.layers)):  # so that the inputs of a layer are still unchanged
-        of_inputs, *of_states = kernels(layer)
-        inputs = models.keras_scores(keras.Model(model.input, layer.input))(features)
+
+def clustered_weights(network, clips, settings, seed):
+    """LatentWeights whose kernels take at most 32 values, chosen by what the layers' inputs are on `clips`.
+
+    The biases of fully connected layers are corrected by what clustering adds to their sums on average.
+    """
+    from kws.quantizers import Clusters, LatentWeights
+
+    recordings = np.flatnonzero(clips.label != SILENCE_INDEX)
+    chosen = np.random.default_rng(seed).permutation(recordings)[:CLIPS_TO_MEASURE_ON]
+    features = input_data.features(clips.take(chosen), settings.front_end)
+    quantizers = {}
+    # from the last layer on, so that no bias below has changed when the inputs of a layer are measured
+    for layer in filter(models.kernels, reversed(network.layers)):
+        input_kernel, *state_kernels = models.kernels(layer)
+        inputs = checkpoints.keras_predictor(keras.Model(network.input, layer.input))(features)
         mean_square = np.square(inputs).mean(axis=tuple(range(inputs.ndim - 1)))[:, None]
         dense = isinstance(layer, keras.layers.Dense)
-        clusters = Clusters(of_inputs, mean_square, eight_bits=dense)
-        if dense:  # what rounding adds to the sums on average
-            layer.bias.assign_add(inputs.mean(0) @ (of_inputs - clusters(of_inputs)).numpy())
-        roundings[of_inputs.ref()] = clusters
-        roundings |= {
-            kernel.ref(): Clusters(kernel, np.ones((1, 1)), eight_bits=False) for kernel in of_states
-        }
-    return StraightThrough(model, roundings)
-
-
-def report(when, model, test_features, data, settings, args):
-    scores = models.keras_scores(model)(test_features)
-    name = f"testing {when}, {input_data.protocol(args)}"
-    return Report.of(name, settings.labels, data.testing.label, scores)
+        clusters = Clusters(input_kernel, mean_square, eight_bits=dense)
+        if dense:
+            layer.bias.assign_add(inputs.mean(0) @ (input_kernel - clusters(input_kernel)).numpy())
+        quantizers[input_kernel.ref()] = clusters
+        for kernel in state_kernels:  # their inputs, the states, are all of one size
+            quantizers[kernel.ref()] = Clusters(kernel, np.ones((1, 1)), eight_bits=False)
+    return LatentWeights(network, quantizers)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,28 @@
 """Train a keyword-spotting model: fit it, keep the checkpoint that validates best, and export that one.
 
-The same command given again goes on where it was interrupted.
+The same command resumes an interrupted run.
 """
 
 from pathlib import Path
 
-import numpy as np
-
 import input_data
 import models
-import plots
-import training
-from reports import Report
-from settings import SILENCE_INDEX, new_parser, resolve, run
+from input_data import DataOptions
+from kws import checkpoints, distribution, plots, training
+from kws.augmentation import Augmentation
+from kws.batch_norm import fold_batch_norm_into_plain_model, with_batch_norm
+from kws.cli import new_parser, options_from, run
+from kws.quiet_tf import keras
+from kws.reports import Report
+from kws.run_folder import read_history
+from kws.settings import SettingsFlags
+from kws.training import TrainingOptions
 
 
 def parse_arguments():
     parser = new_parser(__doc__)
     input_data.add_arguments(parser)
-    input_data.add_augmentation_arguments(parser)
+    input_data.add_training_arguments(parser)
     models.add_arguments(parser)
     group = training.add_arguments(parser, steps="15000,3000", rates="0.001,0.0001", train_dir="train")
     group.add_argument(
@@ -37,58 +41,58 @@ def parse_arguments():
     parser.add_argument(
         "--plots",
         metavar="DIR",
-        help="draw learning curves, and what the model hears in the test clips, into this folder",
+        help="draw learning curves, and confusions of the test clips, into this folder",
     )
     return parser.parse_args()
 
 
 def main():
     args = parse_arguments()
-    training.check_arguments(args)
-    settings = resolve(args, None, "")
-    data = input_data.open_data(args, settings)
-    training.check_clips(data, settings, args)
+    options = options_from(TrainingOptions, args)
+    variation = options_from(Augmentation, args)
+    data_options = options_from(DataOptions, args)
+    settings = SettingsFlags.from_arguments(args).resolve()
+    data = input_data.open_data(data_options, settings)
+    training.check_data(data, settings, data_options.data_dir, variation)
 
-    strategy = training.new_strategy(args.distribute)
-
-    from backend import keras
-
-    keras.utils.set_random_seed(args.seed)
-    best = Path(args.train_dir) / "best"
+    strategy = distribution.new_strategy(args.distribute)
+    keras.utils.set_random_seed(options.seed)
     with strategy.scope():
         model = models.build_model(settings)
         if args.batch_norm:
-            real = data.validation.take(np.flatnonzero(data.validation.label != SILENCE_INDEX))
-            model = models.with_batch_norm(model, input_data.features(real, settings))
+            recordings = data.validation.without_silence()
+            model = with_batch_norm(model, input_data.features(recordings, settings.front_end))
+
+    best = Path(options.train_dir) / "best"
 
     def save(name):
-        plain = models.fold_batch_norm(model, settings) if args.batch_norm else model
-        models.keep_best(plain, settings, best, name)
+        plain = fold_batch_norm_into_plain_model(model, settings) if args.batch_norm else model
+        checkpoints.keep_best(plain, settings, best, name)
 
     start = "random, with batch normalisation" if args.batch_norm else "random"
-    training.fit(model, data, settings, args, start, save)
-    number, workers = training.worker(strategy)
-    if number == 0:
-        finish(args, settings, data, best)
+    training.fit(model, data, settings, options, variation, data_options, start=start, save=save)
+    worker, workers = distribution.worker_index_and_count(strategy)
+    if worker == 0:
+        finish(Path(options.train_dir), data, data_options.protocol, args.plots)
     else:
-        print(f"worker {number} of {workers} is done; worker 0 has the model")
+        print(f"worker {worker} of {workers} is done; worker 0 has the model")
 
 
-def finish(args, settings, data, best):
-    """Export the best checkpoint, and say how good it is."""
-    model, _ = models.load_checkpoint(best, args)
-    models.export_saved_model(model, settings, Path(args.train_dir) / "saved_model")
-    models.export_keras_file(model, settings, Path(args.train_dir) / f"{settings.model_architecture}.keras")
-    features = input_data.features(data.testing, settings)
-    scores = models.keras_scores(model)(features)
-    name = f"testing, {input_data.protocol(args)}"
-    report = Report.of(name, settings.labels, data.testing.label, scores)
+def finish(train_dir, data, protocol, plots_folder):
+    """Export the best checkpoint in `train_dir`, and print how good it is."""
+    model = checkpoints.load(train_dir / "best")
+    settings = model.settings
+    checkpoints.export_saved_model(model.network, settings, train_dir / "saved_model")
+    checkpoints.export_keras_file(model.network, settings, train_dir / f"{settings.model_architecture}.keras")
+    features = input_data.features(data.testing, settings.front_end)
+    scores = model.predict(features)
+    report = Report.from_scores(f"testing, {protocol}", settings.labels, data.testing.label, scores)
     print(report.text())
-    if args.plots:
-        plots.write_training_plots(args.plots, training.read_history(args.train_dir))
-        plots.write_report_plots(args.plots, "testing", report, settings, data.testing, features, scores)
-    print(f"best checkpoint: {models.checkpoint_prefix(best)}")
-    print(f"SavedModel and .keras file: {args.train_dir}")
+    if plots_folder:
+        plots.write_training_plots(plots_folder, read_history(train_dir))
+        plots.write_report_plots(plots_folder, "testing", report, settings, data.testing, features, scores)
+    print(f"best checkpoint: {checkpoints.checkpoint_prefix(train_dir / 'best')}")
+    print(f"SavedModel and .keras file: {train_dir}")
 
 
 if __name__ == "__main__":

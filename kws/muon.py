@@ -4,8 +4,8 @@ K. Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/; updates are 
 so that one learning rate serves both, as in arXiv:2502.16982.
 """
 
-from backend import keras, tf
-from settings import UserError
+from kws.cli import UserError
+from kws.quiet_tf import keras, tf
 
 MOMENTUM = 0.95
 ITERATIONS = 4

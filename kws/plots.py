@@ -1,13 +1,14 @@
-"""Pictures of a training and of what a model hears."""
+"""Pictures of a training and of how good a model is."""
 
 import re
 from pathlib import Path
 
 import numpy as np
 
-from models import Cost
-from reports import Report
-from settings import Settings, errors_name
+from kws.files import errors_name
+from kws.reports import Report, misclassified
+from kws.settings import Settings
+from kws.tflite import Cost
 
 INK, ACCENT, SECOND, PALE = "#22313f", "#1f6fb2", "#d9772b", "#d7e3ee"
 CLIPS_SHOWN = 12
@@ -18,17 +19,17 @@ def write_training_plots(folder, history: np.ndarray):
     """Learning curves, from a row for each validation: step, rate, loss, training and validation accuracy."""
     step, rate, loss, training, validation = np.asarray(history, float).reshape(-1, 5).T
     figure = _figure(9, 6.5)
-    of_accuracy, of_loss, of_rate = figure.subplots(
+    accuracy_axes, loss_axes, rate_axes = figure.subplots(
         3, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1.5, 1)}
     )
-    of_accuracy.plot(
+    accuracy_axes.plot(
         step, 100 * training, color=SECOND, label="training (as varied), mean since the last point"
     )
-    of_accuracy.plot(step, 100 * validation, color=ACCENT, label="validation")
+    accuracy_axes.plot(step, 100 * validation, color=ACCENT, label="validation")
     if len(step):
         best = validation.argmax()
-        of_accuracy.plot(step[best], 100 * validation[best], "o", color=ACCENT)
-        of_accuracy.annotate(
+        accuracy_axes.plot(step[best], 100 * validation[best], "o", color=ACCENT)
+        accuracy_axes.annotate(
             f"{100 * validation[best]:.2f} %",
             (step[best], 100 * validation[best]),
             (0, 7),
@@ -36,23 +37,22 @@ def write_training_plots(folder, history: np.ndarray):
             ha="center",
             color=ACCENT,
         )
-    of_accuracy.set_ylabel("accuracy, %")
-    of_accuracy.legend(frameon=False, loc="lower right")
-    of_loss.plot(step, loss, color=SECOND)
-    of_loss.set_ylabel("training loss")
-    of_rate.plot(step, rate, color=INK)
-    of_rate.set_ylabel("learning rate")
-    of_rate.set_ylim(0)
-    of_rate.set_xlabel("step")
-    of_accuracy.margins(y=0.12)
-    for axes in (of_accuracy, of_loss, of_rate):
+    accuracy_axes.set_ylabel("accuracy, %")
+    accuracy_axes.legend(frameon=False, loc="lower right")
+    loss_axes.plot(step, loss, color=SECOND)
+    loss_axes.set_ylabel("training loss")
+    rate_axes.plot(step, rate, color=INK)
+    rate_axes.set_ylabel("learning rate")
+    rate_axes.set_ylim(0)
+    rate_axes.set_xlabel("step")
+    accuracy_axes.margins(y=0.12)
+    for axes in (accuracy_axes, loss_axes, rate_axes):
         axes.grid(color=PALE, linewidth=0.7)
     _save(figure, folder, "learning_curves")
 
 
 def write_report_plots(folder, prefix: str, report: Report, settings: Settings, clips, features, scores):
-    """Confusion matrix, recall of each label, and clips misheard: those heard with most confidence, of
-    different confusions first.
+    """Confusion matrix, recall of each label, and the clips misclassified with most confidence.
 
     `features` [n, feature_count] and `scores` [n, labels] are those of `clips`, which `report` is about.
     """
@@ -61,22 +61,18 @@ def write_report_plots(folder, prefix: str, report: Report, settings: Settings, 
     prefix = re.sub(r"[^\w.-]+", "_", prefix).strip("_")
     _save(_confusion(report), folder, f"{prefix}_confusion")
     _save(_recall(report), folder, f"{prefix}_recall")
-    heard, sure = scores.argmax(1), scores.max(1)
-    wrong = np.flatnonzero(heard != clips.label)
-    wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
-    _, first = np.unique(np.stack([clips.label[wrong], heard[wrong]]), axis=1, return_index=True)
-    wrong = np.concatenate([wrong[np.sort(first)], np.delete(wrong, first)])[:CLIPS_SHOWN]
+    wrong = misclassified(clips.label, scores, CLIPS_SHOWN)
     if len(wrong):
         shown = [
             (
-                f"said {report.labels[clips.label[clip]]}, heard {report.labels[heard[clip]]} "
-                f"{100 * sure[clip]:.0f} %",
+                f"{report.labels[clips.label[clip]]}, predicted {report.labels[scores[clip].argmax()]} "
+                f"{100 * scores[clip].max():.0f} %",
                 clips.names[clip] or "generated silence",
                 features[clip],
             )
             for clip in wrong
         ]
-        _save(_misheard(shown, features, settings), folder, f"{prefix}_misheard")
+        _save(_misclassified(shown, features, settings), folder, f"{prefix}_misclassified")
 
 
 def write_comparison_plot(folder, reports: dict[str, Report], costs: dict[str, Cost]):
@@ -129,8 +125,8 @@ def _confusion(report):
     axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)
     axes.tick_params(which="both", length=0)
-    axes.set_xlabel("heard")
-    axes.set_ylabel("said")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true label")
     _title(axes, report)
     return figure
 
@@ -146,8 +142,8 @@ def _recall(report):
     )
     for place, label in zip(places, order, strict=True):
         recall = report.recall[label]
-        told = "no clips" if np.isnan(recall) else f"{100 * recall:.1f} %"
-        axes.text(1, place, told, va="center", color="white" if recall > 0.15 else INK, fontsize=9)
+        text = "no clips" if np.isnan(recall) else f"{100 * recall:.1f} %"
+        axes.text(1, place, text, va="center", color="white" if recall > 0.15 else INK, fontsize=9)
     axes.set_yticks(places, [report.labels[label] for label in order])
     axes.set_xlim(0, 102)
     axes.set_xlabel("% (bars: recall, dots: precision)")
@@ -157,7 +153,7 @@ def _recall(report):
     return figure
 
 
-def _misheard(shown, features, settings):
+def _misclassified(shown, features, settings):
     figure = _figure(11, 2.3 * -(-len(shown) // 4) + 0.4)
     panels = np.ravel(figure.subplots(-(-len(shown) // 4), 4, squeeze=False))
     mean, deviation = features.mean(0), features.std(0) + 1e-6

@@ -1,42 +1,46 @@
-"""Weights that may take only some values, trained straight through: the gradient at the values taken moves
-free weights, which are rounded to allowed values after every step (arXiv:1511.00363, arXiv:1712.05877).
+"""Quantizers of weights, and training through them.
+
+Latent weights are trained; after each step the model gets their quantized values. The gradient at the quantized
+values moves the latent ones: the straight-through estimator (arXiv:1308.3432, arXiv:1712.05877).
 """
 
 import numpy as np
 
-from backend import tf
+from kws.quiet_tf import tf
 
 CLUSTERS = 32
 PRICE_OF_A_BIT = 0.0055  # in mean squares of a kernel's weights; chosen on the validation partition
-FIRST_BINS = 2000
-ROUNDS = 80
+FIRST_BINS = 2000  # enough that a bin's width does not matter; more only take longer to merge
+ROUNDS = 80  # of moving centroids; they have converged before
 
 
-class StraightThrough(tf.Module):
-    """The weights to train in place of a model's.
+class LatentWeights(tf.Module):
+    """What is trained in place of a model's weights.
 
-    `free` has a variable for each trainable variable of the model, in order. `roundings` maps references of
-    kernels to tf.Modules that give allowed values for free ones; what is not in it stays as it is.
+    `quantizers` maps references of the model's kernels to quantizers (tf.Modules); weights without one are
+    trained as they are. `variables_to_train` has a variable for each trainable variable of the model, in order.
     """
 
-    def __init__(self, model, roundings: dict):
+    def __init__(self, model, quantizers: dict):
         super().__init__()
-        self._variables = model.trainable_variables
-        self._roundings = [roundings.get(variable.ref()) for variable in self._variables]
-        self.free = [
-            tf.Variable(variable) if rounding else variable
-            for variable, rounding in zip(self._variables, self._roundings, strict=True)
+        self._model_variables = model.trainable_variables
+        self._quantizers = [quantizers.get(variable.ref()) for variable in self._model_variables]
+        self.variables_to_train = [
+            tf.Variable(variable) if quantizer else variable
+            for variable, quantizer in zip(self._model_variables, self._quantizers, strict=True)
         ]
-        self.apply()
+        self.quantize_into_model()
 
-    def apply(self):
-        """Give the model the allowed values of the free weights."""
-        for variable, rounding, free in zip(self._variables, self._roundings, self.free, strict=True):
-            if rounding:
-                variable.assign(rounding(free))
+    def quantize_into_model(self):
+        """Give the model the quantized values of the latent weights."""
+        for variable, quantizer, latent in zip(
+            self._model_variables, self._quantizers, self.variables_to_train, strict=True
+        ):
+            if quantizer:
+                variable.assign(quantizer(latent))
 
 
-class EightBits(tf.Module):
+class EightBitValues(tf.Module):
     """The values that int8 weights with one scale have: -127 to 127 times the scale."""
 
     def __call__(self, weights):
@@ -56,14 +60,15 @@ class Clusters(tf.Module):
 
     def __init__(self, kernel, importance: np.ndarray, eight_bits: bool):
         super().__init__()
-        importance = importance + 1e-6 * importance.mean() + 1e-12  # of a silent input: next to nothing
+        # an input that is always 0 makes its weights next to unimportant; 0 would leave their cluster open
+        importance = importance + 1e-6 * importance.mean() + 1e-12
         self._importance = tf.constant(importance / importance.mean(), tf.float32)
         weights, importance = np.ravel(kernel), np.ravel(np.broadcast_to(self._importance, kernel.shape))
         self._price = PRICE_OF_A_BIT * float(np.mean(importance * weights**2))
-        centroids = merged(weights.astype(float), importance.astype(float), self._price)
+        centroids = initial_centroids(weights.astype(float), importance.astype(float), self._price)
         self._centroids = tf.Variable(centroids.astype(np.float32))
         self._bits = tf.Variable(np.full(CLUSTERS, np.log2(CLUSTERS), np.float32))
-        self._eight_bits = EightBits() if eight_bits else tf.identity
+        self._eight_bits = EightBitValues() if eight_bits else tf.identity
         for _ in range(ROUNDS):
             self._improve(tf.convert_to_tensor(kernel))
 
@@ -78,20 +83,20 @@ class Clusters(tf.Module):
 
     @tf.function
     def _improve(self, weights):
-        """Move the centroids to the means of their weights, and count their bits anew."""
+        """Move each centroid to the mean of its weights, and update the bits that it takes."""
         cluster, importance = self._nearest(weights), tf.broadcast_to(self._importance, weights.shape)
 
-        def of_each_cluster(values):
+        def cluster_sums(values):
             return tf.math.unsorted_segment_sum(values, cluster, CLUSTERS)
 
-        count = of_each_cluster(tf.ones_like(weights))
-        means = of_each_cluster(importance * weights) / tf.maximum(of_each_cluster(importance), 1e-30)
+        count = cluster_sums(tf.ones_like(weights))
+        means = cluster_sums(importance * weights) / tf.maximum(cluster_sums(importance), 1e-30)
         self._centroids.assign(tf.where(count > 0, means, self._centroids))
-        share = tf.maximum(count, 0.5) / tf.reduce_sum(count)
-        self._bits.assign(-tf.math.log(share) / np.log(2).astype(np.float32))
+        probability = tf.maximum(count, 0.5) / tf.reduce_sum(count)
+        self._bits.assign(-tf.math.log(probability) / np.log(2).astype(np.float32))  # Shannon
 
 
-def merged(weights: np.ndarray, importance: np.ndarray, price: float) -> np.ndarray:
+def initial_centroids(weights: np.ndarray, importance: np.ndarray, price: float) -> np.ndarray:
     """CLUSTERS centroids to start from, [CLUSTERS]: of many narrow bins, the two neighbours whose union costs
     least are merged again and again (W. H. Equitz, IEEE Trans. ASSP 37(10), 1989).
     """
@@ -107,9 +112,9 @@ def merged(weights: np.ndarray, importance: np.ndarray, price: float) -> np.ndar
         union = count[:-1] + count[1:]
         error = mass[:-1] * mass[1:] / (mass[:-1] + mass[1:]) * np.diff(centroids) ** 2
         saved = all_bits(count[:-1]) + all_bits(count[1:]) - all_bits(union)
-        left = (error - price * saved).argmin()
-        pair = slice(left, left + 2)
-        centroids[left] = np.average(centroids[pair], weights=mass[pair])
-        mass[left], count[left] = mass[pair].sum(), union[left]
-        centroids, mass, count = (np.delete(values, left + 1) for values in (centroids, mass, count))
+        lower = (error - price * saved).argmin()
+        pair = slice(lower, lower + 2)
+        centroids[lower] = np.average(centroids[pair], weights=mass[pair])
+        mass[lower], count[lower] = mass[pair].sum(), union[lower]
+        centroids, mass, count = (np.delete(values, lower + 1) for values in (centroids, mass, count))
     return np.resize(centroids, CLUSTERS)

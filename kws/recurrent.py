@@ -1,6 +1,6 @@
 """A recurrent cell that Keras does not have."""
 
-from backend import keras, tf
+from kws.quiet_tf import keras, tf
 
 
 @keras.saving.register_keras_serializable("keyword_spotting")
@@ -27,11 +27,11 @@ class ProjectedLSTMCell(keras.layers.Layer):
 
     def call(self, inputs, states):
         output, cells = states
-        of_input, of_forget, candidate, of_output = self._sums(inputs, output)
-        to_input, to_forget, to_output = tf.split(self.peepholes, 3)
-        kept = tf.sigmoid(of_forget + to_forget * cells) * cells
-        cells = kept + tf.sigmoid(of_input + to_input * cells) * tf.tanh(candidate)
-        output = (tf.sigmoid(of_output + to_output * cells) * tf.tanh(cells)) @ self.projection_kernel
+        input_gate, forget_gate, candidate, output_gate = self._sums(inputs, output)
+        input_peephole, forget_peephole, output_peephole = tf.split(self.peepholes, 3)
+        kept = tf.sigmoid(forget_gate + forget_peephole * cells) * cells
+        cells = kept + tf.sigmoid(input_gate + input_peephole * cells) * tf.tanh(candidate)
+        output = (tf.sigmoid(output_gate + output_peephole * cells) * tf.tanh(cells)) @ self.projection_kernel
         return output, [output, cells]
 
     def _sums(self, inputs, output):

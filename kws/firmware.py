@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from settings import UserError, write_bytes
+from kws.cli import UserError
+from kws.files import write_bytes
 
-VELA_TARGETS = (
-    *("ethos-u55-32", "ethos-u55-64", "ethos-u55-128", "ethos-u55-256"),
-    *("ethos-u65-256", "ethos-u65-512"),
+VELA_TARGETS = tuple(
+    "ethos-u55-32 ethos-u55-64 ethos-u55-128 ethos-u55-256 ethos-u65-256 ethos-u65-512".split()
 )
 VELA_PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 

@@ -1,17 +1,20 @@
-"""Words in a long recording: windows that slide over it, scores smoothed over time, detections, and how many
-of them are right.
+"""Words in a long recording: windows slide over it, their scores are smoothed over time, a word is detected where
+its score reaches a threshold; false alarms and misses of that.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-import input_data
-from models import Scores
-from settings import UNKNOWN_INDEX, Settings, UserError, bounded
+from input_data import Clips
+from kws.cli import UserError, bounded, flag_adder
+from kws.features import FrontEnd, mfcc
+from kws.recordings import BadAudio, audio_blocks, open_audio, read_audio
+from kws.settings import UNKNOWN_INDEX, Settings
 
 WINDOWS_AT_ONCE = 500
 TOLERANCE_S = 0.75  # between a detection and the middle of the word
@@ -20,30 +23,46 @@ LOUDEST_BACKGROUND = 0.1
 THRESHOLDS = np.arange(20, 100) / 100
 
 
+@dataclass(frozen=True)
+class DetectorOptions:
+    """How words are detected: the flags of `add_arguments`, and --threshold."""
+
+    hop_ms: float = 100
+    smoothing_ms: float = 500
+    refractory_ms: float = 1000
+    threshold: float = 0.7
+
+    def hop_samples(self, front_end: FrontEnd) -> int:
+        return max(1, int(self.hop_ms * front_end.sample_rate / 1000))
+
+
 def add_arguments(parser):
-    """Add the flags that say how words are detected in a long recording."""
+    """Add the flags that say how words are detected in a long recording, and return their group."""
     group = parser.add_argument_group("long recordings")
-    group.add_argument(
-        "--hop_ms", type=bounded(float, 1), default=100, metavar="MS", help="from one window to the next"
-    )
-    group.add_argument(
-        "--smoothing_ms",
-        type=bounded(float, 0),
-        default=500,
+    add = flag_adder(group, DetectorOptions)
+    duration = bounded(float, 0)
+    add("hop_ms", "from one window to the next", type=bounded(float, 1), metavar="MS")
+    add(
+        "smoothing_ms",
+        "scores are means over the windows that begin within this time",
+        type=duration,
         metavar="MS",
-        help="scores are means over the windows that begin within this time",
     )
-    group.add_argument(
-        "--refractory_ms",
-        type=bounded(float, 0),
-        default=1000,
-        metavar="MS",
-        help="nothing is detected for this long after a detection",
+    add("refractory_ms", "nothing is detected for this long after a detection", type=duration, metavar="MS")
+    return group
+
+
+def add_threshold(group):
+    flag_adder(group, DetectorOptions)(
+        "threshold",
+        "lowest smoothed score of a detection in a long recording",
+        type=bounded(float, 0, 1),
+        metavar="S",
     )
 
 
 class Detection(NamedTuple):
-    seconds: float  # the middle of the windows it was heard in
+    seconds: float  # the middle of the windows that were averaged
     label: int  # index into Settings.labels
     score: float  # smoothed
 
@@ -55,16 +74,17 @@ class Detector:
     something was detected less than the refractory time ago (as in Warden, arXiv:1804.03209, section 7).
     """
 
-    def __init__(self, args, settings: Settings, threshold: float):
-        hop = hop_samples(args, settings)
-        self._hop, self._threshold = hop / settings.sample_rate, threshold
-        self._count = 1 + int(args.smoothing_ms * settings.sample_rate / 1000) // hop  # windows averaged
-        self._refractory = args.refractory_ms / 1000
+    def __init__(self, options: DetectorOptions, settings: Settings):
+        hop = options.hop_samples(settings.front_end)
+        self._hop, self._threshold = hop / settings.sample_rate, options.threshold
+        # windows averaged
+        self._count = 1 + int(options.smoothing_ms * settings.sample_rate / 1000) // hop
+        self._refractory = options.refractory_ms / 1000
         self._middle = settings.clip_duration_ms / 2000
         self._recent = np.zeros((0, len(settings.labels)), np.float32)
         self._windows, self._last = 0, -np.inf
 
-    def __call__(self, scores: np.ndarray) -> list[Detection]:
+    def detect(self, scores: np.ndarray) -> list[Detection]:
         """The detections in the next windows' scores, float [windows, labels]."""
         known = np.concatenate([self._recent, scores])
         sums = np.cumsum(np.concatenate([np.zeros((1, known.shape[1])), known]), axis=0, dtype=np.float64)
@@ -73,43 +93,66 @@ class Detector:
         smoothed = (sums[ends] - sums[begins]) / (ends - begins)[:, None]
         best = smoothed.argmax(1)
         reached = (smoothed.max(1) >= self._threshold) & (best > UNKNOWN_INDEX)
-        found = []
+        detections = []
         for window in np.flatnonzero(reached):
-            delay = (ends[window] - begins[window] - 1) * self._hop / 2
+            delay = (ends[window] - begins[window] - 1) * self._hop / 2  # of a mean over windows
             seconds = (self._windows + window) * self._hop + self._middle - delay
             if seconds - self._last >= self._refractory:
-                found.append(Detection(float(seconds), int(best[window]), float(smoothed[window].max())))
+                score = float(smoothed[window].max())
+                detections.append(Detection(float(seconds), int(best[window]), score))
                 self._last = seconds
         self._windows += len(scores)
         self._recent = known[max(0, len(known) - self._count + 1) :]
-        return found
+        return detections
 
 
-def hop_samples(args, settings: Settings) -> int:
-    return max(1, int(args.hop_ms * settings.sample_rate / 1000))
-
-
-def window_scores(
-    blocks: Iterable[np.ndarray], scores: Scores, settings: Settings, hop: int
-) -> Iterator[np.ndarray]:
+def window_scores(blocks: Iterable[np.ndarray], model, hop: int) -> Iterator[np.ndarray]:
     """Scores [windows, labels] of the windows that each of `blocks`, int16 [samples], completes.
 
-    Windows are a clip long and begin every `hop` samples. What is kept is less than a clip and a block.
+    `model` is a loaded one. Windows are a clip long and begin every `hop` samples. Less than a clip and a
+    block is kept.
     """
-    left, skip = np.zeros(0, np.int16), 0  # samples from the next window on, or still before it
+    front_end = model.settings.front_end
+    length = front_end.clip_samples
+    kept = np.zeros(0, np.int16)  # from the start of the next window on
+    skip = 0  # samples still to come before the next window starts; not 0 only where a hop exceeds a clip
     for block in blocks:
-        samples = np.concatenate([left, block[skip:]])
+        samples = np.concatenate([kept, block[skip:]])
         skip = max(0, skip - len(block))
-        count = max(0, (len(samples) - settings.clip_samples) // hop + 1)
+        count = max(0, (len(samples) - length) // hop + 1)
         for first in range(0, count, WINDOWS_AT_ONCE):
             starts = hop * np.arange(first, min(first + WINDOWS_AT_ONCE, count))
-            audio = np.stack([samples[start : start + settings.clip_samples] for start in starts])
-            yield scores(input_data.mfcc(audio.astype(np.float32), settings, full_scale=32768))
+            audio = np.stack([samples[start : start + length] for start in starts])
+            yield model.predict(mfcc(audio, front_end))
         skip += max(0, count * hop - len(samples))
-        left = samples[count * hop :]
+        kept = samples[count * hop :]
 
 
-# ---- how good ----
+def detections_in(blocks: Iterable[np.ndarray], model, options: DetectorOptions) -> Iterator[Detection]:
+    """The detections in audio that comes in blocks, int16 [samples], as they are made."""
+    detector = Detector(options, model.settings)
+    for scores in window_scores(blocks, model, options.hop_samples(model.settings.front_end)):
+        yield from detector.detect(scores)
+
+
+def detect(path, model, options: DetectorOptions = DetectorOptions()) -> Iterator[Detection]:  # noqa: B008  (frozen)
+    """The detections in a recording of any length, rate and format; `model` as kws.checkpoints.load returns it.
+
+    A recording shorter than the model's clip is followed by silence. Raises UserError where it cannot be read.
+    """
+    front_end = model.settings.front_end
+    try:
+        with open_audio(path) as file:
+            padding = max(0, front_end.clip_samples - file.frames * front_end.sample_rate // file.samplerate)
+            blocks = itertools.chain(
+                audio_blocks(file, front_end.sample_rate), [np.zeros(padding, np.int16)] if padding else []
+            )
+            yield from detections_in(blocks, model, options)
+    except BadAudio as error:
+        raise UserError(f"{path} {error}") from None
+
+
+# ---- false alarms and misses ----
 
 
 @dataclass(frozen=True)
@@ -125,15 +168,19 @@ class Recording:
 
 
 class Outcome(NamedTuple):
-    """What a detector made of a recording at one threshold."""
+    """How good a detector is on a recording at one threshold."""
 
     threshold: float
     false_rejects: float  # share of the words that were not detected, 0 to 1
     false_alarms: float  # detections per hour that match no word
 
+    def __str__(self):
+        missed = f"{100 * self.false_rejects:5.1f} % false rejects"
+        return f"{missed}, {self.false_alarms:6.1f} false alarms an hour"
+
 
 def make_recording(
-    name: str, clips: input_data.Clips, noise, minutes: float, seed: list[int], settings: Settings
+    name: str, clips: Clips, noise, minutes: float, seed: list[int], settings: Settings
 ) -> Recording:
     """A recording of clips drawn from `clips` in background noise: wanted and unknown words in turn at
     random, with pauses between them.
@@ -167,13 +214,13 @@ def make_recording(
 def read_recording(path, labels_path, settings: Settings) -> Recording:
     """A recording and the words in it, from a file with a line `seconds,word` for the middle of each."""
     try:
-        samples, _ = input_data.read_audio(path, settings.sample_rate)
+        samples, _ = read_audio(path, settings.sample_rate)
         lines = Path(labels_path).read_text(encoding="utf-8").splitlines()
-    except input_data.BadAudio as error:
+    except BadAudio as error:
         raise UserError(f"{path} {error}") from None
     except UnicodeDecodeError:
         raise UserError(f"{labels_path} is not text") from None
-    words, of_model = [], settings.labels[UNKNOWN_INDEX + 1 :]
+    words, wanted = [], settings.wanted_words
     for number, line in enumerate(lines, 1):
         seconds, _, word = (part.strip() for part in line.partition(","))
         if not line.strip():
@@ -184,40 +231,42 @@ def read_recording(path, labels_path, settings: Settings) -> Recording:
             seconds = np.nan
         if not 0 <= seconds <= len(samples) / settings.sample_rate:
             raise UserError(f"{labels_path}, line {number}: expected 'seconds,word' within the recording")
-        if word in of_model:
+        if word in wanted:
             words.append((seconds, settings.labels.index(word)))
     if not words:
-        raise UserError(f"{labels_path} has none of the words {', '.join(of_model)}")
+        raise UserError(f"{labels_path} has none of the words {', '.join(wanted)}")
     return Recording(str(path), samples, sorted(words))
 
 
-def outcomes(recording: Recording, scores: Scores, settings: Settings, args) -> list[Outcome]:
+def outcomes(recording: Recording, model, options: DetectorOptions) -> list[Outcome]:
     """What is detected in the recording, right and wrong, at each of THRESHOLDS."""
-    hop = hop_samples(args, settings)
-    parts = list(window_scores([recording.samples], scores, settings, hop))
+    settings = model.settings
+    hop = options.hop_samples(settings.front_end)
+    parts = list(window_scores([recording.samples], model, hop))
     if not parts:
         raise UserError(f"{recording.name} is shorter than a clip of {settings.clip_duration_ms} ms")
-    heard = np.concatenate(parts)
+    scores = np.concatenate(parts)
     result = []
     for threshold in THRESHOLDS:
-        found = Detector(args, settings, threshold)(heard)
-        hits = matches(found, recording.words)
+        detections = Detector(replace(options, threshold=threshold), settings).detect(scores)
+        hits = matches(detections, recording.words)
         missed = 1 - hits / len(recording.words)
-        result.append(Outcome(float(threshold), missed, (len(found) - hits) / recording.hours(settings)))
+        false_alarms = (len(detections) - hits) / recording.hours(settings)
+        result.append(Outcome(float(threshold), missed, false_alarms))
     return result
 
 
-def matches(found: list[Detection], words: list[tuple[float, int]]) -> int:
-    """How many detections are of a word that was said at that time; each word counts once."""
-    left, hits = list(words), 0
-    for detection in found:
+def matches(detections: list[Detection], words: list[tuple[float, int]]) -> int:
+    """How many detections are of a word at that time (within TOLERANCE_S); each word counts once."""
+    unmatched, hits = list(words), 0
+    for detection in detections:
         near = [
             word
-            for word in left
+            for word in unmatched
             if word[1] == detection.label and abs(word[0] - detection.seconds) <= TOLERANCE_S
         ]
         if near:
-            left.remove(min(near, key=lambda word: abs(word[0] - detection.seconds)))
+            unmatched.remove(min(near, key=lambda word: abs(word[0] - detection.seconds)))
             hits += 1
     return hits
 
@@ -230,3 +279,11 @@ def operating_point(results: list[Outcome], false_alarms_per_hour: float) -> Out
     if allowed:
         return min(allowed, key=lambda outcome: (outcome.false_rejects, outcome.threshold))
     return min(results, key=lambda outcome: outcome.false_alarms)
+
+
+def outcomes_text(recording: Recording, results: list[Outcome], settings: Settings) -> str:
+    """Every tenth outcome, a line each, under the name of the recording."""
+    minutes = 60 * recording.hours(settings)
+    lines = [f"{recording.name}, {minutes:.1f} minutes with {len(recording.words)} words"]
+    lines += [f"threshold {outcome.threshold:.2f}: {outcome}" for outcome in results[::10]]
+    return "\n  ".join(lines)

@@ -1,0 +1,137 @@
+"""Variation of training clips: time, speed, volume and background noise."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from kws.cli import bounded, flag_adder
+from kws.features import FrontEnd
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training clips are varied: the flags of `add_arguments`, in their units."""
+
+    background_volume: float = 0.1
+    background_frequency: float = 0.8
+    time_shift_ms: float = 100
+    speed_change: float = 0
+    volume_change_db: float = 0
+    silence_volume: float | None = None  # background_volume where None
+
+    @property
+    def uses_noise(self) -> bool:
+        return bool(self.background_frequency and max(self.background_volume, self.silence_volume or 0))
+
+
+def add_arguments(parser):
+    """Add the flags of Augmentation, and return their group."""
+    group = parser.add_argument_group("augmentation (training clips only)")
+    add = flag_adder(group, Augmentation)
+    ratio = bounded(float, 0, 1)
+    add("background_volume", "loudest background noise, 0 to 1", type=ratio, metavar="V")
+    add("background_frequency", "ratio of clips that get background noise", type=ratio, metavar="P")
+    add(
+        "time_shift_ms",
+        "clips are moved by up to this much, either way",
+        type=bounded(float, 0),
+        metavar="MS",
+    )
+    add(
+        "speed_change",
+        "clips are played faster or slower by up to this many %%, which changes their pitch too",
+        type=bounded(float, 0, 50),
+        metavar="P",
+    )
+    add(
+        "volume_change_db",
+        "clips are made louder or quieter by up to this much",
+        type=bounded(float, 0, 60),
+        metavar="DB",
+    )
+    add(
+        "silence_volume",
+        "loudest background noise in clips of silence; --background_volume if not given",
+        type=ratio,
+        metavar="V",
+    )
+    return group
+
+
+class Variations(NamedTuple):
+    """What is drawn for each clip: arrays whose first axis is the clips'."""
+
+    shift: np.ndarray  # int [clips]: samples, later where positive
+    speed: np.ndarray  # float [clips]: 1 is unchanged
+    gain: np.ndarray  # float32 [clips]
+    noise_volume: np.ndarray  # float32 [clips]: 0 for no noise
+    noise_place: np.ndarray  # float [clips, 2]: which recording of noise, and where in it; 0 to 1
+
+    def of(self, rows: slice) -> "Variations":
+        return Variations(*(values[rows] for values in self))
+
+
+def draw_variations(
+    augmentation: Augmentation, is_silence: np.ndarray, front_end: FrontEnd, rng: np.random.Generator
+) -> Variations:
+    """Draw the variations of clips: uniform within the limits, either way, independently for each clip.
+
+    `is_silence`, bool [clips], says which clips are generated silence. Every number is drawn, even where a
+    limit is 0, so that switching off one variation leaves the others as they are.
+    """
+    count = len(is_silence)
+    largest = min(int(augmentation.time_shift_ms * front_end.sample_rate / 1000), front_end.clip_samples)
+    shift = rng.integers(-largest, largest, count, endpoint=True)
+    silence_volume = augmentation.silence_volume
+    if silence_volume is None:
+        silence_volume = augmentation.background_volume
+    loudest = np.where(is_silence, silence_volume, augmentation.background_volume)
+    noise_volume = (loudest * rng.random(count)).astype(np.float32)
+    noise_volume *= rng.random(count) < augmentation.background_frequency
+    noise_place = rng.random((count, 2))
+    speed, decibels = rng.uniform(-1, 1, (2, count))
+    return Variations(
+        shift=shift,
+        speed=1 + augmentation.speed_change / 100 * speed,
+        gain=(10 ** (augmentation.volume_change_db * decibels / 20)).astype(np.float32),
+        noise_volume=noise_volume,
+        noise_place=noise_place,
+    )
+
+
+def augment(clips: np.ndarray, variations: Variations, noise: list[np.ndarray]) -> np.ndarray:
+    """int16 [clips, clip_samples] -> the same varied and mixed with noise, float32, -1 to 1.
+
+    What a shift or a higher speed leaves empty at the ends is zeros; the sum with the noise is clipped.
+    """
+    length = clips.shape[1]
+    audio = np.zeros(clips.shape, np.float32)
+    scaled = np.empty(length, np.float32)
+    for out, clip, shift, speed, gain, volume, (recording, place) in zip(
+        audio, clips, *variations, strict=True
+    ):
+        if noise and volume:
+            background = noise[int(recording * len(noise))]
+            start = int(place * (len(background) - length))
+            np.multiply(background[start : start + length], volume, out=out)
+        np.multiply(clip, gain / np.float32(32768), out=scaled)
+        changed = scaled if speed == 1 else _at_speed(scaled, speed)
+        out[max(0, shift) : length + min(0, shift)] += changed[max(0, -shift) : length - max(0, shift)]
+    return np.clip(audio, -1, 1, out=audio)
+
+
+def _at_speed(samples, speed):
+    """`samples` at `speed` times their speed around their middle, as many, by linear interpolation.
+
+    Linear, as the mel filters end at half the Nyquist frequency, and thousands of clips a second are made.
+    """
+    middle = (len(samples) - 1) / 2
+    position = (np.arange(len(samples), dtype=np.float32) - middle) * np.float32(speed) + np.float32(middle)
+    lower = position.astype(np.int64)
+    resampled, upper = (np.take(samples, index, mode="clip") for index in (lower, lower + 1))
+    resampled += (position - lower).astype(np.float32) * (upper - resampled)
+    missing = max(0, math.ceil(middle - middle / speed))  # samples at either end
+    resampled[:missing] = resampled[len(resampled) - missing :] = 0
+    return resampled

@@ -1,0 +1,273 @@
+"""Models in all their forms: checkpoints, SavedModels and .keras files, each with its Settings; TFLite files too.
+
+`load` makes any of them ready to predict.
+"""
+
+import os
+import re
+import shutil
+import zipfile
+from contextlib import contextmanager
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
+
+from kws.cli import UserError
+from kws.files import appears_complete, write_text
+from kws.quiet_tf import tf
+from kws.settings import Settings, SettingsFlags
+from kws.tflite import Cost, TFLiteModel, is_tflite, required, settings_text, zipped_size
+from models import build_model, operations
+
+SETTINGS_NAME = "settings.json"
+CLIPS_AT_ONCE = 500  # of a call into TensorFlow; more gain nothing
+
+
+# ---- settings inside every form of a model ----
+
+
+def read_settings(path) -> Settings | None:
+    """The settings in a checkpoint, SavedModel, .keras file or TFLite file; None where it carries none.
+
+    Raises UserError where there is no such model, or its settings are damaged.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+        if is_tflite(content):
+            text = settings_text(content)
+        elif content[:4] == b"PK\x03\x04":
+            text = _zip_member(path)
+        else:
+            file = _settings_file(path)
+            text = file.read_bytes() if file.exists() else None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    return None if text is None else Settings.from_json(text, str(path))
+
+
+def _settings_file(path):
+    if (path / "saved_model.pb").exists():
+        return path / "assets.extra" / SETTINGS_NAME
+    return Path(f"{checkpoint_prefix(path)}.{SETTINGS_NAME}")
+
+
+def _zip_member(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(SETTINGS_NAME) if SETTINGS_NAME in archive.namelist() else None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{path} is not a .keras file: {error}") from None
+
+
+# ---- checkpoints ----
+
+
+def checkpoint_prefix(path) -> str:
+    """The prefix of the checkpoint that `path` means: a prefix, one of its files, a SavedModel, or a folder
+    whose `checkpoint` file names the latest. Raises UserError where there is none.
+    """
+    path = Path(path)
+    refuse_wildcards(path)
+    if (path / "saved_model.pb").exists():
+        ours = path / "assets.extra" / "weights"  # SavedModels of Keras alone have only variables/
+        path = ours if ours.with_suffix(".index").exists() else path / "variables" / "variables"
+    elif (path / "checkpoint").is_file():
+        latest = re.search(
+            r'^model_checkpoint_path: "(.+)"', (path / "checkpoint").read_text(errors="replace"), re.M
+        )
+        path = path / (latest[1] if latest else "checkpoint")
+    prefix = re.sub(r"\.(index|data-\d{5}-of-\d{5}|settings\.json)$", "", str(path))
+    if not os.path.exists(f"{prefix}.index"):
+        raise UserError(_why_no_checkpoint(path, prefix))
+    return prefix
+
+
+def _why_no_checkpoint(path, prefix):
+    if path.is_file() and is_tflite(path.read_bytes()):
+        return f"{path} is a TFLite file, not a checkpoint: evaluation.py takes it as --tflite_path"
+    if path.suffix == ".keras":
+        return f"{path} is a .keras file: give the checkpoint it was exported from, or the SavedModel"
+    inside = [file.parent for file in sorted(path.glob("*/checkpoint"))] if path.is_dir() else []
+    hint = f"; did you mean {inside[0]}?" if inside else ""
+    return f"checkpoint {path} does not exist (looked for {prefix}.index){hint}"
+
+
+def save_checkpoint(model, settings: Settings, prefix):
+    """Write the weights in TensorFlow's format, and the settings beside them."""
+    with writing(prefix):
+        Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+        write_text(f"{prefix}.{SETTINGS_NAME}", settings.to_json())
+        model.save_weights(str(prefix), save_format="tf")
+
+
+def refuse_wildcards(path):
+    """Raise UserError for a path that TensorFlow would take for a pattern of paths."""
+    if re.search(r"[*?\[\]]", str(path)):
+        raise UserError(f"{path}: TensorFlow takes *, ?, [ and ] in the path of a checkpoint for wildcards")
+
+
+def checkpoint_files(path) -> list[Path]:
+    """The files that hold the weights of a checkpoint."""
+    prefix = Path(checkpoint_prefix(path))
+    return sorted([*prefix.parent.glob(f"{prefix.name}.data-*"), prefix.with_name(f"{prefix.name}.index")])
+
+
+def keep_best(model, settings: Settings, folder: Path, name: str):
+    """Save the checkpoint `folder/name` and delete older ones there, so that `folder` resolves to this one."""
+    delete_unfinished(folder)
+    older = [file for file in folder.glob("*.ckpt-*") if not file.name.startswith(f"{name}.")]
+    save_checkpoint(model, settings, folder / name)
+    for file in older:
+        file.unlink()
+
+
+def delete_unfinished(folder: Path):
+    """Delete what TensorFlow leaves beside checkpoints where it is killed while saving one."""
+    for leftover in folder.glob("*_temp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in folder.glob("checkpoint.tmp*"):
+        leftover.unlink()
+
+
+def read_weights(path) -> list[dict[str, np.ndarray]]:
+    """The weights in a checkpoint, {attribute of the layer: array} for each layer from first to last.
+
+    Only arrays are read, by their names in Keras' format; nothing in the checkpoint is executed.
+    """
+    key_format = re.compile(r"layer_with_weights-(\d+)/([\w/]+)/\.ATTRIBUTES/VARIABLE_VALUE")
+    layers = {}
+    try:
+        reader = tf.train.load_checkpoint(checkpoint_prefix(path))
+        for key in sorted(reader.get_variable_to_shape_map()):
+            if match := key_format.fullmatch(key):
+                layers.setdefault(int(match[1]), {})[match[2].replace("/", ".")] = reader.get_tensor(key)
+    except (tf.errors.OpError, ValueError, IndexError, RuntimeError, MemoryError) as error:
+        raise UserError(f"checkpoint {path} is damaged: {error}") from None
+    return [layers[number] for number in sorted(layers)]
+
+
+def _fits(layer, values):
+    try:
+        shapes_agree = all(attrgetter(name)(layer).shape == value.shape for name, value in values.items())
+    except AttributeError:
+        return False
+    return shapes_agree and len(values) == len(layer.weights)
+
+
+def _why_it_does_not_fit(path, stored, weights, layers):
+    expected = [{weight.name: weight for weight in layer.weights} for layer in layers]
+    shapes = f"its layers are {_describe(weights)}, expected {_describe(expected)}"
+    if stored:
+        return f"{path} does not fit its settings: {shapes}"
+    return (
+        f"{path} does not fit the flags: {shapes}; it carries no settings, so --model_size_info, "
+        "--window_size_ms and the like must say how it was trained"
+    )
+
+
+def _describe(layers):
+    shapes = [["x".join(map(str, weight.shape)) for weight in layer.values()] for layer in layers]
+    return ", ".join(" + ".join(sorted(layer, key=len, reverse=True)) for layer in shapes) or "none"
+
+
+@contextmanager
+def writing(path):
+    """Turn TensorFlow's errors about files, such as a full disk, into UserError."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        message = re.sub(r"{{.*?}}|\[Op:.*?\]", "", error.message)
+        raise UserError(f"cannot write {path}: {message}") from None
+
+
+# ---- SavedModel and .keras ----
+
+
+def export_saved_model(model, settings: Settings, folder):
+    """Write a SavedModel; it appears only when complete.
+
+    In `assets.extra/` are the settings, and the weights once more: under the names that layers give them,
+    which a SavedModel leaves out for recurrent ones.
+    """
+    with writing(folder), appears_complete(folder) as partial:
+        model.save(str(partial), save_format="tf", include_optimizer=False)
+        model.save_weights(str(partial / "assets.extra" / "weights"), save_format="tf")
+        (partial / "assets.extra" / SETTINGS_NAME).write_text(settings.to_json(), encoding="utf-8")
+
+
+def export_keras_file(model, settings: Settings, path):
+    """Write a .keras file with the settings as one more member of the zip; it appears only when complete."""
+    with writing(path), appears_complete(path) as partial:
+        model.save(str(partial))
+        with zipfile.ZipFile(partial, "a") as archive:
+            archive.writestr(SETTINGS_NAME, settings.to_json())
+
+
+# ---- ready to predict ----
+
+
+class KerasModel:
+    """A Keras model ready to predict, with the same methods as a TFLiteModel.
+
+    `network` may still be in training: scores are those of its weights at the time.
+    """
+
+    def __init__(self, network, settings: Settings, path=None):
+        self.network, self.settings, self._path = network, settings, path
+        self._predict = keras_predictor(network)
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Scores float32 [clips, labels] of features float32 [clips, feature_count]."""
+        return self._predict(features)
+
+    def cost(self) -> Cost:
+        """What the checkpoint that it was loaded from takes, and the network."""
+        content = b"".join(file.read_bytes() for file in checkpoint_files(self._path))
+        parameters = sum(int(np.prod(weight.shape)) for weight in self.network.trainable_weights)
+        return Cost(len(content), zipped_size(content), parameters, operations(self.network) // 2)
+
+
+def keras_predictor(network):
+    """A function from the inputs of a Keras model, float32 [n, ...], to its outputs, computed in batches."""
+    compiled = tf.function(lambda inputs: network(inputs, training=False), reduce_retracing=True)
+
+    def predict(inputs):
+        parts = [compiled(inputs[i : i + CLIPS_AT_ONCE]) for i in range(0, len(inputs), CLIPS_AT_ONCE)]
+        return np.concatenate(parts) if parts else np.zeros((0, network.output_shape[-1]), np.float32)
+
+    return predict
+
+
+def load(path, flags: SettingsFlags | None = None) -> TFLiteModel | KerasModel:
+    """A checkpoint, SavedModel or TFLite file, ready to predict.
+
+    The result has `settings`, `predict(features)` and `cost()`. Without `flags` the model must carry its
+    settings. Raises UserError where there is no such model, or it cannot be used.
+    """
+    path = Path(path)
+    if path.suffix == ".tflite" or path.is_file() and is_tflite(path.read_bytes()):
+        return TFLiteModel(path, flags)
+    network, settings = load_checkpoint(path, flags)
+    return KerasModel(network, settings, path)
+
+
+def load_checkpoint(path, flags: SettingsFlags | None = None):
+    """The Keras model of a checkpoint (or SavedModel) and its settings.
+
+    The settings are those the checkpoint carries. For one that carries none, such as Keras' `save_weights`
+    alone writes, they are those of the flags. Raises UserError where there is no such checkpoint, it has no
+    settings and there are no flags, or it does not fit them.
+    """
+    stored = read_settings(path)
+    settings = required(stored, path) if flags is None else flags.resolve(stored, str(path))
+    network = build_model(settings)
+    layers = [layer for layer in network.layers if layer.weights]
+    weights = read_weights(path)
+    if len(layers) != len(weights) or not all(map(_fits, layers, weights)):
+        raise UserError(_why_it_does_not_fit(path, stored, weights, layers))
+    for layer, values in zip(layers, weights, strict=True):
+        for name, value in values.items():
+            attrgetter(name)(layer).assign(value)
+    return network, settings

@@ -1,0 +1,109 @@
+"""Files that appear when they are complete, locks between processes, and what killed processes leave."""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP  # of file systems that cannot lock, such as some NFS
+
+
+@contextlib.contextmanager
+def appears_complete(path) -> Iterator[Path]:
+    """A temporary path beside `path` to write a file or folder to; it becomes `path` when the block ends well.
+
+    The name holds the process number, so that what a killed process left can be told from what a running one
+    writes; the former is deleted. System errors, such as that of a full disk, name `path`.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.stem}.partial-{os.getpid()}{path.suffix}")
+    delete_leftovers(path)
+    try:
+        with errors_name(path):
+            yield partial
+            if partial.is_dir():  # os.replace cannot replace a folder that is not empty
+                shutil.rmtree(path, ignore_errors=True)
+            os.replace(partial, path)
+    finally:
+        _delete(partial)
+
+
+def delete_leftovers(path: Path):
+    """Delete what killed processes left of `path` under temporary names; `*` in its stem means any."""
+    stem = "*" if path.stem == "*" else glob.escape(path.stem)
+    for leftover in path.parent.glob(f"{stem}.partial-*{glob.escape(path.suffix)}"):
+        process = leftover.name.rsplit(".partial-", 1)[1].removesuffix(path.suffix)
+        if process.isdecimal() and not _is_running(int(process)):
+            _delete(leftover)
+
+
+def _delete(path):
+    with contextlib.suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        pass
+    return True
+
+
+def write_text(path, text: str):
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path, content: bytes):
+    with appears_complete(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextlib.contextmanager
+def errors_name(path):
+    """Have the system's errors, such as that of a full disk, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
+def lock(path, waiting: str | None = None):
+    """Hold the lock file `path` for this process.
+
+    Where another process holds it, print `waiting` and wait; without such a text raise BlockingIOError. The
+    file stays, as another process may be waiting for it. Where the file system has no locks, there is none.
+    """
+    with errors_name(path):
+        file = open(path, "a")  # noqa: SIM115  (not "w": another process may hold it)
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is None:
+                raise
+            print(waiting, file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield  # closing the file unlocks it
+
+
+def fingerprint(files) -> str:
+    """A short digest of the contents of `files`."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:16]

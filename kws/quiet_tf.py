@@ -1,0 +1,56 @@
+"""TensorFlow and Keras, imported when they are first used and without their start-up messages.
+
+Importing them takes seconds, and `--help`, wrong flags and the evaluation of a TFLite file do not need them.
+Modules that derive classes from Keras' (recurrent, muon, quantizers) import at once, so they are imported where
+they are used. Keras is tf_keras (Keras 2), whose checkpoints are plain arrays by name.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keep off the terminal what C++ libraries print about themselves, past Python's own streams."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    terminal = os.dup(1), os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, saved in enumerate(terminal, 1):
+            os.dup2(saved, descriptor)
+            os.close(saved)
+        os.close(nowhere)
+
+
+@functools.cache
+def _imported():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
+    with quiet():
+        import tensorflow
+        import tf_keras
+
+        tensorflow.config.list_physical_devices()  # looks for GPUs, and complains where there is none
+        tensorflow.get_logger().setLevel("ERROR")
+    return {"tf": tensorflow, "keras": tf_keras}
+
+
+class _OnFirstUse:
+    """Stands for a module until one of its attributes is asked for."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def __getattr__(self, attribute):
+        return getattr(_imported()[self._name], attribute)
+
+
+tf, keras = _OnFirstUse("tf"), _OnFirstUse("keras")

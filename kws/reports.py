@@ -1,0 +1,178 @@
+"""How good a model is: accuracy with its interval, confusion matrix, precision and recall per label."""
+
+import json
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kws.files import write_text
+from kws.tflite import Cost
+
+NORMAL_95 = 1.959964  # two-sided 95 % quantile of the normal distribution
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of classifying one set of clips."""
+
+    name: str  # which clips, by which protocol
+    labels: tuple[str, ...]
+    confusion: np.ndarray  # int [labels, labels]: rows: true labels, columns: predicted ones
+
+    @staticmethod
+    def from_scores(name: str, labels, true: np.ndarray, scores: np.ndarray) -> "Report":
+        """From the true labels [n] and the scores [n, labels]; the label with the highest score is predicted."""
+        confusion = np.zeros((len(labels), len(labels)), int)
+        np.add.at(confusion, (true, scores.argmax(1) if len(scores) else true), 1)
+        return Report(name, tuple(labels), confusion)
+
+    @property
+    def count(self) -> int:
+        return int(self.confusion.sum())
+
+    @property
+    def correct(self) -> int:
+        return int(self.confusion.trace())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of clips classified correctly, 0 to 1; NaN for no clips."""
+        return self.correct / self.count if self.count else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy (Wilson 1927), 0 to 1."""
+        n, p, z = self.count, self.accuracy, NORMAL_95
+        if not n:
+            return 0.0, 1.0
+        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return middle - half, middle + half
+
+    @property
+    def recall(self) -> np.ndarray:
+        """Share of each label's clips that are predicted as it, float [labels]; NaN where there are none."""
+        return _ratio(self.confusion.diagonal(), self.confusion.sum(1))
+
+    @property
+    def precision(self) -> np.ndarray:
+        """Share of the clips predicted as a label that are it, float [labels]; NaN where there are none."""
+        return _ratio(self.confusion.diagonal(), self.confusion.sum(0))
+
+    def summary(self) -> str:
+        """One line: what, accuracy, interval, N."""
+        if not self.count:
+            return f"{self.name}: no clips"
+        low, high = self.interval
+        return (
+            f"{self.name}: accuracy {100 * self.accuracy:.2f} % "
+            f"(95 % interval {100 * low:.2f} to {100 * high:.2f}), N = {self.count:,}"
+        )
+
+    def text(self) -> str:
+        """The summary, the confusion matrix with label names, and precision and recall per label."""
+        if not self.count:
+            return self.summary() + "\n"
+        first = max(len(label) for label in self.labels)
+        widths = [max(len(label), 4) + 1 for label in self.labels]
+        heading = "".join(f"{label:>{width}}" for label, width in zip(self.labels, widths, strict=True))
+        lines = [
+            self.summary(),
+            "",
+            "true label by row, predicted by column:",
+            f"{'':{first}}{heading}   recall  precision",
+        ]
+        for label, row, recall, precision in zip(
+            self.labels, self.confusion, self.recall, self.precision, strict=True
+        ):
+            counts = "".join(f"{count or '.':>{width}}" for count, width in zip(row, widths, strict=True))
+            lines.append(f"{label:{first}}{counts}  {_percent(recall):>7}  {_percent(precision):>9}")
+        return "\n".join(lines) + "\n"
+
+    def as_dict(self) -> dict:
+        """The same figures, ready for JSON; None stands for a share of nothing."""
+        return {
+            "set": self.name,
+            "N": self.count,
+            "correct": self.correct,
+            "accuracy": _or_none(self.accuracy),
+            "interval_95": list(self.interval),
+            "labels": list(self.labels),
+            "confusion": self.confusion.tolist(),
+            "recall": [_or_none(value) for value in self.recall],
+            "precision": [_or_none(value) for value in self.precision],
+        }
+
+
+def misclassified(true: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
+    """Up to `count` clips whose predicted label is wrong, int [clips]: the most confident ones first, but one of
+    each confusion (true and predicted label) before a second of any.
+    """
+    predicted, confidence = scores.argmax(1), scores.max(1)
+    wrong = np.flatnonzero(predicted != true)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    confusions = np.stack([true[wrong], predicted[wrong]])
+    _, first_of_each = np.unique(confusions, axis=1, return_index=True)
+    others = np.delete(wrong, first_of_each)
+    return np.concatenate([wrong[np.sort(first_of_each)], others])[:count]
+
+
+@dataclass
+class Evaluation:
+    """What one model is worth: a report for each set of clips, and its predictions to compare with another's."""
+
+    cost: Cost
+    reports: dict[str, Report] = field(default_factory=dict)  # by short name of the set, such as "testing"
+    predicted: dict[tuple, np.ndarray] = field(default_factory=dict)  # by (labels, names of the clips)
+
+    def add(self, set_name: str, report: Report, clip_names, scores: np.ndarray):
+        self.reports[set_name] = report
+        self.predicted[report.labels, clip_names] = scores.argmax(1)
+
+
+def comparison_table(evaluations: dict[str, Evaluation]) -> str:
+    """One line per model: its size and cost, its accuracy on each set with N, and on how many clips of all
+    sets its prediction is the first model's.
+    """
+    first = next(iter(evaluations.values()))
+    agreements = ["agreement"] if len(evaluations) > 1 else []
+    rows = [["model", "bytes", "zipped", "parameters", "MACs", *first.reports, *agreements]]
+    for path, evaluation in evaluations.items():
+        accuracies = [
+            f"{100 * report.accuracy:.2f} % (N = {report.count:,})" for report in evaluation.reports.values()
+        ]
+        rows.append([path, *(f"{number:,}" for number in evaluation.cost), *accuracies])
+        if agreements:
+            rows[-1].append(agreement(evaluation.predicted, first.predicted))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def agreement(predicted: dict, others: dict) -> str:
+    """Share of the clips on which two models predict the same, where they were given the same clips."""
+    if predicted.keys() != others.keys():
+        return "other clips"
+    return f"{100 * np.mean(np.concatenate([predicted[key] == others[key] for key in predicted])):.2f} %"
+
+
+def write_json(path, content):
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def _ratio(part, whole):
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+
+
+def _percent(value):
+    return "-" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _or_none(value):
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,367 @@
+"""The training loop that train.py and optimisations.py share: resumable, seeded, from labels or a teacher."""
+
+import contextlib
+import itertools
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import input_data
+from input_data import Data, DataOptions
+from kws import distribution
+from kws.augmentation import Augmentation
+from kws.batches import Batch
+from kws.checkpoints import (
+    KerasModel,
+    delete_unfinished,
+    load_checkpoint,
+    read_settings,
+    writing,
+)
+from kws.cli import UserError, bounded, flag_adder, number_list, show
+from kws.quiet_tf import keras, tf
+from kws.recordings import NOISE_FOLDER
+from kws.run_folder import claimed_folder, log_progress, run_identity, write_history
+from kws.settings import UNKNOWN_INDEX, Settings, SettingsFlags
+
+TEMPERATURE = 4.0  # chosen on the validation partition
+STEPS_AT_ONCE = 20  # steps of one call into TensorFlow, which costs as much as some steps of a small network
+FEW_TO_LEARN_FROM, FEW_TO_VALIDATE_ON = 100, 20  # clips of a word
+WORK_FOLDER = Path(__file__).resolve().parent.parent / "work"
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a model is trained: the flags of `add_arguments`.
+
+    Raises UserError where they do not fit each other.
+    """
+
+    how_many_training_steps: tuple[int, ...]
+    learning_rate: tuple[float, ...]
+    train_dir: str
+    learning_rate_schedule: str = "constant"
+    optimizer: str = "adam"
+    eval_step_interval: int = 400
+    batch_size: int = 100
+    seed: int = 0
+    echo_factor: int = 1
+    teacher: str | None = None
+    temperature: float | None = None  # TEMPERATURE where None
+    summaries_dir: str | None = None
+
+    def __post_init__(self):
+        if self.temperature and not self.teacher:
+            raise UserError("--temperature is for learning from a --teacher, which is not given")
+        if len(self.how_many_training_steps) != len(self.learning_rate):
+            raise UserError(
+                f"--how_many_training_steps has {len(self.how_many_training_steps)} parts and "
+                f"--learning_rate {len(self.learning_rate)}; one rate is needed for each number of steps"
+            )
+
+    @property
+    def total_steps(self) -> int:
+        return sum(self.how_many_training_steps)
+
+
+def add_arguments(parser, steps: str, rates: str, train_dir: str):
+    """Add the flags of TrainingOptions, and return their group; the scripts differ in some defaults."""
+    group = parser.add_argument_group("training")
+    add = flag_adder(group, TrainingOptions)
+    integers, floats, count = number_list(int), number_list(float), bounded(int, 1)
+    add("how_many_training_steps", "steps at each learning rate", type=integers, metavar="N,N,...")
+    add("learning_rate", "learning rates, one after the other", type=floats, metavar="R,R,...")
+    add(
+        "learning_rate_schedule",
+        "constant: each rate holds for its steps; cosine: each falls to 0 over its steps",
+        choices=("constant", "cosine"),
+    )
+    add(
+        "optimizer",
+        "muon learns the kernels of fully connected hidden layers in fewer steps",
+        choices=("adam", "muon"),
+    )
+    add(
+        "eval_step_interval",
+        "steps between validations; an interruption loses no more than these",
+        type=count,
+        metavar="N",
+    )
+    add("batch_size", "clips per step", type=count, metavar="N")
+    add(
+        "seed",
+        "fixes initial weights, order of clips and their variation",
+        type=bounded(int, 0, 2**32 - 1),
+        metavar="N",
+    )
+    add(
+        "echo_factor",
+        "times that augmented clips are used before fresh ones are made (data echoing)",
+        type=count,
+        metavar="N",
+    )
+    add(
+        "teacher",
+        "checkpoint of a model with the same labels; its scores are learnt instead of the labels "
+        "(knowledge distillation)",
+        metavar="PATH",
+    )
+    add(
+        "temperature",
+        "of the softmax in which the scores of --teacher are learnt; 4 if not given",
+        type=bounded(float, 0.01),
+        metavar="T",
+    )
+    add("train_dir", "where checkpoints and exported models go", metavar="DIR")
+    add(
+        "summaries_dir",
+        "where summaries for TensorBoard go; TRAIN_DIR/summaries if not given",
+        metavar="DIR",
+    )
+    parser.set_defaults(
+        how_many_training_steps=integers(steps),
+        learning_rate=floats(rates),
+        train_dir=str(WORK_FOLDER / train_dir),
+    )
+    return group
+
+
+# ---- the data it takes ----
+
+
+def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentation):
+    """Raise UserError where a word has no clips to learn from or nothing is left to validate on; print
+    warnings where there are few.
+    """
+    training, validation = (
+        np.bincount(clips.label, minlength=len(settings.labels)) for clips in (data.training, data.validation)
+    )
+    words = range(UNKNOWN_INDEX + 1, len(settings.labels))
+    for label in words:
+        if not training[label]:
+            raise UserError(
+                f"no clips of {settings.labels[label]} to learn from in {data_dir}: all are of speakers for "
+                "validation and testing; more speakers are needed, or smaller percentages"
+            )
+        if not validation[label]:
+            print(f"no clips of {settings.labels[label]} for validation: its accuracy cannot be measured")
+    few = [
+        f"{settings.labels[label]} has {training[label]} and {validation[label]}"
+        for label in words
+        if training[label] < FEW_TO_LEARN_FROM or validation[label] < FEW_TO_VALIDATE_ON
+    ]
+    if few:
+        print(
+            f"few clips for training and validation: {'; '.join(few)} (at least {FEW_TO_LEARN_FROM} and "
+            f"{FEW_TO_VALIDATE_ON} are recommended): the model and its accuracy will be rough"
+        )
+    if not len(data.validation):
+        raise UserError(
+            f"no clips for validation in {data_dir}: more recordings (of more speakers) are needed, "
+            "or a larger --validation_percentage"
+        )
+    if augmentation.uses_noise and not data.noise:
+        print(f"{data_dir} has no {NOISE_FOLDER}: training without background noise", file=sys.stderr)
+
+
+def load_teacher(path, settings: Settings) -> KerasModel:
+    """The model of --teacher; UserError where it is for other audio or labels than the student's `settings`.
+
+    If it carries no settings, the student's are assumed.
+    """
+    carries_settings = read_settings(path) is not None
+    network, its_settings = load_checkpoint(path, None if carries_settings else SettingsFlags(vars(settings)))
+    percentages = "validation_percentage", "testing_percentage"  # it must not have learnt what we test on
+    for name in ("sample_rate", "clip_duration_ms", "wanted_words", *percentages):
+        ours, theirs = getattr(settings, name), getattr(its_settings, name)
+        if ours != theirs:
+            raise UserError(f"--teacher {path} has --{name} {show(theirs)}, the student {show(ours)}")
+    return KerasModel(network, its_settings)
+
+
+# ---- the loop ----
+
+
+def fit(
+    model,
+    data: Data,
+    settings: Settings,
+    options: TrainingOptions,
+    variation: Augmentation,
+    data_options: DataOptions,
+    *,
+    start: str,
+    save: Callable[[str], None],
+    latent=None,
+) -> None:
+    """Train the Keras `model`; resume where an interrupted run stopped.
+
+    After each `eval_step_interval` steps and at the end, the model is validated; `save(name)` is called
+    whenever it is the best so far, with a name that holds accuracy and step. `start` identifies the weights
+    at the start. `latent`, the model's LatentWeights, is trained in its place, quantized after each step.
+    For a model built under a tf.distribute strategy each worker makes its share of every batch, and worker 0
+    does all else. A resumed run ends as an uninterrupted one does, except for what dropout leaves out. Raises
+    UserError where `train_dir` holds a run with other flags or one that is running, or where training
+    diverges.
+    """
+    from kws.quantizers import LatentWeights
+
+    distribution.check(model, options.batch_size)
+    strategy = model.distribute_strategy
+    worker, workers = distribution.worker_index_and_count(strategy)
+    identity = run_identity(options, variation, data_options, settings, len(data.training), start)
+    with claimed_folder(options.train_dir, identity) if worker == 0 else contextlib.nullcontext():
+        with strategy.scope():
+            latent = latent or LatentWeights(model, {})
+            state, manager = _restored_state(model, latent, options)
+        train = compiled_steps(model, latent, state.optimizer, options)
+        validate = _validation(model, data, settings) if worker == 0 else None
+        steps = range(int(state.step.read_value()), options.total_steps)
+        batches = input_data.training_batches(
+            data,
+            variation,
+            settings.front_end,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            steps=steps,
+            echo=options.echo_factor,
+            worker_rows=slice(worker, None, workers),
+            teacher=load_teacher(options.teacher, settings) if options.teacher else None,
+        )
+        rates = learning_rates(options)
+        for end in _validation_steps(steps, options.eval_step_interval):
+            started, first = time.perf_counter(), int(state.step.read_value())
+            loss, accuracy = _train_until(end, first, batches, train, rates, options.batch_size)
+            pace = (end - first) / (time.perf_counter() - started)
+            state.step.assign(end)
+            if validate:
+                validated = validate()
+                with writing(options.train_dir):
+                    if validated > float(state.best.read_value()):
+                        save(f"{settings.model_architecture}_{10000 * validated:04.0f}.ckpt-{end}")
+                        state.best.assign(validated)
+                    row = end, float(rates[end - 1]), loss, accuracy, validated
+                    write_history(options.train_dir, row)
+                    manager.save(end)
+                log_progress(options, row, pace)
+
+
+def compiled_steps(model, latent, optimizer, options: TrainingOptions):
+    """The training step, compiled to take several steps at a time.
+
+    The result is a function of learning rates [steps] and a Batch with a first axis of steps; it trains on
+    one after the other, and returns the sums of the loss and of the correctly classified clips.
+    """
+    temperature = options.temperature or TEMPERATURE
+    logits_of = keras.Model(model.input, model.layers[-1].input)  # all but the softmax
+
+    def loss_of(logits, batch):
+        if batch.scores is None:
+            return tf.nn.sparse_softmax_cross_entropy_with_logits(batch.labels, logits)  # [batch]
+        # Hinton et al., arXiv:1503.02531: both softmaxes at a temperature, whose square keeps gradients as large
+        teachers_logits = tf.math.log(
+            tf.maximum(batch.scores, 1e-7)
+        )  # up to a constant, which softmax ignores
+        softened = tf.nn.softmax(teachers_logits / temperature)  # [batch, labels]
+        return temperature**2 * tf.nn.softmax_cross_entropy_with_logits(softened, logits / temperature)
+
+    def step(batch: Batch):
+        with tf.GradientTape() as tape:
+            logits = logits_of(batch.features, training=True)  # [batch, feature_count] -> [batch, labels]
+            loss = tf.reduce_sum(loss_of(logits, batch)) / options.batch_size
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, latent.variables_to_train, strict=True))
+        latent.quantize_into_model()
+        predicted = tf.argmax(logits, 1, output_type=batch.labels.dtype)  # [batch]
+        return loss, tf.reduce_sum(tf.cast(predicted == batch.labels, tf.float32))
+
+    step_of_all = distribution.distributed(step, model.distribute_strategy)
+
+    @tf.function(reduce_retracing=True)
+    def train(rates, batches: Batch):
+        loss_sum, correct = 0.0, 0.0
+        for i in tf.range(tf.shape(rates)[0]):
+            optimizer.learning_rate.assign(rates[i])
+            loss, right = step_of_all(batches.map(lambda part: part[i]))  # noqa: B023  (called at once)
+            loss_sum, correct = loss_sum + loss, correct + right
+        return loss_sum, correct
+
+    return train
+
+
+def _train_until(end, step, batches, train, rates, batch_size):
+    """Take the steps up to `end`; mean loss and accuracy over them."""
+    first, loss_sum, correct = step, 0.0, 0
+    while step < end:
+        taken = Batch.stack(list(itertools.islice(batches, min(STEPS_AT_ONCE, end - step))))
+        count = len(taken.labels)
+        loss, right = train(rates[step : step + count], taken)
+        loss_sum, correct, step = loss_sum + float(loss), correct + int(right), step + count
+    if not math.isfinite(loss_sum):
+        raise UserError(
+            f"training diverged before step {end:,}: the loss is {loss_sum}; lower --learning_rate"
+        )
+    return loss_sum / (end - first), correct / (end - first) / batch_size
+
+
+def _validation(model, data, settings):
+    """A function that returns the accuracy of `model` on the validation partition, as it is when called."""
+    features, labels = input_data.features(data.validation, settings.front_end), data.validation.label
+    current = KerasModel(model, settings)
+    return lambda: float((current.predict(features).argmax(1) == labels).mean())
+
+
+def _validation_steps(steps, interval):
+    """The steps after which to validate: every multiple of `interval`, and the last."""
+    first = (steps.start // interval + 1) * interval
+    return [*range(first, steps.stop, interval), steps.stop] if len(steps) else []
+
+
+def learning_rates(options: TrainingOptions) -> np.ndarray:
+    """The learning rate of each step, float32 [steps]."""
+    parts = []
+    for steps, rate in zip(options.how_many_training_steps, options.learning_rate, strict=True):
+        falling = 0.5 * (1 + np.cos(np.pi * np.arange(steps) / steps))  # arXiv:1608.03983, without restarts
+        parts.append(rate * (falling if options.learning_rate_schedule == "cosine" else np.ones(steps)))
+    return np.concatenate(parts).astype(np.float32)
+
+
+# ---- resuming ----
+
+
+def _restored_state(model, latent, options):
+    """What resuming needs, as a tf.train.Checkpoint, and its manager; restored where there is one."""
+    if options.optimizer == "muon":
+        from kws.muon import Muon
+
+        optimizer = Muon()
+    else:
+        optimizer = keras.optimizers.Adam()
+    optimizer.build(latent.variables_to_train)
+    state = tf.train.Checkpoint(
+        model=model,
+        optimizer=optimizer,
+        latent=latent,
+        step=tf.Variable(0, dtype=tf.int64),
+        best=tf.Variable(-1.0, dtype=tf.float64),
+    )
+    folder = Path(options.train_dir) / "resume"
+    delete_unfinished(folder)
+    try:
+        manager = tf.train.CheckpointManager(state, str(folder), max_to_keep=1)
+        if manager.latest_checkpoint:
+            state.restore(manager.latest_checkpoint).assert_existing_objects_matched()
+            step, total = int(state.step.read_value()), options.total_steps
+            echoing = options.echo_factor > 1 and step < total
+            remade = ", once the clips to be echoed are made again" if echoing else ""
+            print(f"resuming after step {step:,} of {total:,}{remade}", flush=True)
+    except (tf.errors.OpError, ValueError, IndexError, AssertionError) as error:
+        raise UserError(
+            f"{folder} is damaged or of another version; delete {options.train_dir} to start over ({error})"
+        ) from None
+    return state, manager
