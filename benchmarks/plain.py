@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import input_data
-import models
+import input_data  # noqa: E402
+import models  # noqa: E402
+from kws.quiet_tf import keras, tf  # noqa: E402
+from kws.tflite import TFLiteModel, quantize  # noqa: E402
 
 
 def mfcc(samples, settings):
     """MFCCs [feature_count] of one clip [clip_samples]."""
-    from backend import tf
-
     spectrogram = tf.raw_ops.AudioSpectrogram(
         input=samples[:, None],
-        window_size=settings.window_samples,
-        stride=settings.stride_samples,
+        window_size=settings.front_end.window_samples,
+        stride=settings.front_end.stride_samples,
         magnitude_squared=True,
     )
     coefficients = tf.raw_ops.Mfcc(
@@ -38,16 +38,12 @@ def mfcc(samples, settings):
 
 def read(path, settings):
     """The samples [clip_samples] of a WAV file."""
-    from backend import tf
-
     audio, _ = tf.audio.decode_wav(tf.io.read_file(path), 1, settings.clip_samples)
     return audio[:, 0]
 
 
 def training_data(paths, labels, noise, settings, batch_size=100):
     """An endless tf.data pipeline of augmented (features, label) batches."""
-    from backend import tf
-
     length, shift = settings.clip_samples, settings.sample_rate // 10
     recordings = tf.RaggedTensor.from_row_lengths(
         np.concatenate(noise), [len(recording) for recording in noise]
@@ -67,8 +63,6 @@ def training_data(paths, labels, noise, settings, batch_size=100):
 
 def training_steps_per_second(paths, labels, noise, settings, steps=300) -> float:
     """Steps per second of Keras' own training loop, after a warm-up."""
-    from backend import keras
-
     model = models.build_model(settings)
     model.compile(keras.optimizers.Adam(0.0005), "sparse_categorical_crossentropy", ["accuracy"])
     data = training_data(paths, labels, noise, settings)
@@ -80,8 +74,6 @@ def training_steps_per_second(paths, labels, noise, settings, steps=300) -> floa
 
 def features_per_second(audio, settings) -> float:
     """Clips per second of TensorFlow's ops on clips in memory, on all cores."""
-    from backend import tf
-
     data = tf.data.Dataset.from_tensor_slices(audio).map(lambda clip: mfcc(clip, settings), tf.data.AUTOTUNE)
     start = time.perf_counter()
     count = sum(len(batch) for batch in data.batch(100).prefetch(tf.data.AUTOTUNE))
@@ -92,15 +84,13 @@ def evaluate(tflite_path, paths, labels, settings) -> tuple[float, float]:
     """(accuracy, clips per second) of a TFLite file whose interpreter is fed clip by clip."""
     from ai_edge_litert.interpreter import Interpreter
 
-    from backend import tf
-
     interpreter = Interpreter(model_path=str(tflite_path))
     interpreter.allocate_tensors()
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
     rows = tf.data.Dataset.from_tensor_slices(paths).map(lambda path: mfcc(read(path, settings), settings))
     correct, start = 0, time.perf_counter()
     for row, label in zip(rows, labels, strict=True):
-        interpreter.set_tensor(source["index"], models.quantize(row.numpy()[None], source))
+        interpreter.set_tensor(source["index"], quantize(row.numpy()[None], source))
         interpreter.invoke()
         correct += int(np.argmax(interpreter.get_tensor(target["index"])) == label)
     return correct / len(paths), len(paths) / (time.perf_counter() - start)
@@ -115,10 +105,8 @@ def files(data_dir, clips):
 def main():
     """Evaluate a TFLite file: python benchmarks/plain.py FILE DATA_DIR."""
     tflite_path, data_dir = sys.argv[1:]
-    settings = models.read_settings(tflite_path)
-    parser = input_data.new_parser("")
-    input_data.add_arguments(parser)
-    data = input_data.open_data(parser.parse_args(["--data_dir", data_dir]), settings)
+    settings = TFLiteModel(tflite_path).settings
+    data = input_data.open_data(input_data.DataOptions(data_dir=data_dir), settings)
     both = [files(data_dir, clips) for clips in (data.validation, data.testing)]
     paths, labels = [*both[0][0], *both[1][0]], np.concatenate([both[0][1], both[1][1]])
     accuracy, rate = evaluate(tflite_path, paths, labels, settings)

@@ -22,18 +22,17 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import input_data
-import models
-import plain
-from settings import bounded, new_parser, run
+import input_data  # noqa: E402
+import plain  # noqa: E402
+from input_data import DataOptions  # noqa: E402
+from kws.cli import bounded, new_parser, options_from, run  # noqa: E402
+from kws.download import list_recordings, word_folders  # noqa: E402
+from kws.recordings import NOISE_FOLDER  # noqa: E402
+from kws.tflite import TFLiteModel  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 TFLITE = ROOT / "model_archive" / "TFLite" / "tflite_int8" / "dnn_small_int8.tflite"
-RECIPE = (
-    *("--model_size_info", "144", "144", "144", "--dct_coefficient_count", "10"),
-    *("--window_size_ms", "40", "--window_stride_ms", "40", "--learning_rate", "0.0005"),
-    *("--echo_factor", "4"),
-)
+RECIPE = "--model dnn_small --learning_rate 0.0005 --echo_factor 4".split()
 SCRIPTS = ("train.py", "optimisations.py", "convert_to_tflite.py", "evaluation.py", "input_data.py")
 
 
@@ -51,8 +50,8 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    settings = models.read_settings(TFLITE)
-    data = input_data.open_data(args, settings)
+    settings = TFLiteModel(TFLITE).settings
+    data = input_data.open_data(options_from(DataOptions, args), settings)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {datetime.date.today()}\n")
     print("| what | plain | ours | ratio |\n| --- | ---: | ---: | ---: |")
     for name, unit, theirs, ours in (
@@ -114,7 +113,7 @@ def plain_features(args, data, settings):
 
 def our_features(args, data, settings):
     start = time.perf_counter()
-    return len(input_data.features(data.validation, settings)) / (time.perf_counter() - start)
+    return len(input_data.features(data.validation, settings.front_end)) / (time.perf_counter() - start)
 
 
 def plain_evaluation(args, data, settings):
@@ -122,9 +121,9 @@ def plain_evaluation(args, data, settings):
 
 
 def our_evaluation(args, data, settings):
-    model = models.TFLiteModel(TFLITE)
+    model = TFLiteModel(TFLITE)
     start = time.perf_counter()
-    model(input_data.features(data.validation, settings))
+    model.predict(input_data.features(data.validation, settings.front_end))
     return len(data.validation) / (time.perf_counter() - start)
 
 
@@ -178,17 +177,13 @@ def peak_memory(process_id):
 
 def link_clips(source, target, count):
     """A data set of `count` clips of `source`, as links, the words in proportion; as often as is needed."""
-    names = [
-        (word, name)
-        for word in input_data.word_folders(source)
-        for name, _, _ in input_data.list_recordings(source / word)
-    ]
+    names = [(word, name) for word in word_folders(source) for name, _, _ in list_recordings(source / word)]
     for number in np.linspace(0, max(len(names), count) - 1, count).astype(int):
         word, name = names[number % len(names)]
         (target / word).mkdir(parents=True, exist_ok=True)
         link = name.replace(".", f"_{number // len(names)}.")
         (target / word / link).symlink_to((source / word / name).resolve())
-    shutil.copytree(source / input_data.NOISE_FOLDER, target / input_data.NOISE_FOLDER)
+    shutil.copytree(source / NOISE_FOLDER, target / NOISE_FOLDER)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What the tests share: the scripts called as a user calls them, the sample data, and models made from it."""
 
-import argparse
 import contextlib
 import functools
 import http.server
@@ -14,13 +13,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "model_archive")]
+
+from input_data import DataOptions  # noqa: E402
+from kws.settings import Settings  # noqa: E402
+
 SAMPLE_DATA = ROOT / "sample_data"
 RECORDINGS = Path(os.environ.get("SPEECH_COMMANDS", ROOT.parent / "shared" / "speech_commands"))
 WEIGHTS = ROOT / "model_archive" / "model_source" / "weights"
-DNN_SMALL_FLAGS = (
-    *("--model_size_info", "144", "144", "144", "--dct_coefficient_count", "10"),
-    *("--window_size_ms", "40", "--window_stride_ms", "40"),
-)
+SHIPPED_INT8 = ROOT / "model_archive" / "TFLite" / "tflite_int8" / "dnn_small_int8.tflite"
+RATE = 16000  # Hz
+DNN_SMALL_FLAGS = "--model_size_info 144 144 144 --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40".split()
+# Scores are softmaxes of sums of up to some hundred products, whose order differs between processors and ways
+# of computing. float32 rounds to 6e-8, so sums differ by up to 1e-6 and scores by less than ten times that.
+FLOAT32_TOLERANCE = 1e-5
 
 
 def call(script, *arguments, cwd=ROOT, check=True, **options):
@@ -61,9 +66,14 @@ def web_server(folder, handler=QuietHandler):
 def training_command(folder, *flags, data_dir=SAMPLE_DATA):
     """The command that trains briefly with DNN Small's settings."""
     return [
-        *("train.py", "--data_dir", data_dir, "--train_dir", folder),
-        *("--how_many_training_steps", "60,20", "--learning_rate", "0.001,0.0001"),
-        *("--eval_step_interval", "20", *DNN_SMALL_FLAGS, *flags),
+        "train.py",
+        "--data_dir",
+        data_dir,
+        "--train_dir",
+        folder,
+        *"--how_many_training_steps 60,20 --learning_rate 0.001,0.0001 --eval_step_interval 20".split(),
+        *DNN_SMALL_FLAGS,
+        *flags,
     ]
 
 
@@ -74,9 +84,9 @@ def train(folder, *flags, data_dir=SAMPLE_DATA, **options):
 
 def weights(path):
     """The weights in a checkpoint or SavedModel, one array after the other."""
-    import models
+    from kws import checkpoints
 
-    return [value for layer in models.read_weights(path) for _, value in sorted(layer.items())]
+    return [value for layer in checkpoints.read_weights(path) for _, value in sorted(layer.items())]
 
 
 @pytest.fixture(scope="session")
@@ -90,27 +100,19 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="session")
 def dnn_small():
     """The settings of DNN Small."""
-    from settings import Settings
-
     return Settings(
         window_size_ms=40, window_stride_ms=40, dct_coefficient_count=10, model_size_info=(144, 144, 144)
     )
 
 
-@pytest.fixture
-def data_arguments():
-    """The data flags' defaults, for the sample data, as a function of what is to differ."""
-    import input_data
-    from settings import new_parser
+@pytest.fixture(scope="session")
+def data_options():
+    """The options of the sample data, as a function of what is to differ."""
 
-    def arguments(**changes) -> argparse.Namespace:
-        parser = new_parser("")
-        input_data.add_arguments(parser)
-        input_data.add_augmentation_arguments(parser)
-        args = parser.parse_args(["--data_dir", str(SAMPLE_DATA)])
-        return argparse.Namespace(**(vars(args) | changes))
+    def options(**changes) -> DataOptions:
+        return DataOptions(**({"data_dir": str(SAMPLE_DATA)} | changes))
 
-    return arguments
+    return options
 
 
 def shipped_recordings(tmp_path, part):

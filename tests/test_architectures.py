@@ -1,18 +1,17 @@
 """The networks of the paper: their published sizes, and each of them through the whole chain."""
 
-import argparse
-
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-import architectures
 import convert_to_tflite
 import models
-from conftest import SAMPLE_DATA, call
-from settings import Settings, UserError
+from conftest import FLOAT32_TOLERANCE, SAMPLE_DATA, call
+from kws import batch_norm, checkpoints
+from kws.cli import UserError
+from kws.settings import Settings, SettingsFlags
+from kws.tflite import TFLiteModel, embed_settings, operator_names
 
-NO_FLAGS = argparse.Namespace()
 # Memory in kB and operations in millions, as printed in the paper (arXiv:1711.07128, tables 3 to 5).
 PUBLISHED = {
     "dnn": ((80.0, 0.1588), (199.4, 0.397), (496.6, 0.9902)),
@@ -69,7 +68,7 @@ def network(architecture, clips):
     settings = tiny(architecture)
     model = with_random_weights(models.build_model(settings))
     given = features(settings, clips)
-    return settings, model, given, models.keras_scores(model)(given)
+    return settings, model, given, checkpoints.keras_predictor(model)(given)
 
 
 @pytest.mark.parametrize("architecture", PUBLISHED)
@@ -77,9 +76,9 @@ def test_presets_need_the_memory_and_operations_of_the_paper(architecture):
     for size, (kilobytes, millions) in zip(
         ("small", "medium", "large"), PUBLISHED[architecture], strict=True
     ):
-        model = models.build_model(Settings(**architectures.PRESETS[f"{architecture}_{size}"]))
-        assert architectures.memory(model) / 1e3 == pytest.approx(kilobytes, rel=0.012)
-        assert architectures.operations(model) / 1e6 == pytest.approx(millions, rel=0.022)
+        model = models.build_model(Settings(**models.PRESETS[f"{architecture}_{size}"]))
+        assert models.memory(model) / 1e3 == pytest.approx(kilobytes, rel=0.012)
+        assert models.operations(model) / 1e6 == pytest.approx(millions, rel=0.022)
 
 
 def test_operations_and_memory_of_a_network_counted_by_hand():
@@ -87,9 +86,9 @@ def test_operations_and_memory_of_a_network_counted_by_hand():
     places = [5 * 10, 3 * 5, 3 * 5]
     first = 4 * 3 * 8 * places[0]
     separable = (9 * 8 + 8 * 8) * places[1] + (9 * 8 + 8 * 10) * places[2]
-    assert architectures.operations(model) == 2 * (first + separable + 10 * 12)
+    assert models.operations(model) == 2 * (first + separable + 10 * 12)
     weights = (96 + 8) + (72 + 8) + (64 + 8) + (72 + 8) + (80 + 10) + (120 + 12)
-    assert architectures.memory(model) == weights + (50 + 15) * 8
+    assert models.memory(model) == weights + (50 + 15) * 8
 
 
 @pytest.mark.parametrize("architecture", ["cnn", "lstm", "crnn", "ds_cnn"])
@@ -100,16 +99,28 @@ def test_a_network_is_trained_clustered_converted_and_evaluated(architecture, tm
     steps = ["--how_many_training_steps", "4", "--learning_rate", "0.001"]
     call("train.py", *flags, *network, *frames, *steps, "--train_dir", tmp_path / "train")
     output = call(
-        *("optimisations.py", *flags, *steps, "--checkpoint", tmp_path / "train" / "best"),
-        *("--train_dir", tmp_path / "clustered"),
+        "optimisations.py",
+        *flags,
+        *steps,
+        "--checkpoint",
+        tmp_path / "train" / "best",
+        "--train_dir",
+        tmp_path / "clustered",
     ).stdout
     assert "distinct values of output/kernel: " in output
-    for layer in models.read_weights(tmp_path / "clustered" / "best"):
+    for layer in checkpoints.read_weights(tmp_path / "clustered" / "best"):
         for name, values in layer.items():
             assert "kernel" not in name or len(np.unique(values)) <= 32
     output = call(
-        *("convert_to_tflite.py", "--data_dir", SAMPLE_DATA, "--checkpoint", tmp_path / "clustered" / "best"),
-        *("--inference_type", "int8", "--output", tmp_path / "int8.tflite"),
+        "convert_to_tflite.py",
+        "--data_dir",
+        SAMPLE_DATA,
+        "--checkpoint",
+        tmp_path / "clustered" / "best",
+        "--inference_type",
+        "int8",
+        "--output",
+        tmp_path / "int8.tflite",
     ).stdout
     assert "int8.tflite: testing" in output and "N = 48" in output
     output = call(
@@ -126,23 +137,21 @@ def test_a_tflite_file_computes_what_the_network_does_with_integers_alone(archit
         calibration = None if kind == "fp32" else given
         content = convert_to_tflite.convert(model, settings, calibration, kind)
         path = tmp_path / f"{kind}.tflite"
-        path.write_bytes(models.with_settings(content, settings))
-        scores, stored = models.load_tflite(path, NO_FLAGS)
-        assert stored == settings
-        np.testing.assert_allclose(scores(given), expected, atol=tolerance)
-        np.testing.assert_array_equal(scores(given[:7]), scores(given[:7]))
-        np.testing.assert_allclose(
-            scores(given), np.concatenate([scores(row[None]) for row in given]), atol=kind == "fp32" and 1e-6
-        )
-        cost = models.cost(path, settings)
+        path.write_bytes(embed_settings(content, settings))
+        loaded = TFLiteModel(path)
+        assert loaded.settings == settings
+        np.testing.assert_allclose(loaded.predict(given), expected, atol=tolerance)
+        np.testing.assert_array_equal(loaded.predict(given[:7]), loaded.predict(given[:7]))
+        row_by_row = np.concatenate([loaded.predict(row[None]) for row in given])
+        rounding = FLOAT32_TOLERANCE if kind == "fp32" else 0
+        np.testing.assert_allclose(loaded.predict(given), row_by_row, atol=rounding)
+        cost = loaded.cost()
         assert cost.parameters == pytest.approx(
             sum(weight.shape.num_elements() for weight in model.weights), rel=0.25
         )
-        assert cost.macs == pytest.approx(
-            architectures.operations(model) / 2, rel=0.11
-        )  # frame 0 has no state
+        assert cost.macs == pytest.approx(models.operations(model) / 2, rel=0.11)  # frame 0 has no state
         graph = schema.ModelT.InitFromPackedBuf(path.read_bytes())
-        assert not {"CUSTOM", "WHILE", "IF", "CALL_ONCE"} & set(models.tflite_operators(path.read_bytes()))
+        assert not {"CUSTOM", "WHILE", "IF", "CALL_ONCE"} & set(operator_names(path.read_bytes()))
         assert all(len(tensor.shapeSignature or ()) == 0 for tensor in graph.subgraphs[0].tensors)
         types = {tensor.type for tensor in graph.subgraphs[0].tensors}
         assert (schema.TensorType.FLOAT32 in types) == (kind == "fp32")
@@ -151,12 +160,12 @@ def test_a_tflite_file_computes_what_the_network_does_with_integers_alone(archit
 @pytest.mark.parametrize("architecture", ["cnn", "ds_cnn", "tc_resnet"])
 def test_settled_batch_norm_changes_no_score_and_leaves_kernels_as_they_are(architecture):
     settings, model, given, expected = network(architecture, clips=20)
-    models.settle_batch_norm(model)
-    np.testing.assert_allclose(models.keras_scores(model)(given), expected, atol=1e-6)
+    batch_norm.fold_batch_norm_in_place(model)
+    np.testing.assert_allclose(checkpoints.keras_predictor(model)(given), expected, atol=FLOAT32_TOLERANCE)
     for layer in model.layers:
-        for kernel in architectures.kernels(layer):
+        for kernel in models.kernels(layer):
             kernel.assign(np.round(kernel, 1))
-    distinct = {len(np.unique(kernel)) for layer in model.layers for kernel in architectures.kernels(layer)}
+    distinct = {len(np.unique(kernel)) for layer in model.layers for kernel in models.kernels(layer)}
     content = convert_to_tflite.convert(model, settings, None, "fp32")
     graph = schema.ModelT.InitFromPackedBuf(content)
     stored = [
@@ -169,7 +178,7 @@ def test_settled_batch_norm_changes_no_score_and_leaves_kernels_as_they_are(arch
 
 @pytest.mark.parametrize("architecture", TINY)
 def test_a_size_that_does_not_fit_says_what_is_expected(architecture):
-    example = architectures.ARCHITECTURES[architecture].example
+    example = models.ARCHITECTURES[architecture].example
     with pytest.raises(UserError, match=f"{architecture}: it takes .*, for example {example}"):
         models.build_model(Settings(model_architecture=architecture, model_size_info=(3, 0, 3)))
 
@@ -177,12 +186,12 @@ def test_a_size_that_does_not_fit_says_what_is_expected(architecture):
 @pytest.mark.parametrize("architecture", TINY)
 def test_every_form_of_a_network_gives_the_same_scores(architecture, tmp_path):
     settings, model, given, expected = network(architecture, clips=10)
-    models.save_checkpoint(model, settings, tmp_path / "checkpoint")
-    models.export_saved_model(model, settings, tmp_path / "saved_model")
+    checkpoints.save_checkpoint(model, settings, tmp_path / "checkpoint")
+    checkpoints.export_saved_model(model, settings, tmp_path / "saved_model")
     for form in ("checkpoint", "saved_model"):
-        loaded, stored = models.load_checkpoint(tmp_path / form, NO_FLAGS)
+        loaded, stored = checkpoints.load_checkpoint(tmp_path / form)
         assert stored == settings
-        np.testing.assert_array_equal(models.keras_scores(loaded)(given), expected)
+        np.testing.assert_array_equal(checkpoints.keras_predictor(loaded)(given), expected)
 
 
 def test_layers_and_units_in_the_wrong_order_do_not_fit():
@@ -231,7 +240,7 @@ def test_the_lstm_has_peepholes_and_a_projection():
         kept = sigmoid(kept + peepholes[7:14] * cells)
         cells = kept * cells + sigmoid(into + peepholes[:7] * cells) * candidate
         output = (sigmoid(out + peepholes[14:] * cells) * np.tanh(cells)) @ projection
-    from backend import keras
+    from kws.quiet_tf import keras
 
     of_lstm = keras.Model(model.input, model.layers[2].output)(clip[None])
     np.testing.assert_allclose(of_lstm[0], output, rtol=1e-4)
@@ -271,13 +280,12 @@ def original(architecture, keras):
 
 @pytest.mark.parametrize("architecture", ["single_fc", "dnn", "cnn", "basic_lstm", "ds_cnn"])
 def test_a_checkpoint_of_the_original_package_loads_with_flags(architecture, tmp_path):
-    from backend import keras
+    from kws.quiet_tf import keras
 
     settings = tiny(architecture)
     inputs = keras.Input((settings.feature_count,), name="input")
     theirs = with_random_weights(keras.Sequential([inputs, *original(architecture, keras)]))
     theirs.save_weights(str(tmp_path / "theirs.ckpt"))
-    given = argparse.Namespace(**vars(settings))
-    ours, _ = models.load_checkpoint(tmp_path / "theirs.ckpt", given)
+    ours, _ = checkpoints.load_checkpoint(tmp_path / "theirs.ckpt", SettingsFlags(vars(settings)))
     clips = features(settings, 20)
-    np.testing.assert_allclose(models.keras_scores(ours)(clips), theirs(clips), atol=1e-5)
+    np.testing.assert_allclose(checkpoints.keras_predictor(ours)(clips), theirs(clips), atol=1e-5)

@@ -1,6 +1,5 @@
 """The shipped files are what their definitions say, and as good."""
 
-import argparse
 import hashlib
 import json
 
@@ -8,12 +7,12 @@ import numpy as np
 import pytest
 import yaml
 
-import deployment
+import build
 import input_data
-import make
-import models
 from conftest import ROOT, SAMPLE_DATA, WEIGHTS, call, shipped_recordings
-from settings import Settings
+from kws import checkpoints, firmware
+from kws.settings import Settings
+from kws.tflite import TFLiteModel, operator_names, zipped_size
 
 ARCHIVE = ROOT / "model_archive"
 TFLITE_FOLDERS = sorted((ARCHIVE / "TFLite").iterdir())
@@ -50,17 +49,17 @@ def test_there_is_a_file_of_each_kind():
     ids=by_name,
 )
 def test_every_shipped_form_carries_the_settings_of_dnn_small(path):
-    assert models.read_settings(path) == EXPECTED
+    assert checkpoints.read_settings(path) == EXPECTED
 
 
 @pytest.mark.parametrize("folder", TFLITE_FOLDERS, ids=by_name)
 def test_the_definition_describes_the_file(folder):
     stated, content = definition(folder), tflite_file(folder).read_bytes()
-    model = models.TFLiteModel(tflite_file(folder))
+    model = TFLiteModel(tflite_file(folder))
     assert stated["bytes"] == len(content)
-    assert stated["zipped_bytes"] == models.zipped_size(content)
+    assert stated["zipped_bytes"] == zipped_size(content)
     assert stated["sha256"] == hashlib.sha256(content).hexdigest()
-    assert stated["operators"] == models.tflite_operators(content) == ["FULLY_CONNECTED", "SOFTMAX"]
+    assert stated["operators"] == operator_names(content) == ["FULLY_CONNECTED", "SOFTMAX"]
     assert stated["settings"] == json.loads(EXPECTED.to_json())
     assert stated["output"]["labels"] == list(EXPECTED.labels)
     for name, detail in (("input", model.input), ("output", model.output)):
@@ -75,15 +74,15 @@ def test_the_definition_describes_the_file(folder):
 def test_tensorflow_lite_micro_needs_what_is_stated(folder):
     pytest.importorskip("tflite_micro")
     stated = definition(folder)["tensorflow_lite_micro"]
-    assert stated["resolver"] == deployment.resolver(["FULLY_CONNECTED", "SOFTMAX"]).splitlines()
-    assert make.arena_size(tflite_file(folder)) == stated["arena_bytes"]
+    assert stated["resolver"] == firmware.resolver(["FULLY_CONNECTED", "SOFTMAX"]).splitlines()
+    assert build.arena_size(tflite_file(folder)) == stated["arena_bytes"]
 
 
 @pytest.mark.parametrize("kind", ["int8", "clustered_int8", "int16"])
 def test_an_npu_needs_what_is_stated(kind):
     pytest.importorskip("ethosu.vela")
     folder = ARCHIVE / "TFLite" / f"tflite_{kind}"
-    assert make.npu_cost(tflite_file(folder)) == definition(folder)[make.NPU]
+    assert build.npu_cost(tflite_file(folder)) == definition(folder)[build.NPU]
 
 
 def test_the_integer_files_are_small():
@@ -106,7 +105,7 @@ def test_the_clustered_kernels_have_32_values():
 
 @pytest.mark.parametrize("folder", TFLITE_FOLDERS, ids=by_name)
 def test_the_regression_vectors_hold(folder):
-    model = models.TFLiteModel(tflite_file(folder))
+    model = TFLiteModel(tflite_file(folder))
     outputs = []
     for number in range(len(EXPECTED.labels)):
         given = np.load(folder / "testing_input" / "input" / f"{number}.npy")
@@ -119,13 +118,13 @@ def test_the_regression_vectors_hold(folder):
 
 
 def test_the_sources_and_the_float_file_are_one_model():
-    model, settings = models.load_checkpoint(WEIGHTS, argparse.Namespace())
-    exported, _ = models.load_checkpoint(ARCHIVE / "model_source" / "saved_model", argparse.Namespace())
+    model, settings = checkpoints.load_checkpoint(WEIGHTS)
+    exported, _ = checkpoints.load_checkpoint(ARCHIVE / "model_source" / "saved_model")
     features = np.random.default_rng(0).normal(scale=10, size=(20, 250)).astype(np.float32)
-    expected = models.keras_scores(model)(features)
-    np.testing.assert_array_equal(models.keras_scores(exported)(features), expected)
-    tflite = models.TFLiteModel(tflite_file(ARCHIVE / "TFLite" / "tflite_fp32"))
-    np.testing.assert_allclose(tflite(features), expected, atol=1e-5)
+    expected = checkpoints.keras_predictor(model)(features)
+    np.testing.assert_array_equal(checkpoints.keras_predictor(exported)(features), expected)
+    tflite = TFLiteModel(tflite_file(ARCHIVE / "TFLite" / "tflite_fp32"))
+    np.testing.assert_allclose(tflite.predict(features), expected, atol=1e-5)
 
 
 @pytest.fixture(scope="session")
@@ -170,10 +169,10 @@ def test_the_stated_accuracies_are_measured_again(recordings, tmp_path):
             assert accuracy[f"tflite_{kind}", test_set] >= accuracy["tflite_fp32", test_set] - loss
 
 
-def test_the_sample_data_is_small_and_has_all_partitions(data_arguments, dnn_small):
+def test_the_sample_data_is_small_and_has_all_partitions(data_options, dnn_small):
     files = [file for file in SAMPLE_DATA.rglob("*") if file.is_file() and ".pcm_cache" not in file.parts]
     assert sum(file.stat().st_size for file in files) < 8_000_000
-    data = input_data.open_data(data_arguments(), dnn_small)
+    data = input_data.open_data(data_options(), dnn_small)
     assert all(len(getattr(data, partition)) for partition in input_data.PARTITIONS)
 
 

@@ -53,9 +53,9 @@ def test_two_workers_get_what_one_gets_with_the_same_global_batch(tmp_path):
     assert "worker 1 of 2 is done" in outputs[1] and "step" not in outputs[1]
 
 
-def test_workers_go_on_where_one_stopped(tmp_path):
+def test_workers_resume_where_one_stopped(tmp_path):
     train_with_workers(tmp_path)
-    assert all("going on after step 80 of 80" in output for output in train_with_workers(tmp_path))
+    assert all("resuming after step 80 of 80" in output for output in train_with_workers(tmp_path))
 
 
 def test_mirrored_on_one_device_gets_what_none_gets(tmp_path, trained):

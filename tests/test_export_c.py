@@ -12,10 +12,11 @@ import convert_to_tflite
 import export_c
 import input_data
 import models
-from conftest import ROOT, assert_one_clear_line, call, shipped_recordings
-from settings import Settings
+from conftest import ROOT, SHIPPED_INT8, assert_one_clear_line, call, shipped_recordings
+from kws.features import mfcc
+from kws.settings import Settings
+from kws.tflite import TFLiteModel, embed_settings, quantize
 
-SHIPPED = ROOT / "model_archive" / "TFLite" / "tflite_int8" / "dnn_small_int8.tflite"
 STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror"]
 
 
@@ -31,8 +32,8 @@ pytestmark = needs("cc", "make")
 def shipped(tmp_path_factory):
     """The shipped int8 model's module, and the model."""
     folder = tmp_path_factory.mktemp("c") / "kws"
-    call("export_c.py", SHIPPED, "--output", folder)
-    return Module(folder), models.TFLiteModel(SHIPPED)
+    call("export_c.py", SHIPPED_INT8, "--output", folder)
+    return Module(folder), TFLiteModel(SHIPPED_INT8)
 
 
 class Module:
@@ -52,17 +53,18 @@ class Module:
 
     def stream(self, samples, settings):
         """The model's input after all whole strides of `samples`."""
-        state = np.zeros(settings.feature_count + 2 * settings.window_samples, np.int8)
+        stride = settings.front_end.stride_samples
+        state = np.zeros(settings.feature_count + 2 * settings.front_end.window_samples, np.int8)
         self._library.kws_stream_start(state.ctypes)
-        strides = samples[: len(samples) // settings.stride_samples * settings.stride_samples]
-        for part in np.ascontiguousarray(strides.reshape(-1, settings.stride_samples)):
+        strides = samples[: len(samples) // stride * stride]
+        for part in np.ascontiguousarray(strides.reshape(-1, stride)):
             self._library.kws_stream_push(state.ctypes, part.ctypes)
         return state[: settings.feature_count]
 
 
-def recordings(data_arguments, settings):
+def recordings(data_options, settings):
     """Speech, silence, and noise from quiet to full scale, int16 [clips, clip_samples]."""
-    data = input_data.open_data(data_arguments(), settings)
+    data = input_data.open_data(data_options(), settings)
     speech = [clips.samples(clip) for clips in (data.training, data.testing) for clip in range(len(clips))]
     rng = np.random.default_rng(0)
     noise = [
@@ -75,23 +77,23 @@ def recordings(data_arguments, settings):
     return np.concatenate([speech, noise, square, silence]).astype(np.int16)
 
 
-def test_features_and_labels_are_those_of_the_pc(shipped, data_arguments, dnn_small):
+def test_features_and_labels_are_those_of_the_pc(shipped, data_options, dnn_small):
     module, model = shipped
-    clips = recordings(data_arguments, dnn_small)
+    clips = recordings(data_options, dnn_small)
     assert len(clips) >= 500
-    expected = input_data.mfcc(clips / np.float32(32768), dnn_small)
+    expected = mfcc(clips / np.float32(32768), dnn_small.front_end)
     frames = clips[:, : 25 * 640].reshape(-1, 640)
     found = np.stack([module.call("kws_mfcc", frame, 10, np.float32) for frame in frames])
     np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-3)
     given = np.stack([module.call("kws_features", clip, 250, np.int8) for clip in clips])
-    steps = np.abs(given.astype(int) - models.quantize(expected, model.input))
+    steps = np.abs(given.astype(int) - quantize(expected, model.input))
     assert steps.max() <= 1 and (steps > 0).mean() < 0.001
     scores = np.stack([module.call("kws_classify", one, 12, np.int8) for one in given])
-    assert (scores.argmax(1) == model(expected).argmax(1)).mean() >= 0.995
+    assert (scores.argmax(1) == model.predict(expected).argmax(1)).mean() >= 0.995
 
 
 def test_scores_are_those_of_the_interpreter_bit_for_bit(shipped):
-    module, model = shipped[0], models.TFLiteModel(SHIPPED)
+    module, model = shipped[0], TFLiteModel(SHIPPED_INT8)
     rng = np.random.default_rng(0)
     spread = rng.uniform(1, 60, (2000, 1))
     given = np.clip(rng.normal(20, spread, (2000, 250)), -128, 127).astype(np.int8)
@@ -104,7 +106,7 @@ def test_labels_of_real_speech_are_those_of_the_pc(shipped, tmp_path, dnn_small)
     folder = shipped_recordings(tmp_path, "testing") / "speech_commands_test_set_v0.02"
     clips = input_data.open_test_dir(folder, dnn_small)
     module, model = shipped
-    expected = model(input_data.features(clips, dnn_small)).argmax(1)
+    expected = model.predict(input_data.features(clips, dnn_small.front_end)).argmax(1)
     found = []
     for number in range(len(clips)):
         given = module.call("kws_features", clips.samples(number), 250, np.int8)
@@ -120,13 +122,13 @@ def test_a_stream_gives_the_features_of_its_last_clip(tmp_path, window_ms, strid
     rng = np.random.default_rng(0)
     features = rng.normal(scale=5, size=(50, settings.feature_count)).astype(np.float32)
     content = convert_to_tflite.convert(models.build_model(settings), settings, features, "int8")
-    (tmp_path / "x.tflite").write_bytes(models.with_settings(content, settings))
+    (tmp_path / "x.tflite").write_bytes(embed_settings(content, settings))
     call("export_c.py", tmp_path / "x.tflite", "--output", tmp_path / "c")
     module = Module(tmp_path / "c")
     samples = rng.integers(-3000, 3000, 2 * settings.sample_rate).astype(np.int16)
-    used = len(samples) // settings.stride_samples * settings.stride_samples
-    begin = used - max(settings.window_samples, settings.stride_samples)
-    begin -= (settings.frame_count - 1) * settings.stride_samples
+    window, stride = settings.front_end.window_samples, settings.front_end.stride_samples
+    used = len(samples) // stride * stride
+    begin = used - max(window, stride) - (settings.frame_count - 1) * stride
     expected = module.call("kws_features", samples[begin:], settings.feature_count, np.int8)
     np.testing.assert_array_equal(module.stream(samples, settings), expected)
 
@@ -141,16 +143,16 @@ def test_the_module_checks_itself_without_undefined_behaviour(shipped):
     assert "4 of 4 clips as on the PC" in result.stdout
 
 
-def test_the_module_names_what_is_said_in_files_and_notices_wrong_scores(shipped, data_arguments, dnn_small):
+def test_the_module_names_what_is_said_in_files_and_notices_wrong_scores(shipped, data_options, dnn_small):
     module, model = shipped
-    data = input_data.open_data(data_arguments(), dnn_small)
+    data = input_data.open_data(data_options(), dnn_small)
     samples = data.testing.samples(0)
     (module.folder / "x.raw").write_bytes(samples.astype("<i2").tobytes())
     subprocess.run(["make", "-B", "-C", module.folder, "kws"], check=True, capture_output=True)
     said = subprocess.run(
         [module.folder / "kws", module.folder / "x.raw"], capture_output=True, text=True
     ).stdout
-    heard = model(input_data.features(data.testing.take([0]), dnn_small))[0]
+    heard = model.predict(input_data.features(data.testing.take([0]), dnn_small.front_end))[0]
     assert said.startswith(f"{module.folder / 'x.raw'}: {dnn_small.labels[heard.argmax()]} ")
     shutil.copytree(module.folder, module.folder / "wrong")
     table = (module.folder / "kws_model.c").read_text().replace("bias_3[] = {\n    ", "bias_3[] = {\n    1")
@@ -186,7 +188,7 @@ def test_cmsis_nn_is_called_with_what_the_layers_are(shipped, tmp_path, targets)
     assert all(b"arm_fully_connected_s8" in path.read_bytes() for path in programs)
 
 
-def test_cmsis_dsp_computes_the_same_features(shipped, data_arguments, dnn_small):
+def test_cmsis_dsp_computes_the_same_features(shipped, data_options, dnn_small):
     dsp = pytest.importorskip("cmsisdsp")
     folder = shipped[0].folder
     names = [f"kws_dsp_{name}" for name in ("dct", "positions", "lengths", "filters", "window")]
@@ -204,14 +206,14 @@ def test_cmsis_dsp_computes_the_same_features(shipped, data_arguments, dnn_small
         np.array((kind * count).from_address(address))
         for kind, count, address in zip(kinds, counts, addresses, strict=True)
     ]
-    mfcc = dsp.arm_mfcc_instance_f32()
-    assert dsp.arm_mfcc_init_f32(mfcc, 1024, 40, 10, *tables) == 0
-    clips = recordings(data_arguments, dnn_small) / np.float32(32768)
+    instance = dsp.arm_mfcc_instance_f32()
+    assert dsp.arm_mfcc_init_f32(instance, 1024, 40, 10, *tables) == 0
+    clips = recordings(data_options, dnn_small) / np.float32(32768)
     assert len(clips) >= 500
     frames = np.pad(clips[:, : 25 * 640].reshape(-1, 640), [(0, 0), (0, 1024 - 640)])
-    found = np.stack([dsp.arm_mfcc_f32(mfcc, frame, np.zeros(2050, np.float32)) for frame in frames])
+    found = np.stack([dsp.arm_mfcc_f32(instance, frame, np.zeros(2050, np.float32)) for frame in frames])
     found[:, 0] -= ctypes.c_float.in_dll(library, "offset").value
-    expected = input_data.mfcc(clips, dnn_small)
+    expected = mfcc(clips, dnn_small.front_end)
     np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-3)
 
 
@@ -234,15 +236,15 @@ void led(int on) { if (on) printf("%d\\n", now); }
 """
 
 
-def test_the_readme_lights_an_led_at_a_word(shipped, tmp_path, data_arguments, dnn_small):
+def test_the_readme_lights_an_led_at_a_word(shipped, tmp_path, data_options, dnn_small):
     module, model = shipped
     (program,) = re.findall("```c\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     (tmp_path / "board.c").write_text(program + BOARD)
     sources = [module.folder / name for name in ("kws_features.c", "kws_nn.c", "kws_model.c")]
     board = [tmp_path / "board.c", "-I", module.folder, *sources, "-lm"]
     subprocess.run(["cc", *STRICT, "-o", tmp_path / "board", *board], check=True)
-    clips = input_data.open_data(data_arguments(), dnn_small).training
-    heard = model(input_data.features(clips, dnn_small)).argmax(1)
+    clips = input_data.open_data(data_options(), dnn_small).training
+    heard = model.predict(input_data.features(clips, dnn_small.front_end)).argmax(1)
     (yes, no) = (
         next(clip for clip in range(len(clips)) if clips.label[clip] == heard[clip] == label)
         for label in map(dnn_small.labels.index, ("yes", "no"))
@@ -255,7 +257,7 @@ def test_the_readme_lights_an_led_at_a_word(shipped, tmp_path, data_arguments, d
 
 
 def test_other_models_are_refused_in_one_line(tmp_path):
-    floating = SHIPPED.parent.parent / "tflite_fp32" / "dnn_small_fp32.tflite"
+    floating = SHIPPED_INT8.parent.parent / "tflite_fp32" / "dnn_small_fp32.tflite"
     keras_file = ROOT / "model_archive" / "model_source" / "dnn_small.keras"
     for model, *parts in (
         (floating, "--inference_type int8"),

@@ -1,6 +1,5 @@
 """Damaged files: a clear error or an answer, never a crash. FUZZ_INPUTS says how many of each kind to try."""
 
-import argparse
 import contextlib
 import multiprocessing
 import os
@@ -12,15 +11,15 @@ import pytest
 import soundfile
 
 import export_c
-import input_data
-import models
-import streaming
-from conftest import ROOT, WEIGHTS
-from settings import Settings, UserError
+from conftest import SHIPPED_INT8, WEIGHTS
+from kws import checkpoints, streaming
+from kws.cli import UserError
+from kws.recordings import BadAudio, read_audio
+from kws.settings import Settings, SettingsFlags
+from kws.tflite import TFLiteModel
 
 COUNT = int(os.environ.get("FUZZ_INPUTS", "300"))
-INT8 = ROOT / "model_archive" / "TFLite" / "tflite_int8" / "dnn_small_int8.tflite"
-EXPECTED_ERRORS = UserError, input_data.BadAudio
+EXPECTED_ERRORS = UserError, BadAudio
 
 
 def mutations(content: bytes, count: int, header: int | None = None):
@@ -79,7 +78,7 @@ def test_recordings(tmp_path, suffix, subtype, rate):
     content = (tmp_path / f"x.{suffix}").read_bytes()
 
     def read(path):
-        samples, _ = input_data.read_audio(path, 16000)
+        samples, _ = read_audio(path, 16000)
         assert samples.dtype == np.int16 and samples.ndim == 1 and len(samples)
 
     in_a_process(survives, read, content, tmp_path, f"x.{suffix}", 60)
@@ -104,32 +103,32 @@ def test_lists_of_words(tmp_path, dnn_small):
 
 
 def test_tflite_files(tmp_path):
-    content = INT8.read_bytes()
+    content = SHIPPED_INT8.read_bytes()
 
     def read(path):
-        models.read_settings(path)
-        scores, settings = models.load_tflite(path, argparse.Namespace())
-        given = np.zeros((2, settings.feature_count), np.float32)
-        assert scores(given).shape == (2, len(settings.labels))
+        checkpoints.read_settings(path)
+        model = TFLiteModel(path, SettingsFlags())
+        features = np.zeros((2, model.settings.feature_count), np.float32)
+        assert model.predict(features).shape == (2, len(model.settings.labels))
 
     in_a_process(survives, read, content, tmp_path, "x.tflite", 3000)
 
 
 def test_tflite_files_to_export(tmp_path):
     def read(path):
-        network = export_c.read_network(path)
+        network = export_c.read_network(path.read_bytes(), path)
         assert network.layers
 
-    survives(read, INT8.read_bytes(), tmp_path, "x.tflite", 3000)
+    survives(read, SHIPPED_INT8.read_bytes(), tmp_path, "x.tflite", 3000)
 
 
 def test_checkpoints(tmp_path):
-    prefix = Path(models.checkpoint_prefix(WEIGHTS))
+    prefix = Path(checkpoints.checkpoint_prefix(WEIGHTS))
     for file in prefix.parent.glob(f"{prefix.name}.*"):
         shutil.copy(file, tmp_path)
     index = tmp_path / f"{prefix.name}.index"
     for damaged in mutations(index.read_bytes(), COUNT):
         index.write_bytes(damaged)
         with contextlib.suppress(UserError):
-            for layer in models.read_weights(tmp_path / prefix.name):
+            for layer in checkpoints.read_weights(tmp_path / prefix.name):
                 assert all(isinstance(value, np.ndarray) for value in layer.values())

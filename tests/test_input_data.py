@@ -1,5 +1,6 @@
 """From archive to features: real archives over HTTP, real files, and TensorFlow's ops as the reference."""
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -7,6 +8,7 @@ import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +16,14 @@ import soundfile
 
 import input_data
 import plain
-from conftest import RECORDINGS, SAMPLE_DATA, web_server
-from settings import Settings, UserError
+from conftest import RATE, RECORDINGS, SAMPLE_DATA, web_server
+from kws import batches, download
+from kws.augmentation import Augmentation, Variations, augment, draw_variations
+from kws.cli import UserError
+from kws.features import mfcc
+from kws.recordings import CACHE_FOLDER, decode_folders, one_clip, read_audio
+from kws.settings import Settings
 
-RATE = 16000
 SPEAKERS = [f"{number:08x}" for number in range(40)]
 
 
@@ -80,7 +86,7 @@ AUDIO = {
 def test_mfcc_is_that_of_tensorflows_ops(kind, settings):
     audio = AUDIO[kind]()
     expected = tensorflow_mfcc(audio, settings)
-    found = input_data.mfcc(audio, settings)
+    found = mfcc(audio, settings.front_end)
     assert found.shape == (len(audio), settings.feature_count)
     assert np.abs(found - expected).max() < 2e-4
 
@@ -88,14 +94,14 @@ def test_mfcc_is_that_of_tensorflows_ops(kind, settings):
 def test_mfcc_of_another_rate_is_that_of_tensorflows_ops():
     settings = Settings(sample_rate=8000, window_size_ms=40, window_stride_ms=20)
     audio = np.random.default_rng(0).uniform(-1, 1, (5, 8000)).astype(np.float32)
-    assert np.abs(input_data.mfcc(audio, settings) - tensorflow_mfcc(audio, settings)).max() < 2e-4
+    assert np.abs(mfcc(audio, settings.front_end) - tensorflow_mfcc(audio, settings)).max() < 2e-4
 
 
-def test_features_of_clips_are_the_mfcc_of_their_samples(data_arguments, dnn_small):
-    clips = input_data.open_data(data_arguments(), dnn_small).validation
+def test_features_of_clips_are_the_mfcc_of_their_samples(data_options, dnn_small):
+    clips = input_data.open_data(data_options(), dnn_small).validation
     audio = np.stack([clips.samples(clip) for clip in range(len(clips))]) / np.float32(32768)
-    expected = input_data.mfcc(audio, dnn_small)
-    np.testing.assert_allclose(input_data.features(clips, dnn_small), expected, rtol=0, atol=2e-5)
+    expected = mfcc(audio, dnn_small.front_end)
+    np.testing.assert_allclose(input_data.features(clips, dnn_small.front_end), expected, rtol=0, atol=2e-5)
 
 
 # ---- partitions and labels ----
@@ -127,12 +133,10 @@ def test_larger_partitions_take_from_training_only():
     assert abs(shares.count("testing") / 2000 - 0.3) < 0.04
 
 
-def test_a_data_set_has_all_wanted_clips_and_ten_percent_each_of_silence_and_unknown(
-    data_arguments, dnn_small
-):
-    data = input_data.open_data(data_arguments(), dnn_small)
+def test_a_data_set_has_all_wanted_clips_and_ten_percent_each_of_silence_and_unknown(data_options, dnn_small):
+    data = input_data.open_data(data_options(), dnn_small)
     labels = dnn_small.labels
-    assert data.unknown_per_pass == 16
+    assert data.unknown_per_epoch == 16
     for partition, speakers, unknown in (("training", 16, 64), ("validation", 4, 4), ("testing", 4, 4)):
         clips = getattr(data, partition)
         counts = dict(zip(labels, np.bincount(clips.label, minlength=len(labels)), strict=True))
@@ -149,47 +153,47 @@ def test_a_data_set_has_all_wanted_clips_and_ten_percent_each_of_silence_and_unk
             np.testing.assert_array_equal(clips.samples(clip), expected)
 
 
-def test_the_percentages_of_silence_and_unknown_words_are_flags(data_arguments, dnn_small):
-    data = input_data.open_data(data_arguments(silence_percentage=25, unknown_percentage=0), dnn_small)
+def test_the_percentages_of_silence_and_unknown_words_are_flags(data_options, dnn_small):
+    data = input_data.open_data(data_options(silence_percentage=25, unknown_percentage=0), dnn_small)
     assert (data.testing.label == 0).sum() == 10
     assert (data.testing.label == 1).sum() == 0
 
 
-def test_the_unknown_words_drawn_are_always_the_same_and_of_several_kinds(data_arguments, dnn_small):
-    first, second = (input_data.open_data(data_arguments(), dnn_small).testing.names for _ in range(2))
+def test_the_unknown_words_drawn_are_always_the_same_and_of_several_kinds(data_options, dnn_small):
+    first, second = (input_data.open_data(data_options(), dnn_small).testing.names for _ in range(2))
     assert first == second
     unknown = {name.split("/")[0] for name in first if name and name.split("/")[0] not in dnn_small.labels}
     assert len(unknown) > 2
 
 
-def test_a_wanted_word_without_recordings_is_an_error_that_lists_what_there_is(data_arguments):
+def test_a_wanted_word_without_recordings_is_an_error_that_lists_what_there_is(data_options):
     with pytest.raises(UserError, match=r"no recordings of banana.*there are: bird, down"):
-        input_data.open_data(data_arguments(), Settings(wanted_words=("yes", "banana")))
+        input_data.open_data(data_options(), Settings(wanted_words=("yes", "banana")))
 
 
 @pytest.mark.parametrize(
     "make", [lambda folder: None, lambda folder: folder.mkdir()], ids=["missing", "empty"]
 )
-def test_a_missing_or_empty_folder_without_a_url_is_an_error(tmp_path, data_arguments, make):
+def test_a_missing_or_empty_folder_without_a_url_is_an_error(tmp_path, data_options, make):
     make(tmp_path / "data")
     with pytest.raises(UserError, match="has no recordings"):
-        input_data.open_data(data_arguments(data_dir=tmp_path / "data", data_url=""), ON_OFF)
+        input_data.open_data(data_options(data_dir=tmp_path / "data", data_url=""), ON_OFF)
 
 
-def test_a_folder_with_other_things_is_never_filled_with_a_download(tmp_path, data_arguments):
+def test_a_folder_with_other_things_is_never_filled_with_a_download(tmp_path, data_options):
     make_words(tmp_path / "inner", speakers=SPEAKERS[:1])
     with pytest.raises(UserError, match=r"has no recordings: expected .*did you mean --data_dir .*inner"):
-        input_data.open_data(data_arguments(data_dir=tmp_path), ON_OFF)
+        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
 
 
 # ---- decoding ----
 
 
-def test_short_clips_are_padded_and_long_ones_cut(tmp_path, data_arguments):
+def test_short_clips_are_padded_and_long_ones_cut(tmp_path, data_options):
     make_words(tmp_path)
     write_wav(tmp_path / "on" / "00000000_nohash_1.wav", seconds=0.5)
     write_wav(tmp_path / "on" / "00000000_nohash_2.wav", seconds=1.5)
-    shard = input_data.decode_folders(tmp_path, ["on"], ON_OFF)["on"]
+    shard = decode_folders(tmp_path, ["on"], ON_OFF.front_end)["on"]
     rows = {name: shard.pcm[row] for row, name in enumerate(shard.names)}
     short, long = rows["00000000_nohash_1.wav"], rows["00000000_nohash_2.wav"]
     assert short[:8000].any() and not short[8000:].any()
@@ -218,11 +222,11 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("reason", BAD_FILES)
-def test_a_bad_file_among_many_is_named_and_left_out_again_and_again(tmp_path, data_arguments, capfd, reason):
+def test_a_bad_file_among_many_is_named_and_left_out_again_and_again(tmp_path, data_options, capfd, reason):
     make_words(tmp_path)
     BAD_FILES[reason](tmp_path / "on" / "00000003_nohash_0.wav")
     for _ in range(2):
-        data = input_data.open_data(data_arguments(data_dir=tmp_path), ON_OFF)
+        data = input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
         errors = capfd.readouterr().err
         assert "left out 1 of 120 files" in errors
         assert f"{tmp_path}/on/00000003_nohash_0" in errors and reason in errors
@@ -230,11 +234,11 @@ def test_a_bad_file_among_many_is_named_and_left_out_again_and_again(tmp_path, d
         assert sum(name.startswith("on/") for name in names) == 39
 
 
-def test_a_truncated_flac_file_is_left_out(tmp_path, data_arguments, capfd):
+def test_a_truncated_flac_file_is_left_out(tmp_path, data_options, capfd):
     make_words(tmp_path)
     write_wav(tmp_path / "on" / "x.wav")
     cut_short(make_flac(tmp_path / "on" / "x.wav"))
-    input_data.open_data(data_arguments(data_dir=tmp_path), ON_OFF)
+    input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
     assert "on/x.flac" in capfd.readouterr().err
 
 
@@ -243,7 +247,7 @@ def test_a_wav_file_written_into_a_pipe_is_no_bad_file(tmp_path):
     content = bytearray((tmp_path / "x.wav").read_bytes())
     content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
     (tmp_path / "x.wav").write_bytes(content)
-    samples, changes = input_data.read_audio(tmp_path / "x.wav", RATE)
+    samples, changes = read_audio(tmp_path / "x.wav", RATE)
     assert len(samples) == RATE and not changes
 
 
@@ -269,7 +273,7 @@ def test_recordings_of_other_rates_channels_and_formats_sound_the_same(
 
     path = tmp_path / f"x.{suffix}"
     soundfile.write(path, np.repeat(tone(rate)[:, None], channels, 1), rate, subtype)
-    samples, changes = input_data.read_audio(path, RATE)
+    samples, changes = read_audio(path, RATE)
     assert samples.dtype == np.int16
     assert (f"from {rate} Hz" in changes) == (rate != RATE)
     assert (f"from {channels} channels" in changes) == (channels > 1)
@@ -277,12 +281,12 @@ def test_recordings_of_other_rates_channels_and_formats_sound_the_same(
     np.testing.assert_allclose(samples[middle] / 32768, tone(RATE)[middle], atol=tolerance)
 
 
-def test_conversion_happens_once_and_is_told(tmp_path, data_arguments, capfd):
+def test_conversion_happens_once_and_is_told(tmp_path, data_options, capfd):
     make_words(tmp_path)
     soundfile.write(tmp_path / "on" / "x.mp3", np.random.default_rng(0).normal(size=(44100, 2)) / 9, 44100)
     write_wav(tmp_path / "off" / "y.wav", seconds=3)
     for told in (True, False):
-        input_data.open_data(data_arguments(data_dir=tmp_path), ON_OFF)
+        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
         line = "converted: 1 cut to their loudest 1000 ms, 1 from 2 channels, 1 from 44100 Hz"
         assert (line in capfd.readouterr().err) == told
 
@@ -291,32 +295,32 @@ def test_of_a_long_recording_the_part_around_the_word_is_used():
     word = np.random.default_rng(0).normal(scale=3000, size=RATE // 2).astype(np.int16)
     recording = np.zeros(5 * RATE, np.int16)
     recording[3 * RATE : 3 * RATE + len(word)] = word
-    part = input_data.one_clip(recording, RATE)
+    part = one_clip(recording, RATE)
     start = np.flatnonzero(part)[0]
     assert len(part) == RATE and abs(start - RATE // 4) <= RATE // 50
     np.testing.assert_array_equal(part[start : start + len(word)], word[np.flatnonzero(word)[0] :])
-    np.testing.assert_array_equal(input_data.one_clip(word, RATE), np.pad(word, (0, RATE - len(word))))
+    np.testing.assert_array_equal(one_clip(word, RATE), np.pad(word, (0, RATE - len(word))))
     for length in (RATE, 22_050 - 7):
         for count in (length, length + 1, length + 300, 3 * length + 1):
-            assert len(input_data.one_clip(np.arange(count, dtype=np.int16), length)) == length
+            assert len(one_clip(np.arange(count, dtype=np.int16), length)) == length
 
 
-def test_too_many_bad_files_are_an_error(tmp_path, data_arguments):
+def test_too_many_bad_files_are_an_error(tmp_path, data_options):
     make_words(tmp_path, words=("on",))
     make_words(tmp_path, words=("off",), speakers=[])
     for speaker in SPEAKERS:
         write_wav(tmp_path / "off" / f"{speaker}_nohash_0.wav", seconds=0)
     with pytest.raises(UserError, match="40 of 80 files .* cannot be used; the first: .*holds no samples"):
-        input_data.open_data(data_arguments(data_dir=tmp_path), ON_OFF)
+        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
 
 
 def cache_files(folder):
-    return {path: path.stat().st_mtime_ns for path in (folder / input_data.CACHE_FOLDER).iterdir()}
+    return {path: path.stat().st_mtime_ns for path in (folder / CACHE_FOLDER).iterdir()}
 
 
-def test_recordings_are_decoded_once_and_a_changed_folder_alone_again(tmp_path, data_arguments):
+def test_recordings_are_decoded_once_and_a_changed_folder_alone_again(tmp_path, data_options):
     make_words(tmp_path)
-    args = data_arguments(data_dir=tmp_path)
+    args = data_options(data_dir=tmp_path)
     input_data.open_data(args, ON_OFF)
     first = cache_files(tmp_path)
     input_data.open_data(args, ON_OFF)
@@ -330,15 +334,15 @@ def test_recordings_are_decoded_once_and_a_changed_folder_alone_again(tmp_path, 
 
 
 @pytest.mark.parametrize("suffix", [".pcm", ".json"])
-def test_a_damaged_cache_is_made_again(tmp_path, data_arguments, suffix):
+def test_a_damaged_cache_is_made_again(tmp_path, data_options, suffix):
     make_words(tmp_path)
     before = input_data.features(
-        input_data.open_data(data_arguments(data_dir=tmp_path), ON_OFF).training, ON_OFF
+        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF).training, ON_OFF.front_end
     )
-    for path in (tmp_path / input_data.CACHE_FOLDER).glob(f"*{suffix}"):
+    for path in (tmp_path / CACHE_FOLDER).glob(f"*{suffix}"):
         cut_short(path)
     after = input_data.features(
-        input_data.open_data(data_arguments(data_dir=tmp_path), ON_OFF).training, ON_OFF
+        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF).training, ON_OFF.front_end
     )
     np.testing.assert_array_equal(before, after)
 
@@ -384,29 +388,29 @@ def pack(tmp_path, name="words.tar.gz", members=()):
     return tmp_path / "www" / name
 
 
-def test_an_archive_is_downloaded_extracted_and_not_needed_again(tmp_path, server, data_arguments):
+def test_an_archive_is_downloaded_extracted_and_not_needed_again(tmp_path, server, data_options):
     archive = pack(tmp_path)
-    args = data_arguments(data_dir=tmp_path / "data", data_url=f"{server}/words.tar.gz")
+    args = data_options(data_dir=tmp_path / "data", data_url=f"{server}/words.tar.gz")
     first = input_data.open_data(args, ON_OFF)
     archive.unlink()
-    assert not (tmp_path / "data" / input_data.DOWNLOADS_FOLDER).exists()
+    assert not (tmp_path / "data" / download.DOWNLOADS_FOLDER).exists()
     assert input_data.open_data(args, ON_OFF).training.names == first.training.names
 
 
-def test_an_archive_that_lies_there_already_is_used(tmp_path, server, data_arguments):
+def test_an_archive_that_lies_there_already_is_used(tmp_path, server, data_options):
     archive = pack(tmp_path)
     (tmp_path / "data").mkdir()
     shutil.move(archive, tmp_path / "data")
-    args = data_arguments(data_dir=tmp_path / "data", data_url=f"{server}/words.tar.gz")
+    args = data_options(data_dir=tmp_path / "data", data_url=f"{server}/words.tar.gz")
     assert len(input_data.open_data(args, ON_OFF).training)
 
 
 def test_a_wrong_hash_leaves_nothing_behind(tmp_path, server, monkeypatch):
     pack(tmp_path)
     url = f"{server}/words.tar.gz"
-    monkeypatch.setitem(input_data.SHA256, url, hashlib.sha256(b"something else").hexdigest())
+    monkeypatch.setitem(download.SHA256, url, hashlib.sha256(b"something else").hexdigest())
     with pytest.raises(UserError, match="cannot download .*hash"):
-        input_data.find_recordings(tmp_path / "data", url)
+        download.prepare_recordings(tmp_path / "data", url)
     assert os.listdir(tmp_path / "data") == [".lock"]
 
 
@@ -414,17 +418,17 @@ def test_a_wrong_archive_that_lies_there_already_is_an_error_and_stays(tmp_path,
     (tmp_path / "data").mkdir()
     shutil.copy(pack(tmp_path), tmp_path / "data")
     url = f"{server}/words.tar.gz"
-    monkeypatch.setitem(input_data.SHA256, url, hashlib.sha256(b"something else").hexdigest())
+    monkeypatch.setitem(download.SHA256, url, hashlib.sha256(b"something else").hexdigest())
     with pytest.raises(UserError, match="is not the published archive"):
-        input_data.find_recordings(tmp_path / "data", url)
+        download.prepare_recordings(tmp_path / "data", url)
     assert (tmp_path / "data" / "words.tar.gz").exists()
 
 
 def test_what_a_killed_download_left_is_in_nobodys_way(tmp_path, server):
     pack(tmp_path)
-    (tmp_path / "data" / input_data.DOWNLOADS_FOLDER).mkdir(parents=True)
-    (tmp_path / "data" / input_data.DOWNLOADS_FOLDER / "tmpabc").write_bytes(b"half")
-    folder = input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
+    (tmp_path / "data" / download.DOWNLOADS_FOLDER).mkdir(parents=True)
+    (tmp_path / "data" / download.DOWNLOADS_FOLDER / "tmpabc").write_bytes(b"half")
+    folder = download.prepare_recordings(tmp_path / "data", f"{server}/words.tar.gz")
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "cat", "off", "on"]
 
 
@@ -433,14 +437,14 @@ def test_an_archive_with_one_folder_around_the_words_says_where_they_are(tmp_pat
     with tarfile.open(tmp_path / "www" / "words.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "source", arcname=".")
     with pytest.raises(UserError, match="did you mean --data_dir .*outer"):
-        input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
+        download.prepare_recordings(tmp_path / "data", f"{server}/words.tar.gz")
 
 
 def test_the_canonical_test_set_is_downloaded_where_its_folder_is_missing(tmp_path, server, monkeypatch):
     url = f"{server}/speech_commands_test_set_v0.02.tar.gz"
     monkeypatch.setattr(input_data, "TEST_SET_URL", url)
     archive = pack(tmp_path, "speech_commands_test_set_v0.02.tar.gz")
-    monkeypatch.setitem(input_data.SHA256, url, hashlib.sha256(archive.read_bytes()).hexdigest())
+    monkeypatch.setitem(download.SHA256, url, hashlib.sha256(archive.read_bytes()).hexdigest())
     words = Settings(wanted_words=("on", "off", "cat"))
     clips = input_data.open_test_dir(tmp_path / "speech_commands_test_set_v0.02", words)
     assert len(clips) == 120
@@ -451,8 +455,8 @@ def test_the_canonical_test_set_is_downloaded_where_its_folder_is_missing(tmp_pa
 def test_a_right_hash_is_accepted(tmp_path, server, monkeypatch):
     archive = pack(tmp_path)
     url = f"{server}/words.tar.gz"
-    monkeypatch.setitem(input_data.SHA256, url, hashlib.sha256(archive.read_bytes()).hexdigest())
-    assert input_data.word_folders(input_data.find_recordings(tmp_path / "data", url)) == ["cat", "off", "on"]
+    monkeypatch.setitem(download.SHA256, url, hashlib.sha256(archive.read_bytes()).hexdigest())
+    assert download.word_folders(download.prepare_recordings(tmp_path / "data", url)) == ["cat", "off", "on"]
 
 
 def test_a_broken_archive_leaves_nothing_behind_and_the_next_run_downloads_again(tmp_path, server):
@@ -460,25 +464,25 @@ def test_a_broken_archive_leaves_nothing_behind_and_the_next_run_downloads_again
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="cannot be extracted"):
-        input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
+        download.prepare_recordings(tmp_path / "data", f"{server}/words.tar.gz")
     assert os.listdir(tmp_path / "data") == [".lock"]
     archive.write_bytes(whole)
-    input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
+    download.prepare_recordings(tmp_path / "data", f"{server}/words.tar.gz")
 
 
 def test_an_interrupted_extraction_is_done_again(tmp_path, server):
     pack(tmp_path)
-    folder = input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
+    folder = download.prepare_recordings(tmp_path / "data", f"{server}/words.tar.gz")
     shutil.rmtree(folder / "cat")
-    (folder / input_data.UNFINISHED_FOLDER).mkdir()
-    input_data.find_recordings(folder, f"{server}/words.tar.gz")
-    assert input_data.word_folders(folder) == ["cat", "off", "on"]
+    (folder / download.UNFINISHED_FOLDER).mkdir()
+    download.prepare_recordings(folder, f"{server}/words.tar.gz")
+    assert download.word_folders(folder) == ["cat", "off", "on"]
 
 
 def test_no_server_and_no_page_are_one_clear_line(tmp_path, server):
     for url in (f"{server}/nothing.tar.gz", "http://127.0.0.1:9/words.tar.gz"):
         with pytest.raises(UserError, match="cannot download"):
-            input_data.find_recordings(tmp_path / "data", url)
+            download.prepare_recordings(tmp_path / "data", url)
         assert os.listdir(tmp_path / "data") == [".lock"]
 
 
@@ -503,7 +507,7 @@ MISCHIEF = {
 def test_an_archive_with_mischief_is_refused(tmp_path, server, kind):
     pack(tmp_path, members=[MISCHIEF[kind]])
     with pytest.raises(UserError, match="outside the target folder|is a link or a device"):
-        input_data.find_recordings(tmp_path / "data", f"{server}/words.tar.gz")
+        download.prepare_recordings(tmp_path / "data", f"{server}/words.tar.gz")
     assert os.listdir(tmp_path / "data") == [".lock"]
     assert not (tmp_path / "outside.wav").exists() and not Path("/tmp/outside.wav").exists()
 
@@ -511,95 +515,108 @@ def test_an_archive_with_mischief_is_refused(tmp_path, server, kind):
 # ---- augmentation and batches ----
 
 
-def open_sample(data_arguments, settings, **changes):
-    args = data_arguments(**changes)
-    data = input_data.open_data(args, settings)
-    return data, input_data.Augmentation.from_arguments(args, settings, data.noise)
+def open_sample(data_options, settings, **changes):
+    """The sample data, and the Augmentation with these flags."""
+    fields = {field.name for field in dataclasses.fields(Augmentation)}
+    options = {name: value for name, value in changes.items() if name not in fields}
+    variation = Augmentation(**{name: value for name, value in changes.items() if name in fields})
+    return input_data.open_data(data_options(**options), settings), variation
 
 
-def test_without_augmentation_the_audio_is_the_clip(data_arguments, dnn_small):
-    data, how = open_sample(data_arguments, dnn_small, time_shift_ms=0, background_frequency=0)
-    audio = input_data.augment(data.training, np.array([3, 5]), how, np.random.default_rng(0))
+def augmented(data, chosen, variation, front_end):
+    """The clips `chosen`, augmented, float32 [chosen, clip_samples]."""
+    silence = data.training.label[chosen] == 0
+    drawn = draw_variations(variation, silence, front_end, np.random.default_rng(0))
+    return augment(data.training.audio(chosen), drawn, data.noise)
+
+
+def test_without_augmentation_the_audio_is_the_clip(data_options, dnn_small):
+    data, variation = open_sample(data_options, dnn_small, time_shift_ms=0, background_frequency=0)
+    audio = augmented(data, np.array([3, 5]), variation, dnn_small.front_end)
     expected = np.stack([data.training.samples(clip) for clip in (3, 5)]) / np.float32(32768)
     np.testing.assert_array_equal(audio, expected)
 
 
-def test_shifts_go_both_ways_up_to_the_flag_and_fill_with_zeros(data_arguments, dnn_small):
-    data, how = open_sample(data_arguments, dnn_small, time_shift_ms=100, background_frequency=0)
-    clip = np.arange(1, RATE + 1, dtype=np.int16)[None]
-    zero = np.zeros(1, np.int32)
-    ramp = input_data.Clips((clip,), zero, zero, zero, ("ramp",))
-    audio = input_data.augment(ramp, np.zeros(3000, int), how, np.random.default_rng(0)) * 32768
+FRONT_END = ON_OFF.front_end
+
+
+def varied(clip, count=200, noise=(), is_silence=False, **flags):
+    """`clip`, [clip_samples], augmented `count` times; without noise and shifts where `flags` say nothing."""
+    variation = Augmentation(**({"time_shift_ms": 0, "background_frequency": 0} | flags))
+    drawn = draw_variations(variation, np.full(count, is_silence), FRONT_END, np.random.default_rng(0))
+    return augment(np.tile(np.int16(clip), (count, 1)), drawn, list(noise))
+
+
+def test_shifts_go_both_ways_up_to_the_flag_and_fill_with_zeros():
+    clip = np.arange(1, RATE + 1, dtype=np.int16)
+    audio = varied(clip, 3000, time_shift_ms=100) * 32768
     shifts = []
     for moved in np.rint(audio).astype(int):
         start = np.flatnonzero(moved)[0]
         shift = start if start else 1 - moved[0]
         expected = np.zeros(RATE, int)
-        expected[max(0, shift) : RATE + min(0, shift)] = clip[0, max(0, -shift) : RATE - max(0, shift)]
+        expected[max(0, shift) : RATE + min(0, shift)] = clip[max(0, -shift) : RATE - max(0, shift)]
         np.testing.assert_array_equal(moved, expected)
         shifts.append(shift)
     assert min(shifts) in range(-1600, -1580) and max(shifts) in range(1580, 1601)
     assert abs(np.mean(shifts)) < 60
 
 
-def test_noise_comes_as_often_and_as_loud_as_the_flags_say(data_arguments, dnn_small):
-    data, how = open_sample(
-        data_arguments, dnn_small, time_shift_ms=0, background_frequency=0.6, background_volume=0.2
+def test_noise_comes_as_often_and_as_loud_as_the_flags_say(data_options, dnn_small):
+    data, variation = open_sample(
+        data_options, dnn_small, time_shift_ms=0, background_frequency=0.6, background_volume=0.2
     )
     silence = np.flatnonzero(data.training.label == 0)
-    audio = input_data.augment(data.training, np.resize(silence, 2000), how, np.random.default_rng(0))
+    audio = augmented(data, np.resize(silence, 2000), variation, dnn_small.front_end)
     noisy = audio.any(1)
     assert abs(noisy.mean() - 0.6) < 0.04
     loudest = max(np.abs(recording).max() for recording in data.noise)
     assert 0.9 * 0.2 * loudest < np.abs(audio).max() <= 0.2 * loudest
 
 
-def test_the_sum_of_clip_and_noise_is_clipped(dnn_small):
-    zero = np.zeros(1, np.int32)
-    loud = input_data.Clips((np.full((1, RATE), 32767, np.int16),), zero, zero, zero, ("loud",))
-    how = input_data.Augmentation(0, 1.0, 1.0, [np.ones(2 * RATE, np.float32)], 1.0)
-    assert input_data.augment(loud, np.zeros(1, int), how, np.random.default_rng(0)).max() == 1
-
-
-def one_clip(samples):
-    zero = np.zeros(1, np.int32)
-    return input_data.Clips((np.int16(samples)[None],), zero, zero, zero, ("clip",))
-
-
-def varied(clips, count=200, **how):
-    how = {"shift_samples": 0, "background_volume": 0, "background_frequency": 0, "noise": []} | how
-    how = input_data.Augmentation(**({"silence_volume": 0} | how))
-    return input_data.augment(clips, np.zeros(count, int), how, np.random.default_rng(0))
+def test_the_sum_of_clip_and_noise_is_clipped():
+    noise = [np.ones(2 * RATE, np.float32)]
+    audio = varied(np.full(RATE, 32767), 1, noise, background_volume=1.0, background_frequency=1.0)
+    assert audio.max() == 1
 
 
 def test_speed_changes_pitch_and_length_by_up_to_the_flag():
     time = np.arange(RATE) / RATE - 0.5
     tone = 10000 * np.sin(2 * np.pi * 400 * time) * (abs(time) < 0.2)
-    audio = varied(one_clip(tone), speed_change=0.1)
+    audio = varied(tone, speed_change=10)
     hertz = np.abs(np.fft.rfft(audio)).argmax(1)  # 1 Hz a bin
     lengths = np.array([np.ptp(np.flatnonzero(clip)) for clip in audio]) / (0.4 * RATE)
     assert 358 <= hertz.min() <= 366 and 434 <= hertz.max() <= 442
     np.testing.assert_allclose(lengths * hertz / 400, 1, atol=0.02)
 
 
-def test_speed_keeps_the_middle_and_fills_the_ends_with_zeros():
-    slow, fast = (input_data._at_speed(np.arange(-50, 51, dtype=np.float32), speed) for speed in (0.5, 2))
-    np.testing.assert_allclose(slow, np.arange(-25, 25.5, 0.5))
-    np.testing.assert_allclose(fast, [0] * 25 + list(range(-50, 51, 2)) + [0] * 25)
+@pytest.mark.parametrize(
+    ("speed", "expected"),
+    [
+        (0.5, np.arange(-25, 25.5, 0.5)),
+        (2, [0] * 25 + list(range(-50, 51, 2)) + [0] * 25),
+    ],
+)
+def test_speed_keeps_the_middle_and_fills_the_ends_with_zeros(speed, expected):
+    ramp = 100 * np.arange(-50, 51, dtype=np.int16)
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    drawn = Variations(np.zeros(1, int), speed * one, one, zero, np.zeros((1, 2)))
+    audio = augment(ramp[None], drawn, [])[0]
+    np.testing.assert_allclose(audio * 32768 / 100, expected, atol=1e-5)
 
 
 def test_volume_changes_by_up_to_the_flag():
-    audio = varied(one_clip(np.full(RATE, 1000)), volume_change_db=6)
+    audio = varied(np.full(RATE, 1000), volume_change_db=6)
     decibels = 20 * np.log10(audio[:, 0] / (1000 / 32768))
     assert -6 < decibels.min() < -5.7 and 5.7 < decibels.max() < 6 and abs(decibels.mean()) < 0.6
 
 
-def test_silence_has_a_volume_of_its_own(data_arguments, dnn_small):
-    data, how = open_sample(
-        data_arguments, dnn_small, silence_volume=0.9, background_volume=0, time_shift_ms=0
+def test_silence_has_a_volume_of_its_own(data_options, dnn_small):
+    data, variation = open_sample(
+        data_options, dnn_small, silence_volume=0.9, background_volume=0, time_shift_ms=0
     )
     chosen = np.arange(len(data.training))
-    audio = input_data.augment(data.training, chosen, how, np.random.default_rng(0)) * 32768
+    audio = augmented(data, chosen, variation, dnn_small.front_end) * 32768
     loud = [
         (np.abs(now - data.training.samples(clip)) > 1).any() for clip, now in zip(chosen, audio, strict=True)
     ]
@@ -607,61 +624,75 @@ def test_silence_has_a_volume_of_its_own(data_arguments, dnn_small):
     assert not np.any(np.array(loud)[data.training.label > 0])
 
 
-def test_unknown_words_of_a_pass_have_a_flag_of_their_own(data_arguments, dnn_small):
+def test_unknown_words_of_an_epoch_have_a_flag_of_their_own(data_options, dnn_small):
     few, many = (
-        input_data.open_data(data_arguments(**flag), dnn_small)
+        input_data.open_data(data_options(**flag), dnn_small)
         for flag in ({}, {"training_unknown_percentage": 25})
     )
-    assert (few.unknown_per_pass, many.unknown_per_pass) == (16, 40)
+    assert (few.unknown_per_epoch, many.unknown_per_epoch) == (16, 40)
     assert len(few.validation) == len(many.validation)
 
 
 @pytest.mark.parametrize("echo", [1, 2])
 @pytest.mark.parametrize("same_front_end", [True, False])
-def test_a_teacher_hears_the_same_augmented_clips(data_arguments, dnn_small, echo, same_front_end):
+def test_a_teacher_gets_the_same_augmented_clips(data_options, dnn_small, echo, same_front_end):
     finer = dnn_small if same_front_end else replace(dnn_small, window_stride_ms=20, dct_coefficient_count=12)
 
     def first_three_of_every_other_frame(features):
         frames = features.reshape(len(features), finer.frame_count, -1)
         return frames[:, :: 1 if same_front_end else 2, :3].reshape(len(features), -1)
 
-    teacher = input_data.Teacher(first_three_of_every_other_frame, finer)
-    data, how = open_sample(data_arguments, dnn_small)
-    batches = input_data.training_batches(data, how, dnn_small, 30, 0, range(12), echo=echo, teacher=teacher)
-    for features, labels, scores in batches:
-        heard = features.reshape(30, 25, 10)[:, :, :3].reshape(30, -1)
-        np.testing.assert_allclose(scores, heard, rtol=2e-3, atol=2e-3)
+    teacher = SimpleNamespace(predict=first_three_of_every_other_frame, settings=finer)
+    data, variation = open_sample(data_options, dnn_small)
+    for features, labels, scores in input_data.training_batches(
+        data,
+        variation,
+        dnn_small.front_end,
+        batch_size=30,
+        seed=0,
+        steps=range(12),
+        echo=echo,
+        teacher=teacher,
+    ):
+        expected = features.reshape(30, 25, 10)[:, :, :3].reshape(30, -1)
+        np.testing.assert_allclose(scores, expected, rtol=2e-3, atol=2e-3)
         assert labels.shape == (30,)
 
 
-def take_batches(data_arguments, settings, seed, steps):
-    data, how = open_sample(data_arguments, settings)
-    return list(input_data.training_batches(data, how, settings, 30, seed, steps))
+def take_batches(data_options, settings, seed, steps):
+    data, variation = open_sample(data_options, settings)
+    front_end = settings.front_end
+    return list(
+        input_data.training_batches(data, variation, front_end, batch_size=30, seed=seed, steps=steps)
+    )
 
 
-def test_batches_depend_on_seed_and_step_alone(data_arguments, dnn_small):
-    whole = take_batches(data_arguments, dnn_small, 1, range(20))
-    rest = take_batches(data_arguments, dnn_small, 1, range(12, 20))
-    for (features, labels), (again, labels_again) in zip(whole[12:], rest, strict=True):
+def test_batches_depend_on_seed_and_step_alone(data_options, dnn_small):
+    whole = take_batches(data_options, dnn_small, 1, range(20))
+    rest = take_batches(data_options, dnn_small, 1, range(12, 20))
+    for (features, labels, _), (again, labels_again, _) in zip(whole[12:], rest, strict=True):
         np.testing.assert_array_equal(features, again)
         np.testing.assert_array_equal(labels, labels_again)
-    other = take_batches(data_arguments, dnn_small, 2, range(1))
+    other = take_batches(data_options, dnn_small, 2, range(1))
     assert (other[0][0] != whole[0][0]).any()
 
 
-def echoed_batches(data_arguments, settings, steps, **how_many):
-    data, how = open_sample(data_arguments, settings)
-    return list(input_data.training_batches(data, how, settings, 4, 1, steps, **how_many))
+def echoed_batches(data_options, settings, steps, **options):
+    data, variation = open_sample(data_options, settings)
+    front_end = settings.front_end
+    return list(
+        input_data.training_batches(data, variation, front_end, batch_size=4, seed=1, steps=steps, **options)
+    )
 
 
-def test_echoed_batches_hold_the_same_features_regrouped(data_arguments, dnn_small, monkeypatch):
+def test_echoed_batches_hold_the_same_features_regrouped(data_options, dnn_small, monkeypatch):
     period = 30
-    monkeypatch.setattr(input_data, "ECHO_BYTES", period * 4 * 250 * 2)
-    fresh = echoed_batches(data_arguments, dnn_small, range(2 * period))
-    echoed = echoed_batches(data_arguments, dnn_small, range(4 * period), echo=2)
+    monkeypatch.setattr(batches, "ECHO_BYTES", period * 4 * 250 * 2)
+    fresh = echoed_batches(data_options, dnn_small, range(2 * period))
+    echoed = echoed_batches(data_options, dnn_small, range(4 * period), echo=2)
 
     def rows(batches):
-        table = [(*features, label) for batch in batches for features, label in zip(*batch, strict=True)]
+        table = [(*features, label) for batch in batches for features, label in zip(*batch[:2], strict=True)]
         return np.array(sorted(table))
 
     def parts(batches):
@@ -676,8 +707,8 @@ def test_echoed_batches_hold_the_same_features_regrouped(data_arguments, dnn_sma
         assert (ours[7][0] != theirs[7][0]).any()
 
 
-def test_echoing_lasts_the_whole_run_where_memory_allows(data_arguments, dnn_small):
-    echoed = echoed_batches(data_arguments, dnn_small, range(20), echo=3)
+def test_echoing_lasts_the_whole_run_where_memory_allows(data_options, dnn_small):
+    echoed = echoed_batches(data_options, dnn_small, range(20), echo=3)
     fresh = {features.tobytes() for batch in echoed[:7] for features in batch[0]}
     assert len(fresh) == 7 * 4
     assert all(features.tobytes() in fresh for batch in echoed for features in batch[0])
@@ -685,48 +716,57 @@ def test_echoing_lasts_the_whole_run_where_memory_allows(data_arguments, dnn_sma
 
 @pytest.mark.parametrize("start", [20, 45, 70])
 def test_echoed_batches_from_the_middle_are_those_of_an_unbroken_run(
-    start, data_arguments, dnn_small, monkeypatch
+    start, data_options, dnn_small, monkeypatch
 ):
-    monkeypatch.setattr(input_data, "ECHO_BYTES", 30 * 4 * 250 * 2)
-    whole = echoed_batches(data_arguments, dnn_small, range(100), echo=2)[start:]
-    rest = echoed_batches(data_arguments, dnn_small, range(start, 100), echo=2)
-    for (features, labels), (again, labels_again) in zip(whole, rest, strict=True):
+    monkeypatch.setattr(batches, "ECHO_BYTES", 30 * 4 * 250 * 2)
+    whole = echoed_batches(data_options, dnn_small, range(100), echo=2)[start:]
+    rest = echoed_batches(data_options, dnn_small, range(start, 100), echo=2)
+    for (features, labels, _), (again, labels_again, _) in zip(whole, rest, strict=True):
         np.testing.assert_array_equal(features, again)
         np.testing.assert_array_equal(labels, labels_again)
 
 
-def test_the_shares_of_workers_make_up_the_batch_of_one(data_arguments, dnn_small):
+def test_the_shares_of_workers_make_up_the_batch_of_one(data_options, dnn_small):
     steps = range(30)
-    whole = echoed_batches(data_arguments, dnn_small, steps, echo=2)
+    whole = echoed_batches(data_options, dnn_small, steps, echo=2)
     shares = [
-        echoed_batches(data_arguments, dnn_small, steps, echo=2, share=slice(i, None, 2)) for i in (0, 1)
+        echoed_batches(data_options, dnn_small, steps, echo=2, worker_rows=slice(i, None, 2)) for i in (0, 1)
     ]
     for batch, *parts in zip(whole, *shares, strict=True):
-        for number, (features, labels) in enumerate(parts):
+        for number, (features, labels, _) in enumerate(parts):
             np.testing.assert_allclose(features, batch[0][number::2], rtol=2e-3, atol=1e-3)
             np.testing.assert_array_equal(labels, batch[1][number::2])
 
 
-def test_each_pass_has_every_wanted_clip_once_and_its_own_draw_of_unknown_words(data_arguments, dnn_small):
-    data, _ = open_sample(data_arguments, dnn_small)
-    passes = input_data.Passes(data, seed=5)
-    assert len(passes) == 12 * 16
-    batches = [passes.members(range(start, start + 24)) for start in range(0, 3 * len(passes), 24)]
+def epoch_order(data, seed):
+    unknown = data.training.label == 1
+    always, pool = np.flatnonzero(~unknown), np.flatnonzero(unknown)
+    return batches.EpochOrder(always, pool, data.unknown_per_epoch, seed)
+
+
+def test_each_epoch_has_every_wanted_clip_once_and_its_own_draw_of_unknown_words(data_options, dnn_small):
+    data, _ = open_sample(data_options, dnn_small)
+    order = epoch_order(data, seed=5)
+    assert len(order) == 12 * 16
+    parts = [order.clips(range(start, start + 24)) for start in range(0, 3 * len(order), 24)]
     always, draws = set(np.flatnonzero(data.training.label != 1)), []
-    for one in np.concatenate(batches).reshape(3, -1):
+    for one in np.concatenate(parts).reshape(3, -1):
         drawn = set(one) - always
         assert len(set(one)) == len(one) and always <= set(one) and len(drawn) == 16
         draws.append(drawn)
     assert draws[0] != draws[1] != draws[2]
 
 
-def test_augmentation_is_fresh_in_each_pass(data_arguments, dnn_small):
-    data, how = open_sample(data_arguments, dnn_small)
-    passes = input_data.Passes(data, seed=0)
-    batches = list(input_data.training_batches(data, how, dnn_small, len(passes), 0, range(2)))
+def test_augmentation_is_fresh_in_each_epoch(data_options, dnn_small):
+    data, variation = open_sample(data_options, dnn_small)
+    order = epoch_order(data, seed=0)
+    count = len(order)
+    epochs = input_data.training_batches(
+        data, variation, dnn_small.front_end, batch_size=count, seed=0, steps=range(2)
+    )
     features = [
-        dict(zip(passes.members(range(step * len(passes), (step + 1) * len(passes))), batch, strict=True))
-        for step, (batch, _) in enumerate(batches)
+        dict(zip(order.clips(range(step * count, (step + 1) * count)), epoch.features, strict=True))
+        for step, epoch in enumerate(epochs)
     ]
     both = features[0].keys() & features[1].keys()
     differs = [(features[0][clip] != features[1][clip]).any() for clip in both]

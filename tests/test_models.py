@@ -1,6 +1,5 @@
 """Models and the forms they travel in: checkpoint, SavedModel, .keras file, TFLite file."""
 
-import argparse
 import re
 import shutil
 import sys
@@ -11,20 +10,20 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+import input_data
 import models
-from conftest import DNN_SMALL_FLAGS, SAMPLE_DATA, call
-from settings import Settings, UserError, new_parser
+from conftest import DNN_SMALL_FLAGS, FLOAT32_TOLERANCE, SAMPLE_DATA, call
+from kws import batch_norm, checkpoints
+from kws.cli import UserError, new_parser
+from kws.settings import Settings, SettingsFlags
+from kws.tflite import TFLiteModel, dequantize, quantize
 
-NO_FLAGS = argparse.Namespace()
 
-
-def flags(*given):
-    import input_data
-
+def flags(*typed):
     parser = new_parser("")
     input_data.add_arguments(parser)
     models.add_arguments(parser)
-    return parser.parse_args(given)
+    return SettingsFlags.from_arguments(parser.parse_args(typed))
 
 
 @pytest.fixture(scope="session")
@@ -45,14 +44,10 @@ def tflite(trained, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def test_set(dnn_small):
+def test_set(data_options, dnn_small):
     """(features, labels) of the sample data's test partition, and the ranges that features have."""
-    import input_data
-
-    parser = new_parser("")
-    input_data.add_arguments(parser)
-    data = input_data.open_data(parser.parse_args(["--data_dir", str(SAMPLE_DATA)]), dnn_small)
-    return input_data.features(data.testing, dnn_small), data.testing.label
+    data = input_data.open_data(data_options(), dnn_small)
+    return input_data.features(data.testing, dnn_small.front_end), data.testing.label
 
 
 # ---- the networks ----
@@ -76,10 +71,10 @@ def test_tc_resnet_halves_time_in_every_other_block():
 def test_folding_batch_norm_keeps_what_the_network_computes(dnn_small):
     rng = np.random.default_rng(0)
     seen = rng.normal(3, 20, (500, 250)).astype(np.float32)
-    trained = models.with_batch_norm(models.build_model(dnn_small), seen)
+    trained = batch_norm.with_batch_norm(models.build_model(dnn_small), seen)
     for layer in trained.layers[2:]:
         layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
-    folded = models.fold_batch_norm(trained, dnn_small)
+    folded = batch_norm.fold_batch_norm_into_plain_model(trained, dnn_small)
     plain = models.build_model(dnn_small)
     assert list(map(type, folded.layers)) == list(map(type, plain.layers))
     features = rng.normal(scale=20, size=(20, 250)).astype(np.float32)
@@ -93,7 +88,7 @@ def test_folding_batch_norm_keeps_what_the_network_computes(dnn_small):
 def test_batch_norm_around_other_layers_is_an_error():
     settings = Settings(model_architecture="tc_resnet", model_size_info=(3, 8, 8))
     with pytest.raises(UserError, match="--batch_norm"):
-        models.with_batch_norm(models.build_model(settings), np.zeros((2, settings.feature_count)))
+        batch_norm.with_batch_norm(models.build_model(settings), np.zeros((2, settings.feature_count)))
 
 
 def test_dnn_small_is_the_papers(dnn_small):
@@ -101,7 +96,9 @@ def test_dnn_small_is_the_papers(dnn_small):
     assert model.count_params() == 79644
     assert model.input_shape == (None, 250) and model.output_shape == (None, 12)
     assert model.input_names == ["input"]
-    scores = models.keras_scores(model)(np.random.default_rng(0).normal(size=(7, 250)).astype(np.float32))
+    scores = checkpoints.keras_predictor(model)(
+        np.random.default_rng(0).normal(size=(7, 250)).astype(np.float32)
+    )
     np.testing.assert_allclose(scores.sum(1), 1, rtol=1e-5)
 
 
@@ -116,40 +113,40 @@ def test_a_size_that_does_not_fit_says_what_is_expected(size):
 
 def test_every_form_carries_the_settings(trained, tflite, dnn_small):
     for path in (trained / "best", trained / "saved_model", trained / "dnn.keras", *tflite.values()):
-        assert models.read_settings(path) == dnn_small
+        assert checkpoints.read_settings(path) == dnn_small
 
 
 def test_every_form_gives_the_same_scores(trained, tflite, test_set):
-    from backend import keras
+    from kws.quiet_tf import keras
 
     features, _ = test_set
-    model, _ = models.load_checkpoint(trained / "best", NO_FLAGS)
-    expected = models.keras_scores(model)(features)
-    from_saved_model, _ = models.load_checkpoint(trained / "saved_model", NO_FLAGS)
-    np.testing.assert_array_equal(models.keras_scores(from_saved_model)(features), expected)
+    model, _ = checkpoints.load_checkpoint(trained / "best")
+    expected = checkpoints.keras_predictor(model)(features)
+    from_saved_model, _ = checkpoints.load_checkpoint(trained / "saved_model")
+    np.testing.assert_array_equal(checkpoints.keras_predictor(from_saved_model)(features), expected)
     if sys.version_info[:3] != (3, 13, 0):  # whose zipfile cannot seek; repaired in 3.13.1
         plain_keras = keras.models.load_model(trained / "dnn.keras")
-        np.testing.assert_allclose(plain_keras.predict(features, verbose=0), expected, atol=1e-6)
+        np.testing.assert_allclose(plain_keras.predict(features, verbose=0), expected, atol=FLOAT32_TOLERANCE)
     plain_saved_model = keras.models.load_model(trained / "saved_model")
-    np.testing.assert_allclose(plain_saved_model.predict(features, verbose=0), expected, atol=1e-6)
-    from_tflite, _ = models.load_tflite(tflite["fp32"], NO_FLAGS)
-    np.testing.assert_allclose(from_tflite(features), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        plain_saved_model.predict(features, verbose=0), expected, atol=FLOAT32_TOLERANCE
+    )
+    np.testing.assert_allclose(TFLiteModel(tflite["fp32"]).predict(features), expected, atol=1e-5)
     for kind, tolerance in (("int8 inside", 0.25), ("int8", 0.25), ("int16", 0.15)):
-        scores, _ = models.load_tflite(tflite[kind], NO_FLAGS)
-        assert np.abs(scores(features) - expected).max() < tolerance
+        assert np.abs(TFLiteModel(tflite[kind]).predict(features) - expected).max() < tolerance
 
 
 @pytest.mark.parametrize("form", ["best", "saved_model"])
 def test_a_flag_that_contradicts_a_checkpoint_is_an_error_naming_both(trained, form):
     with pytest.raises(UserError, match="--dct_coefficient_count 12 contradicts 10, stored in"):
-        models.load_checkpoint(trained / form, flags("--dct_coefficient_count", "12"))
-    models.load_checkpoint(trained / form, flags("--dct_coefficient_count", "10"))
+        checkpoints.load_checkpoint(trained / form, flags("--dct_coefficient_count", "12"))
+    checkpoints.load_checkpoint(trained / form, flags("--dct_coefficient_count", "10"))
 
 
 def test_a_flag_that_contradicts_a_tflite_file_is_an_error_naming_both(tflite):
     words = "left,right"
     with pytest.raises(UserError, match="--wanted_words left,right contradicts yes,no,up"):
-        models.load_tflite(tflite["int8"], flags("--wanted_words", words))
+        TFLiteModel(tflite["int8"], flags("--wanted_words", words))
 
 
 # ---- checkpoints of other makers ----
@@ -157,7 +154,7 @@ def test_a_flag_that_contradicts_a_tflite_file_is_an_error_naming_both(tflite):
 
 def keras_2_checkpoint(prefix, layers, compiled=False):
     """What the original package leaves behind: Keras' own layers and `save_weights`, no settings."""
-    from backend import keras
+    from kws.quiet_tf import keras
 
     keras.utils.set_random_seed(3)
     model = keras.Sequential([keras.Input((250,), name="input"), *layers(keras)])
@@ -186,22 +183,24 @@ def activations_and_dropout_as_layers(keras):
 @pytest.mark.parametrize("compiled", [False, True], ids=["weights only", "with optimizer"])
 def test_a_checkpoint_of_keras_2_loads_with_flags(tmp_path, test_set, layers, compiled):
     theirs = keras_2_checkpoint(tmp_path / "dnn.ckpt-1", layers, compiled)
-    ours, settings = models.load_checkpoint(tmp_path / "dnn.ckpt-1", flags(*DNN_SMALL_FLAGS))
+    ours, settings = checkpoints.load_checkpoint(tmp_path / "dnn.ckpt-1", flags(*DNN_SMALL_FLAGS))
     assert settings.model_size_info == (144, 144, 144)
     features, _ = test_set
-    np.testing.assert_allclose(models.keras_scores(ours)(features), theirs(features), atol=1e-6)
+    np.testing.assert_allclose(
+        checkpoints.keras_predictor(ours)(features), theirs(features), atol=FLOAT32_TOLERANCE
+    )
 
 
 def test_a_checkpoint_without_settings_and_with_wrong_flags_says_what_it_holds(tmp_path):
     keras_2_checkpoint(tmp_path / "dnn.ckpt-1", activations_inside)
     with pytest.raises(UserError, match=r"250x144 \+ 144.*expected 3920x128 \+ 128.*carries no settings"):
-        models.load_checkpoint(tmp_path / "dnn.ckpt-1", flags())
+        checkpoints.load_checkpoint(tmp_path / "dnn.ckpt-1", flags())
 
 
 def test_a_checkpoint_that_does_not_exist_is_an_error(tmp_path):
     for path in (tmp_path, tmp_path / "nothing.ckpt"):
         with pytest.raises(UserError, match="does not exist"):
-            models.load_checkpoint(path, flags())
+            checkpoints.load_checkpoint(path, flags())
 
 
 @pytest.mark.parametrize("pattern", ["*.index", "*.data-00000-of-00001", "*.settings.json"])
@@ -212,7 +211,7 @@ def test_a_damaged_checkpoint_is_an_error(trained, tmp_path, pattern):
     content[len(content) // 3 : len(content) // 2] = b"!" * (len(content) // 2 - len(content) // 3)
     file.write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
-        models.load_checkpoint(tmp_path / "best", NO_FLAGS)
+        checkpoints.load_checkpoint(tmp_path / "best")
 
 
 # ---- TFLite files ----
@@ -248,9 +247,9 @@ def test_the_int8_file_is_small(tflite):
 @pytest.mark.parametrize("kind", ["fp32", "int8 inside", "int8", "int16"])
 def test_batches_give_what_clip_by_clip_gives(tflite, test_set, kind):
     features, _ = test_set
-    model = models.TFLiteModel(tflite[kind])
-    single = np.concatenate([model(features[i : i + 1]) for i in range(len(features))])
-    batched = models.TFLiteModel(tflite[kind])(features)
+    model = TFLiteModel(tflite[kind])
+    single = np.concatenate([model.predict(features[i : i + 1]) for i in range(len(features))])
+    batched = TFLiteModel(tflite[kind]).predict(features)
     if kind == "fp32":
         np.testing.assert_allclose(batched, single, atol=1e-5)
     else:
@@ -265,11 +264,11 @@ def test_integer_scores_are_those_of_the_reference_kernels(tflite, test_set, kin
     reference.allocate_tensors()
     (source,), (target,) = reference.get_input_details(), reference.get_output_details()
     features, _ = test_set
-    scores = models.TFLiteModel(tflite[kind])(features)
+    scores = TFLiteModel(tflite[kind]).predict(features)
     for row, score in zip(features, scores, strict=True):
-        reference.set_tensor(source["index"], models.quantize(row[None], source))
+        reference.set_tensor(source["index"], quantize(row[None], source))
         reference.invoke()
-        expected = models.dequantize(reference.get_tensor(target["index"]), target)[0]
+        expected = dequantize(reference.get_tensor(target["index"]), target)[0]
         np.testing.assert_array_equal(score, expected)
 
 
@@ -295,12 +294,13 @@ def test_a_tflite_file_without_settings_needs_flags_and_they_suffice(tflite, tmp
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     bare = tmp_path / "bare.tflite"
     bare.write_bytes(builder.Output())
-    assert models.read_settings(bare) is None
+    assert checkpoints.read_settings(bare) is None
     with pytest.raises(UserError, match=re.escape("takes (250,) features")):
-        models.load_tflite(bare, flags())
-    scores, _ = models.load_tflite(bare, flags(*DNN_SMALL_FLAGS))
-    expected, _ = models.load_tflite(tflite["int8"], NO_FLAGS)
-    np.testing.assert_array_equal(scores(test_set[0]), expected(test_set[0]))
+        TFLiteModel(bare, flags())
+    with pytest.raises(UserError, match="carries no settings"):
+        TFLiteModel(bare)
+    with_flags, expected = TFLiteModel(bare, flags(*DNN_SMALL_FLAGS)), TFLiteModel(tflite["int8"])
+    np.testing.assert_array_equal(with_flags.predict(test_set[0]), expected.predict(test_set[0]))
 
 
 @pytest.mark.parametrize("content", [b"", b"hello" * 100, b"\x00" * 1000])
@@ -308,4 +308,4 @@ def test_a_file_that_is_no_tflite_model_is_an_error(tmp_path, content):
     path = tmp_path / "x.tflite"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"x\.tflite is not a TFLite model"):
-        models.load_tflite(path, NO_FLAGS)
+        TFLiteModel(path)

@@ -5,18 +5,18 @@ import math
 
 import numpy as np
 
-from reports import Report, write_json
+from kws.reports import Report, write_json
 
 LABELS = ("_silence_", "_unknown_", "on", "off")
-EXPECTED = np.array([0, 0, 1, 2, 2, 2, 2, 3])
-HEARD = np.array([0, 0, 2, 2, 2, 2, 3, 3])
+TRUE = np.array([0, 0, 1, 2, 2, 2, 2, 3])
+PREDICTED = np.array([0, 0, 2, 2, 2, 2, 3, 3])
 
 
 def report():
-    return Report.of("testing, by hand", LABELS, EXPECTED, np.eye(4)[HEARD])
+    return Report.from_scores("testing, by hand", LABELS, TRUE, np.eye(4)[PREDICTED])
 
 
-def test_confusion_rows_are_what_was_said_and_columns_what_was_heard():
+def test_confusion_rows_are_true_labels_and_columns_predicted_ones():
     expected = [[2, 0, 0, 0], [0, 0, 1, 0], [0, 0, 3, 1], [0, 0, 0, 1]]
     assert report().confusion.tolist() == expected
 
@@ -42,7 +42,7 @@ def test_text_names_labels_and_n():
 
 
 def test_a_set_without_clips_has_no_accuracy_and_is_valid_json(tmp_path):
-    empty = Report.of("nothing", LABELS, np.zeros(0, int), np.zeros((0, 4)))
+    empty = Report.from_scores("nothing", LABELS, np.zeros(0, int), np.zeros((0, 4)))
     assert "nothing: no clips" in empty.text()
     write_json(tmp_path / "x.json", empty.as_dict())
     assert json.loads((tmp_path / "x.json").read_text())["accuracy"] is None

@@ -1,6 +1,5 @@
 """Each script as a user calls it, on the sample data: what it writes, what it prints, how it fails."""
 
-import argparse
 import fcntl
 import json
 import os
@@ -15,8 +14,9 @@ import numpy as np
 import pytest
 
 import input_data
-import models
 from conftest import ROOT, SAMPLE_DATA, WEIGHTS, assert_one_clear_line, call, train, training_command, weights
+from kws import checkpoints
+from kws.tflite import zipped_size
 
 DATA = ("--data_dir", SAMPLE_DATA)
 
@@ -44,7 +44,7 @@ def test_training_learns_something(trained):
 
 
 def test_training_writes_summaries_for_tensorboard(trained):
-    from backend import tf
+    from kws.quiet_tf import tf
 
     (events,) = (trained / "summaries").glob("events.out.tfevents.*")
     found = {}
@@ -88,9 +88,9 @@ def interrupt(command, how):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(trained, tmp_path, how):
     errors = interrupt(training_command(tmp_path), how)
-    assert how == signal.SIGKILL or "the same command goes on" in errors
+    assert how == signal.SIGKILL or "run the same command to resume" in errors
     output = train(tmp_path).stdout
-    assert re.search(r"going on after step (20|40) of 80", output)
+    assert re.search(r"resuming after step (20|40) of 80", output)
     for first, second in zip(
         weights(trained / "saved_model"), weights(tmp_path / "saved_model"), strict=True
     ):
@@ -106,12 +106,12 @@ def test_a_single_learning_rate_and_an_odd_number_of_steps(tmp_path):
 def test_a_finished_training_is_not_done_again(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "copy")
     output = train(tmp_path / "copy").stdout
-    assert "going on after step 80 of 80" in output and "step 20" not in output
+    assert "resuming after step 80 of 80" in output and "step 20" not in output
 
 
 def test_a_folder_that_holds_another_run_is_not_overwritten(trained):
     result = train(trained, "--seed", "7", check=False)
-    assert_one_clear_line(result, trained, "--seed 0", "now it is 7", "--train_dir")
+    assert_one_clear_line(result, trained, "--seed 0", "not 7", "--train_dir")
 
 
 def test_cosine_rates_fall_to_zero_over_each_part(tmp_path):
@@ -143,24 +143,23 @@ def test_a_model_trained_with_batch_norm_is_a_plain_one(distilled):
         weight.shape for weight in weights(WEIGHTS)
     ]
     validated = re.findall(r"validation accuracy ([\d.]+) %", (distilled / "output.txt").read_text())
-    best = models.checkpoint_prefix(distilled / "best")
+    best = checkpoints.checkpoint_prefix(distilled / "best")
     assert f"_{max(map(float, validated)):05.2f}".replace(".", "") in best
     output = call("evaluation.py", "--checkpoint", distilled / "best", *DATA).stdout
     assert f"{max(map(float, validated)):.2f} %" in output
 
 
-def test_a_taught_model_agrees_with_its_teacher_more_than_another(tmp_path, data_arguments, dnn_small):
+def test_a_taught_model_agrees_with_its_teacher_more_than_another(tmp_path, data_options, dnn_small):
     flags = ("--how_many_training_steps", "1200,300", "--eval_step_interval", "1500")  # the last is the best
     train(tmp_path / "teacher", "--seed", "3", *flags)
     train(tmp_path / "taught", "--teacher", tmp_path / "teacher" / "best", "--temperature", "2", *flags)
     train(tmp_path / "alone", *flags)
 
-    data = input_data.open_data(data_arguments(), dnn_small)
-    features = input_data.features(data.testing, dnn_small)
+    data = input_data.open_data(data_options(), dnn_small)
+    features = input_data.features(data.testing, dnn_small.front_end)
 
     def scores(name):
-        model, _ = models.load_checkpoint(tmp_path / name / "best", argparse.Namespace())
-        return models.keras_scores(model)(features)
+        return checkpoints.load(tmp_path / name / "best").predict(features)
 
     far = {name: np.abs(scores(name) - scores("teacher")).sum(1).mean() for name in ("taught", "alone")}
     assert far["taught"] < 0.9 * far["alone"], far
@@ -169,7 +168,7 @@ def test_a_taught_model_agrees_with_its_teacher_more_than_another(tmp_path, data
 def test_an_interrupted_distillation_goes_on_and_ends_as_an_undisturbed_one(distilled, trained, tmp_path):
     flags = ("--teacher", trained / "best", *RECIPE)
     interrupt(training_command(tmp_path, *flags), signal.SIGKILL)
-    assert "going on after" in train(tmp_path, *flags).stdout
+    assert "resuming after" in train(tmp_path, *flags).stdout
     for first, second in zip(weights(distilled / "best"), weights(tmp_path / "best"), strict=True):
         np.testing.assert_array_equal(first, second)
 
@@ -235,13 +234,13 @@ def clustered(trained, tmp_path_factory):
 def test_an_interrupted_clustering_goes_on_and_ends_as_an_undisturbed_one(trained, clustered, tmp_path):
     interrupt(clustering(trained / "best", tmp_path), signal.SIGKILL)
     output = call(*clustering(trained / "best", tmp_path)).stdout
-    assert re.search(r"going on after step (20|40) of 60", output)
+    assert re.search(r"resuming after step (20|40) of 60", output)
     for first, second in zip(weights(clustered / "best"), weights(tmp_path / "best"), strict=True):
         np.testing.assert_array_equal(first, second)
 
 
 def test_clustering_leaves_at_most_32_values_per_kernel(clustered):
-    layers = models.read_weights(clustered / "best")
+    layers = checkpoints.read_weights(clustered / "best")
     counts = [len(np.unique(layer["kernel"])) for layer in layers]
     assert len(counts) == 4 and max(counts) <= 32
     output = (clustered / "output.txt").read_text()
@@ -256,7 +255,8 @@ def test_clustering_says_how_good_the_model_was_and_is(clustered):
 
 def test_clustering_fine_tunes(trained, clustered):
     biases = [
-        [layer["bias"] for layer in models.read_weights(folder / "best")] for folder in (trained, clustered)
+        [layer["bias"] for layer in checkpoints.read_weights(folder / "best")]
+        for folder in (trained, clustered)
     ]
     assert all((before != after).any() for before, after in zip(*biases, strict=True))
 
@@ -287,7 +287,7 @@ def test_a_clustered_model_is_smaller_when_zipped(trained, clustered, tmp_path):
         call(
             "convert_to_tflite.py", "--checkpoint", folder / "best", *DATA, "--no-quantize", "--output", path
         )
-        sizes.append(models.zipped_size(path.read_bytes()))
+        sizes.append(zipped_size(path.read_bytes()))
     assert sizes[1] < sizes[0] / 3
 
 
@@ -353,11 +353,11 @@ def test_several_models_end_in_one_table(trained, tmp_path):
         re.split("  +", line) for line in result.stdout.strip().splitlines()[-len(paths) - 2 :]
     ]
     assert heading[:5] == ["model", "bytes", "zipped", "parameters", "MACs"]
-    assert heading[5:] == ["validation", "testing", "as the first"]
+    assert heading[5:] == ["validation", "testing", "agreement"]
     assert of_checkpoint[3:5] == ["79,644", "79,200"] and of_checkpoint[-1] == "100.00 %"
     for path, row in zip(paths, rows, strict=True):
         content = path.read_bytes()
-        assert row[:3] == [str(path), f"{len(content):,}", f"{models.zipped_size(content):,}"]
+        assert row[:3] == [str(path), f"{len(content):,}", f"{zipped_size(content):,}"]
         assert row[3:5] == of_checkpoint[3:5]
         assert 80 < float(row[-1].removesuffix(" %")) <= 100
     assert rows[0][-3:] == [*of_checkpoint[-3:-1], "100.00 %"]
@@ -522,7 +522,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_one_clear_line_and_the_best_checkpoint_stays_whole(small_disk, trained):
     result = train(small_disk / "train", check=False)
     assert_one_clear_line(result, "No space left on device", small_disk)
-    models.load_checkpoint(small_disk / "train" / "best", argparse.Namespace())
+    checkpoints.load_checkpoint(small_disk / "train" / "best")
 
 
 def test_a_full_disk_leaves_no_half_cache(small_disk):

@@ -7,12 +7,13 @@ import pytest
 import input_data
 import models
 from conftest import assert_one_clear_line, call
-from settings import Settings, UserError, new_parser, resolve
+from kws.cli import UserError, new_parser
+from kws.settings import Settings, SettingsFlags
 
 SCRIPTS = ("train.py", "optimisations.py", "convert_to_tflite.py", "evaluation.py", "input_data.py")
 
 
-@pytest.mark.parametrize("script", ["benchmarks/run.py", "model_archive/make.py"])
+@pytest.mark.parametrize("script", ["benchmarks/run.py", "model_archive/build.py"])
 def test_the_makers_scripts_start_from_anywhere(script, tmp_path):
     assert "--data_dir" in call(script, "--help", cwd=tmp_path).stdout
 
@@ -21,16 +22,16 @@ def parse(*flags):
     parser = new_parser("")
     input_data.add_arguments(parser)
     models.add_arguments(parser)
-    return parser.parse_args(flags)
+    return SettingsFlags.from_arguments(parser.parse_args(flags))
 
 
 def test_without_flags_the_settings_are_the_defaults():
-    assert resolve(parse(), None, "") == Settings()
+    assert parse().resolve() == Settings()
 
 
 def test_flags_become_settings():
     flags = ("--wanted_words", "on, off", "--model_size_info", "7", "8", "--window_size_ms", "40")
-    settings = resolve(parse(*flags), None, "")
+    settings = parse(*flags).resolve()
     assert settings.labels == ("_silence_", "_unknown_", "on", "off")
     assert settings.model_size_info == (7, 8)
     assert settings.window_size_ms == 40
@@ -38,9 +39,9 @@ def test_flags_become_settings():
 
 def test_a_flag_that_agrees_with_the_model_is_fine_and_one_that_contradicts_names_both_values():
     stored = Settings(window_size_ms=40)
-    assert resolve(parse("--window_size_ms", "40"), stored, "file") == stored
+    assert parse("--window_size_ms", "40").resolve(stored, "file") == stored
     with pytest.raises(UserError, match="--window_size_ms 30 contradicts 40, stored in file"):
-        resolve(parse("--window_size_ms", "30"), stored, "file")
+        parse("--window_size_ms", "30").resolve(stored, "file")
 
 
 def test_frames_and_features_of_dnn_small(dnn_small):

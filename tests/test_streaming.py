@@ -1,69 +1,68 @@
 """Words in long recordings: streaming.py, label_wav.py and evaluation.py --stream."""
 
-import argparse
 import json
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
 import input_data
-import models
-import streaming
-from conftest import ROOT, SAMPLE_DATA, assert_one_clear_line, call
-from settings import UserError
+from conftest import RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call
+from kws import checkpoints, streaming
+from kws.cli import UserError
+from kws.features import mfcc
+from kws.streaming import DetectorOptions
 
-SHIPPED = ROOT / "model_archive" / "TFLite" / "tflite_int8" / "dnn_small_int8.tflite"
 YES, NO = 2, 3
-RATE = 16000
 
 
-def arguments(**changes):
-    defaults = {"hop_ms": 100, "smoothing_ms": 0, "refractory_ms": 1000}
-    return argparse.Namespace(**(defaults | changes))
+def options(**changes):
+    return DetectorOptions(**({"smoothing_ms": 0} | changes))
 
 
-def heard(*labels, score=0.9):
-    """Scores of windows that hear these labels."""
+def predicted(*labels, score=0.9):
+    """Scores of windows with these labels predicted."""
     scores = np.full((len(labels), 12), (1 - score) / 11, np.float32)
     scores[np.arange(len(labels)), labels] = score
     return scores
 
 
 def detected(settings, scores, threshold=0.5, **changes):
-    found = streaming.Detector(arguments(**changes), settings, threshold)(scores)
+    found = streaming.Detector(options(threshold=threshold, **changes), settings).detect(scores)
     return [(round(detection.seconds, 2), detection.label) for detection in found]
 
 
-def test_a_word_is_detected_in_the_middle_of_the_first_window_that_hears_it(dnn_small):
-    scores = heard(0, 0, 0, YES, YES, 1, 1, NO)
+def test_a_word_is_detected_in_the_middle_of_the_first_window_that_predicts_it(dnn_small):
+    scores = predicted(0, 0, 0, YES, YES, 1, 1, NO)
     assert detected(dnn_small, scores, refractory_ms=0) == [(0.8, YES), (0.9, YES), (1.2, NO)]
     assert detected(dnn_small, scores, threshold=0.95) == []
 
 
 def test_silence_and_unknown_words_are_not_detected(dnn_small):
-    assert detected(dnn_small, heard(0, 1, 0, 1), refractory_ms=0) == []
+    assert detected(dnn_small, predicted(0, 1, 0, 1), refractory_ms=0) == []
 
 
 def test_nothing_is_detected_in_the_refractory_time(dnn_small):
-    scores = heard(*[YES] * 25)
+    scores = predicted(*[YES] * 25)
     assert detected(dnn_small, scores) == [(0.5, YES), (1.5, YES), (2.5, YES)]
 
 
 def test_smoothed_scores_are_means_over_the_last_windows(dnn_small):
-    scores = heard(0, 0, 0, YES, YES, YES, 0, 0, 0, 0)
+    scores = predicted(0, 0, 0, YES, YES, YES, 0, 0, 0, 0)
     assert detected(dnn_small, scores, threshold=0.6, smoothing_ms=300) == [(0.5 + 0.35, YES)]
     assert detected(dnn_small, scores, threshold=0.8, smoothing_ms=300) == []
 
 
 def test_scores_that_come_one_by_one_give_what_all_at_once_give(dnn_small):
     scores = np.random.default_rng(0).dirichlet(np.full(12, 0.1), 200).astype(np.float32)
-    at_once = streaming.Detector(arguments(smoothing_ms=300), dnn_small, 0.4)(scores)
-    detector = streaming.Detector(arguments(smoothing_ms=300), dnn_small, 0.4)
-    one_by_one = [detection for row in scores for detection in detector(row[None])]
+    smoothed = options(smoothing_ms=300, threshold=0.4)
+    at_once = streaming.Detector(smoothed, dnn_small).detect(scores)
+    detector = streaming.Detector(smoothed, dnn_small)
+    one_by_one = [detection for row in scores for detection in detector.detect(row[None])]
     assert len(at_once) == 5
     assert [detection[:2] for detection in one_by_one] == [detection[:2] for detection in at_once]
 
@@ -71,15 +70,16 @@ def test_scores_that_come_one_by_one_give_what_all_at_once_give(dnn_small):
 @pytest.mark.parametrize("hop_ms", [40, 100, 1500])
 def test_windows_are_the_same_however_the_recording_comes(dnn_small, hop_ms):
     samples = np.random.default_rng(0).integers(-9000, 9000, 5 * RATE + 77).astype(np.int16)
-    hop = streaming.hop_samples(arguments(hop_ms=hop_ms), dnn_small)
+    hop = options(hop_ms=hop_ms).hop_samples(dnn_small.front_end)
+    echo = SimpleNamespace(predict=lambda features: features, settings=dnn_small)
 
     def features(block_samples):
         blocks = [samples[start : start + block_samples] for start in range(0, len(samples), block_samples)]
-        return np.concatenate([*streaming.window_scores(blocks, lambda given: given, dnn_small, hop)])
+        return np.concatenate([*streaming.window_scores(blocks, echo, hop)])
 
     starts = range(0, len(samples) - RATE + 1, hop)
     windows = np.stack([samples[start : start + RATE] for start in starts])
-    expected = input_data.mfcc(windows / np.float32(32768), dnn_small)
+    expected = mfcc(windows / np.float32(32768), dnn_small.front_end)
     for block_samples in (hop, 1000, RATE, len(samples)):
         np.testing.assert_allclose(features(block_samples), expected, atol=1e-4)
 
@@ -104,10 +104,10 @@ def test_the_operating_point_misses_least_of_what_alarms_seldom_enough():
 
 
 @pytest.fixture
-def long_recording(tmp_path, trained, data_arguments):
+def long_recording(tmp_path, trained, data_options):
     """Path of a recording of the sample data's words, and the words in it."""
-    settings = models.read_settings(trained / "best")
-    data = input_data.open_data(data_arguments(), settings)
+    settings = checkpoints.read_settings(trained / "best")
+    data = input_data.open_data(data_options(), settings)
     recording = streaming.make_recording("x", data.training, data.noise, 1, [0], settings)
     soundfile.write(tmp_path / "long.wav", recording.samples, RATE)
     lines = [f"{seconds:.3f},{settings.labels[label]}\n" for seconds, label in recording.words]
@@ -123,7 +123,7 @@ def test_the_words_of_a_long_recording_are_told_as_text_json_and_from_a_pipe(tra
         json.loads(line)
         for line in call("label_wav.py", trained / "best", path, *flags, "--json").stdout.splitlines()
     ]
-    settings = models.read_settings(trained / "best")
+    settings = checkpoints.read_settings(trained / "best")
     assert len(text) == len(objects)
     assert text[0] == (
         f"{path}: {objects[0]['seconds']:.1f} s  {objects[0]['label']} {objects[0]['score']:.2f}"
@@ -158,13 +158,13 @@ def test_a_detection_in_a_pipe_is_told_while_more_is_to_come(trained, long_recor
             process.stdin.close()
 
 
-def test_short_recordings_get_the_label_that_evaluation_gives_them(tmp_path, trained, data_arguments):
-    settings = models.read_settings(trained / "best")
-    data = input_data.open_data(data_arguments(), settings)
-    scores, _ = models.load(trained / "best", argparse.Namespace())
+def test_short_recordings_get_the_label_that_evaluation_gives_them(tmp_path, trained, data_options):
+    settings = checkpoints.read_settings(trained / "best")
+    data = input_data.open_data(data_options(), settings)
+    model = checkpoints.load(trained / "best")
     real = [number for number, name in enumerate(data.testing.names) if name][:10]
     files = [SAMPLE_DATA / data.testing.names[number] for number in real]
-    expected = scores(input_data.features(data.testing.take(real), settings))
+    expected = model.predict(input_data.features(data.testing.take(real), settings.front_end))
     lines = call("label_wav.py", trained / "best", *files).stdout.splitlines()
     assert lines == [
         f"{file}: {settings.labels[row.argmax()]} {row.max():.2f}"
@@ -174,15 +174,19 @@ def test_short_recordings_get_the_label_that_evaluation_gives_them(tmp_path, tra
 
 def test_a_recording_without_words_says_so(tmp_path):
     soundfile.write(tmp_path / "silence.wav", np.zeros(3 * RATE), RATE)
-    assert call("label_wav.py", SHIPPED, tmp_path / "silence.wav").stdout == (
+    assert call("label_wav.py", SHIPPED_INT8, tmp_path / "silence.wav").stdout == (
         f"{tmp_path / 'silence.wav'}: nothing detected\n"
     )
 
 
 def test_a_file_that_is_no_recording_is_a_clear_error(tmp_path):
     (tmp_path / "x.wav").write_text("hello")
-    assert_one_clear_line(call("label_wav.py", SHIPPED, tmp_path / "x.wav", check=False), tmp_path / "x.wav")
-    assert_one_clear_line(call("label_wav.py", SHIPPED, tmp_path / "y.wav", check=False), tmp_path / "y.wav")
+    assert_one_clear_line(
+        call("label_wav.py", SHIPPED_INT8, tmp_path / "x.wav", check=False), tmp_path / "x.wav"
+    )
+    assert_one_clear_line(
+        call("label_wav.py", SHIPPED_INT8, tmp_path / "y.wav", check=False), tmp_path / "y.wav"
+    )
 
 
 def test_a_stream_is_evaluated_at_the_threshold_chosen_on_another(trained, tmp_path):
@@ -204,7 +208,7 @@ def test_a_given_recording_is_evaluated_with_its_words(trained, long_recording):
     assert_one_clear_line(call(*command, "--stream_words", words, check=False), "line 2", "seconds,word")
 
 
-def test_a_recording_without_clips_cannot_be_made(dnn_small, data_arguments):
-    data = input_data.open_data(data_arguments(), dnn_small)
+def test_a_recording_without_clips_cannot_be_made(dnn_small, data_options):
+    data = input_data.open_data(data_options(), dnn_small)
     with pytest.raises(UserError, match="no clips"):
         streaming.make_recording("x", data.testing.take(np.array([], int)), data.noise, 1, [0], dnn_small)

@@ -1,4 +1,4 @@
-"""Weights that may take only some values."""
+"""Quantizers of weights, and training through them."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def kernel():
 
 
 def clustered(kernel, importance, eight_bits=False):
-    from straight_through import Clusters
+    from kws.quantizers import Clusters
 
     return Clusters(kernel, np.asarray(importance, np.float32)[:, None], eight_bits)(kernel).numpy()
 
@@ -27,11 +27,11 @@ def bits(values):
 
 
 def test_clusters_are_few_and_their_price_saves_bits(kernel, monkeypatch):
-    import straight_through
+    from kws import quantizers
 
     values = clustered(kernel, np.ones(ROWS))
     assert 16 <= len(np.unique(values)) <= 32
-    monkeypatch.setattr(straight_through, "PRICE_OF_A_BIT", 0)
+    monkeypatch.setattr(quantizers, "PRICE_OF_A_BIT", 0)
     without_price = clustered(kernel, np.ones(ROWS))
     assert 16 <= len(np.unique(without_price)) <= 32
     assert bits(values) < bits(without_price) - 0.3
@@ -60,7 +60,7 @@ def test_clusters_of_eight_bits_are_multiples_of_one_scale(kernel):
 
 
 def test_a_cluster_that_empties_leaves_the_scale_to_the_others(kernel):
-    from straight_through import Clusters
+    from kws.quantizers import Clusters
 
     clusters = Clusters(kernel, np.ones((ROWS, 1), np.float32), eight_bits=True)
     for _ in range(3):
@@ -69,21 +69,21 @@ def test_a_cluster_that_empties_leaves_the_scale_to_the_others(kernel):
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
 
 
-def test_a_step_moves_free_weights_and_the_model_keeps_allowed_ones(dnn_small):
-    from straight_through import EightBits, StraightThrough
+def test_a_step_moves_latent_weights_and_the_model_keeps_quantized_ones(dnn_small):
+    from kws.quantizers import EightBitValues, LatentWeights
 
     model = models.build_model(dnn_small)
     kernel, bias = model.layers[1].weights
-    weights = StraightThrough(model, {kernel.ref(): EightBits()})
+    weights = LatentWeights(model, {kernel.ref(): EightBitValues()})
     before = kernel.numpy()
     step = np.abs(before).max() / 127
     np.testing.assert_allclose(before / step, np.round(before / step), atol=1e-3)
-    assert weights.free[1] is bias
+    assert weights.variables_to_train[1] is bias
 
     place = np.unravel_index(np.abs(before).argmin(), before.shape)
     for move, expected in ((0.4, 0), (0.4, 1)):  # in steps: the first is too small to show, both are not
-        free = weights.free[0].numpy()
-        free[place] = move * step if expected == 0 else free[place] + move * step
-        weights.free[0].assign(free)
-        weights.apply()
+        latent = weights.variables_to_train[0].numpy()
+        latent[place] = move * step if expected == 0 else latent[place] + move * step
+        weights.variables_to_train[0].assign(latent)
+        weights.quantize_into_model()
         assert kernel.numpy()[place] == pytest.approx(expected * step, abs=1e-6)

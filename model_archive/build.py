@@ -1,7 +1,7 @@
 """Write model_archive/ from a checkpoint and its clustered form: source forms, TFLite files, definitions and
 regression vectors.
 
-    python model_archive/make.py --checkpoint PATH --clustered PATH --data_dir DIR --test_dir DIR
+    python model_archive/build.py --checkpoint PATH --clustered PATH --data_dir DIR --test_dir DIR
 
 Every figure in the definitions is read from a file, measured by evaluation.py, or comes from TensorFlow Lite
 Micro and Arm's vela (pip install -r tests/firmware_requirements.txt). Regression vectors come from the
@@ -24,10 +24,14 @@ import yaml
 ARCHIVE = Path(__file__).resolve().parent
 ROOT = ARCHIVE.parent
 sys.path.insert(0, str(ROOT))
-import deployment  # noqa: E402
 import input_data  # noqa: E402
 import models  # noqa: E402
-from settings import new_parser, run, write_text  # noqa: E402
+from input_data import DataOptions  # noqa: E402
+from kws import checkpoints, firmware  # noqa: E402
+from kws.cli import new_parser, run  # noqa: E402
+from kws.files import write_text  # noqa: E402
+from kws.settings import SettingsFlags  # noqa: E402
+from kws.tflite import TFLiteModel, operator_names, operator_versions, quantize, zipped_size  # noqa: E402
 
 NAME = "dnn_small"
 KINDS = {
@@ -52,7 +56,7 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    weights = write_sources(args)
+    weights = write_sources(args.checkpoint, SettingsFlags.from_arguments(args))
     data = ["--data_dir", args.data_dir, "--data_url", args.data_url]
     for kind, flags in KINDS.items():
         path = tflite_path(kind)
@@ -60,18 +64,18 @@ def main():
         source = args.clustered if kind.startswith("clustered") else weights
         call("convert_to_tflite.py", "--checkpoint", source, "--output", path, *flags, *data)
     paths = [tflite_path(kind) for kind in KINDS]
-    measured = evaluate(["--tflite_path", *paths], args, data)
+    measured = evaluate(["--tflite_path", *paths], args.test_dir, data)
     for kind, path in zip(KINDS, paths, strict=True):
         write_vectors(path)
         write_definition(path, describe(path, kind) | {"accuracy": measured[str(path)]})
-    (of_source,) = evaluate(["--checkpoint", weights], args, data).values()
+    (source_accuracy,) = evaluate(["--checkpoint", weights], args.test_dir, data).values()
     source = {
         "name": f"{NAME}, source",
         "format": "TensorFlow checkpoint, SavedModel and .keras file",
-        "parameters": int(sum(v.size for layer in models.read_weights(weights) for v in layer.values())),
+        "parameters": int(sum(v.size for layer in checkpoints.read_weights(weights) for v in layer.values())),
         "settings": settings_of(weights),
         "paper": PAPER,
-        "accuracy": of_source,
+        "accuracy": source_accuracy,
     }
     write_definition(ARCHIVE / "model_source" / "definition", source)
 
@@ -84,59 +88,52 @@ def tflite_path(kind):
     return ARCHIVE / "TFLite" / f"tflite_{kind}" / f"{NAME}_{kind}.tflite"
 
 
-def write_sources(args):
+def write_sources(checkpoint, flags):
     """Copy the checkpoint, and export its other forms; the folder of the weights."""
-    model, settings = models.load_checkpoint(args.checkpoint, args)
+    model, settings = checkpoints.load_checkpoint(checkpoint, flags)
     source = ARCHIVE / "model_source"
     shutil.rmtree(source / "weights", ignore_errors=True)
-    models.save_checkpoint(model, settings, source / "weights" / f"{NAME}.ckpt")
-    models.export_saved_model(model, settings, source / "saved_model")
-    models.export_keras_file(model, settings, source / f"{NAME}.keras")
+    checkpoints.save_checkpoint(model, settings, source / "weights" / f"{NAME}.ckpt")
+    checkpoints.export_saved_model(model, settings, source / "saved_model")
+    checkpoints.export_keras_file(model, settings, source / f"{NAME}.keras")
     return source / "weights"
 
 
-def evaluate(which, args, data):
+def evaluate(which, test_dir, data):
     """What evaluation.py measures: {path: [figures of one set, ...]}."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        call("evaluation.py", *which, "--test_dir", args.test_dir, "--json", report, *data)
+        call("evaluation.py", *which, "--test_dir", test_dir, "--json", report, *data)
         return json.loads(report.read_text())
 
 
 def settings_of(path):
-    return json.loads(models.read_settings(path).to_json())
+    return json.loads(checkpoints.read_settings(path).to_json())
 
 
 def describe(path, kind) -> dict:
     """What can be read off a TFLite file."""
     content = path.read_bytes()
-    model = models.TFLiteModel(path)
+    model = TFLiteModel(path)
     return {
         "name": f"{NAME}, {kind}",
         "format": "TFLite",
         "file": path.name,
         "bytes": len(content),
-        "zipped_bytes": models.zipped_size(content),
+        "zipped_bytes": zipped_size(content),
         "sha256": hashlib.sha256(content).hexdigest(),
-        "operators": models.tflite_operators(content),
+        "operators": operator_names(content),
         "input": tensor(model.input),
-        "output": tensor(model.output) | {"labels": list(models.read_settings(path).labels)},
+        "output": tensor(model.output) | {"labels": list(checkpoints.read_settings(path).labels)},
         "settings": settings_of(path),
         "tensorflow_lite_micro": {
             "operator_versions": operator_versions(content),
-            "resolver": deployment.resolver(models.tflite_operators(content)).splitlines(),
+            "resolver": firmware.resolver(operator_names(content)).splitlines(),
             "arena_bytes": arena_size(path),
         },
         **({} if kind == "fp32" else {NPU: npu_cost(path)}),
         "paper": PAPER,
     }
-
-
-def operator_versions(content) -> dict:
-    from ai_edge_litert import schema_py_generated as schema
-
-    names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
-    return {names[code.builtinCode]: code.version for code in models.parse_tflite(content).operatorCodes}
 
 
 def arena_size(path) -> int:
@@ -161,7 +158,7 @@ def arena_size(path) -> int:
 def npu_cost(path) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copy(path, folder))
-        return deployment.compile_for_npu(copy, NPU)[1]._asdict()
+        return firmware.compile_for_npu(copy, NPU)[1]._asdict()
 
 
 def tensor(detail) -> dict:
@@ -173,21 +170,19 @@ def tensor(detail) -> dict:
 
 def write_vectors(path):
     """One input and output of the model for each label, as the model takes and gives them."""
-    settings = models.read_settings(path)
-    parser = new_parser("")
-    input_data.add_arguments(parser)
-    sample = input_data.open_data(parser.parse_args(["--data_dir", str(ROOT / "sample_data")]), settings)
+    model = TFLiteModel(path)
+    settings = model.settings
+    sample = input_data.open_data(DataOptions(data_dir=str(ROOT / "sample_data")), settings)
     clips = sample.testing.take(
         [list(sample.testing.label).index(label) for label in range(len(settings.labels))]
     )
-    model = models.TFLiteModel(path)
     folders = [path.parent / "testing_input" / "input", path.parent / "testing_output" / "output"]
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    for number, row in enumerate(input_data.features(clips, settings)):
-        given = models.quantize(row[None], model.input)
-        for folder, values in zip(folders, (given, model.run(given)), strict=True):
+    for number, row in enumerate(input_data.features(clips, settings.front_end)):
+        input_tensor = quantize(row[None], model.input)
+        for folder, values in zip(folders, (input_tensor, model.run(input_tensor)), strict=True):
             np.save(folder / f"{number}.npy", values)
 
 
@@ -201,7 +196,7 @@ def needs_on_boards(definition) -> list[str]:
         "",
     ]
     if NPU in definition:
-        lines += [f"Compiled by Arm's vela for {NPU}: {deployment.NpuCost(**definition[NPU])}.", ""]
+        lines += [f"Compiled by Arm's vela for {NPU}: {firmware.NpuCost(**definition[NPU])}.", ""]
     return lines
 
 

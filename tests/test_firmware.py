@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import convert_to_tflite
-import deployment
 import input_data
 import models
 from conftest import ROOT, SAMPLE_DATA, WEIGHTS, assert_one_clear_line, call
-from settings import Settings
+from kws import firmware
+from kws.settings import Settings
+from kws.tflite import TFLiteModel, quantize
 
 ARCHIVE = ROOT / "model_archive" / "TFLite"
 INT8 = ("--checkpoint", WEIGHTS, "--data_dir", SAMPLE_DATA, "--inference_type", "int8")
@@ -58,33 +59,33 @@ def test_vela_wants_integers(tmp_path):
 
 
 def test_the_lines_that_register_operators():
-    assert deployment.resolver(["AVERAGE_POOL_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"]).splitlines() == [
+    assert firmware.resolver(["AVERAGE_POOL_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"]).splitlines() == [
         "tflite::MicroMutableOpResolver<3> resolver;",
         "resolver.AddAveragePool2D();",
         "resolver.AddDepthwiseConv2D();",
         "resolver.AddFullyConnected();",
     ]
-    assert "AddEthosU();" in deployment.resolver(["CUSTOM"])
+    assert "AddEthosU();" in firmware.resolver(["CUSTOM"])
 
 
 def on_micro(tflite, features):
     """Scores of features by TensorFlow Lite Micro and by LiteRT, both [clips, labels]."""
     runtime = pytest.importorskip("tflite_micro").runtime
     interpreter = runtime.Interpreter.from_bytes(tflite.read_bytes())
-    model, found, expected = models.TFLiteModel(tflite), [], []
+    model, found, expected = TFLiteModel(tflite), [], []
     for row in features:
-        given = models.quantize(row[None], model.input)
-        interpreter.set_input(given, 0)
+        input_tensor = quantize(row[None], model.input)
+        interpreter.set_input(input_tensor, 0)
         interpreter.invoke()
         found.append(interpreter.get_output(0)[0])
-        expected.append(model.run(given)[0])
+        expected.append(model.run(input_tensor)[0])
     return np.array(found, np.float64), np.array(expected, np.float64)
 
 
 @pytest.mark.parametrize("tflite", sorted(ARCHIVE.glob("*/*.tflite")), ids=lambda path: path.stem)
-def test_tensorflow_lite_micro_hears_the_same(tflite, data_arguments, dnn_small):
-    data = input_data.open_data(data_arguments(), dnn_small)
-    micro, litert = on_micro(tflite, input_data.features(data.testing, dnn_small))
+def test_tensorflow_lite_micro_predicts_the_same(tflite, data_options, dnn_small):
+    data = input_data.open_data(data_options(), dnn_small)
+    micro, litert = on_micro(tflite, input_data.features(data.testing, dnn_small.front_end))
     assert (micro.argmax(1) == litert.argmax(1)).mean() >= 0.95 and len(set(micro.argmax(1))) > 5
 
 
@@ -101,7 +102,7 @@ def test_tensorflow_lite_micro_hears_the_same(tflite, data_arguments, dnn_small)
     ],
 )
 def test_tensorflow_lite_micro_takes_every_architecture(tmp_path, architecture, size):
-    from backend import keras
+    from kws.quiet_tf import keras
 
     settings = Settings(
         model_architecture=architecture,

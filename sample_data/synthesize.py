@@ -20,8 +20,9 @@ import soundfile
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from input_data import NOISE_FOLDER, which_partition  # noqa: E402
 from settings import Settings  # noqa: E402
+
+from input_data import NOISE_FOLDER, which_partition  # noqa: E402
 
 UNKNOWN_WORDS = ("bird", "happy", "seven", "tree")
 SPEAKERS = {"training": 16, "validation": 4, "testing": 4}
