@@ -1,4 +1,5 @@
-"""Measure how good a model is: accuracy, confusion matrix, precision and recall, on the validation and test sets.
+"""Measure how good a model is: accuracy, confusion matrix, precision and recall, on the validation and test
+sets.
 
 A model carries its settings, so it needs no other flag; several models end in one table.
 """
@@ -36,7 +37,8 @@ def parse_arguments():
     parser.add_argument(
         "--plots",
         metavar="DIR",
-        help="draw confusion matrices, recall per label and the clips misclassified with most confidence into this folder",
+        help="draw confusion matrices, recall per label and the clips misclassified with most confidence "
+        "into this folder",
     )
     input_data.add_arguments(parser)
     models.add_arguments(parser)

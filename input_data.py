@@ -1,8 +1,8 @@
 """From an archive of recordings to batches of (MFCC features, label), in the order that the data takes.
 
-download -> folders of recordings -> decoded PCM -> labelled clips by partition -> variation and noise -> MFCC ->
-batches. What each step does in detail is in kws/: download, recordings, augmentation, features, batches. Nothing
-here needs TensorFlow. As a script this prepares the data set and counts it.
+download -> folders of recordings -> decoded PCM -> labelled clips by partition -> variation and noise -> MFCC
+-> batches. What each step does in detail is in kws/: download, recordings, augmentation, features, batches.
+Nothing here needs TensorFlow. As a script this prepares the data set and counts it.
 """
 
 import contextlib
@@ -206,8 +206,8 @@ def _report_unknown_speakers(folder, names):
     if unknown:
         print(
             f"{unknown:,} of {len(names):,} files of {folder} do not name their speaker "
-            "(<speaker>_nohash_<number>): each counts as a speaker of its own, so test clips may be of voices "
-            "that the model was trained on",
+            "(<speaker>_nohash_<number>): each counts as a speaker of its own, so test clips may be of "
+            "voices that the model was trained on",
             file=sys.stderr,
         )
 
@@ -294,7 +294,9 @@ def features(clips: Clips, front_end: FrontEnd) -> np.ndarray:
 
 @contextlib.contextmanager
 def _workers():
-    """Threads for numpy's work, one a core; BLAS's own threads, which would compete with them, are switched off."""
+    """Threads for numpy's work, one a core; BLAS's own threads, which would compete with them, are switched
+    off.
+    """
     pool = ThreadPoolExecutor(os.cpu_count())
     with threadpool_limits(1, user_api="blas"):
         try:
@@ -320,10 +322,10 @@ def training_batches(
 ) -> Iterator[Batch]:
     """A Batch for each of `steps`, augmented on all cores ahead of time.
 
-    With a `teacher`, a loaded model, its scores of the same augmented clips are part of the batch. With `echo`
-    n, each batch is used n times (see kws.batches.echoed). With `worker_rows`, only these rows are made.
-    A batch depends on the seed, its step and, with echoing, `steps.stop`: a run that starts in the middle
-    gets what an uninterrupted one would get, and workers together what one alone would.
+    With a `teacher`, a loaded model, its scores of the same augmented clips are part of the batch. With
+    `echo` n, each batch is used n times (see kws.batches.echoed). With `worker_rows`, only these rows are
+    made. A batch depends on the seed, its step and, with echoing, `steps.stop`: a run that starts in the
+    middle gets what an uninterrupted one would get, and workers together what one alone would.
     """
     rows = np.arange(batch_size)[worker_rows]
     with _workers() as pool:

@@ -1,4 +1,5 @@
-"""Models in all their forms: checkpoints, SavedModels and .keras files, each with its Settings; TFLite files too.
+"""Models in all their forms: checkpoints, SavedModels and .keras files, each with its Settings; TFLite files
+too.
 
 `load` makes any of them ready to predict.
 """

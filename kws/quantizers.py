@@ -1,7 +1,7 @@
 """Quantizers of weights, and training through them.
 
-Latent weights are trained; after each step the model gets their quantized values. The gradient at the quantized
-values moves the latent ones: the straight-through estimator (arXiv:1308.3432, arXiv:1712.05877).
+Latent weights are trained; after each step the model gets their quantized values. The gradient at the
+quantized values moves the latent ones: the straight-through estimator (arXiv:1308.3432, arXiv:1712.05877).
 """
 
 import numpy as np
@@ -18,7 +18,8 @@ class LatentWeights(tf.Module):
     """What is trained in place of a model's weights.
 
     `quantizers` maps references of the model's kernels to quantizers (tf.Modules); weights without one are
-    trained as they are. `variables_to_train` has a variable for each trainable variable of the model, in order.
+    trained as they are. `variables_to_train` has a variable for each trainable variable of the model, in
+    order.
     """
 
     def __init__(self, model, quantizers: dict):

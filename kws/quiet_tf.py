@@ -1,8 +1,8 @@
 """TensorFlow and Keras, imported when they are first used and without their start-up messages.
 
 Importing them takes seconds, and `--help`, wrong flags and the evaluation of a TFLite file do not need them.
-Modules that derive classes from Keras' (recurrent, muon, quantizers) import at once, so they are imported where
-they are used. Keras is tf_keras (Keras 2), whose checkpoints are plain arrays by name.
+Modules that derive classes from Keras' (recurrent, muon, quantizers) import at once, so they are imported
+where they are used. Keras is tf_keras (Keras 2), whose checkpoints are plain arrays by name.
 """
 
 import contextlib

@@ -106,8 +106,8 @@ class Report:
 
 
 def misclassified(true: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
-    """Up to `count` clips whose predicted label is wrong, int [clips]: the most confident ones first, but one of
-    each confusion (true and predicted label) before a second of any.
+    """Up to `count` clips whose predicted label is wrong, int [clips]: the most confident ones first, but one
+    of each confusion (true and predicted label) before a second of any.
     """
     predicted, confidence = scores.argmax(1), scores.max(1)
     wrong = np.flatnonzero(predicted != true)

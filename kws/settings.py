@@ -1,7 +1,8 @@
 """What a model's numbers depend on.
 
-A `Settings` travels with every model: beside a checkpoint, inside a SavedModel, a .keras file and a TFLite file. So
-a script needs no flag to evaluate or convert a model, and a flag that contradicts the model is an error.
+A `Settings` travels with every model: beside a checkpoint, inside a SavedModel, a .keras file and a TFLite
+file. So a script needs no flag to evaluate or convert a model, and a flag that contradicts the model is an
+error.
 """
 
 import argparse
@@ -78,8 +79,8 @@ class Settings:
         validation, testing = self.validation_percentage, self.testing_percentage
         _require(
             min(validation, testing) >= 0 and validation + testing <= 100,
-            f"--validation_percentage {show(validation)} and --testing_percentage {show(testing)} must not be "
-            "negative and leave something to train on",
+            f"--validation_percentage {show(validation)} and --testing_percentage {show(testing)} must not "
+            "be negative and leave something to train on",
         )
 
     @property
@@ -174,14 +175,16 @@ class SettingsFlags:
         return SettingsFlags(typed, getattr(namespace, "model", None) or {})
 
     def resolve(self, stored: Settings | None = None, source: str = "") -> Settings:
-        """The settings to use: those `stored` in the model `source`, or where it has none, those of the flags.
+        """The settings to use: those `stored` in the model `source`, or where it has none, those of the
+        flags.
 
         A flag that contradicts the stored value raises UserError naming both.
         """
         for name in self.typed.keys() & self.preset.keys():
             if self.typed[name] != self.preset[name]:
                 raise UserError(
-                    f"--{name} {show(self.typed[name])} contradicts {show(self.preset[name])}, part of --model"
+                    f"--{name} {show(self.typed[name])} contradicts {show(self.preset[name])}, part of "
+                    "--model"
                 )
         values = self.typed | self.preset
         if stored is None:

@@ -1,5 +1,5 @@
-"""Words in a long recording: windows slide over it, their scores are smoothed over time, a word is detected where
-its score reaches a threshold; false alarms and misses of that.
+"""Words in a long recording: windows slide over it, their scores are smoothed over time, a word is detected
+where its score reaches a threshold; false alarms and misses of that.
 """
 
 import itertools
@@ -136,9 +136,11 @@ def detections_in(blocks: Iterable[np.ndarray], model, options: DetectorOptions)
 
 
 def detect(path, model, options: DetectorOptions = DetectorOptions()) -> Iterator[Detection]:  # noqa: B008  (frozen)
-    """The detections in a recording of any length, rate and format; `model` as kws.checkpoints.load returns it.
+    """The detections in a recording of any length, rate and format; `model` as kws.checkpoints.load returns
+    it.
 
-    A recording shorter than the model's clip is followed by silence. Raises UserError where it cannot be read.
+    A recording shorter than the model's clip is followed by silence. Raises UserError where it cannot be
+    read.
     """
     front_end = model.settings.front_end
     try:

@@ -129,7 +129,8 @@ class TFLiteModel:
     """A TFLite file ready to run, fed batches where its operators allow another batch size.
 
     `settings` are those in the file, or where it carries none those of `flags`; without flags UserError.
-    `content` are its bytes; `input` and `output` the interpreter's details of the two tensors, as in the file.
+    `content` are its bytes; `input` and `output` the interpreter's details of the two tensors, as in the
+    file.
     """
 
     def __init__(self, path, flags: SettingsFlags | None = None):
@@ -154,8 +155,8 @@ class TFLiteModel:
         found = [tuple(map(int, detail["shape"][1:])) for detail in (self.input, self.output)]
         if found != expected:
             raise UserError(
-                f"{self.path} takes {found[0]} features and returns {found[1]} scores, but its settings or the "
-                f"flags say {expected[0]} and {expected[1]}"
+                f"{self.path} takes {found[0]} features and returns {found[1]} scores, but its settings or "
+                f"the flags say {expected[0]} and {expected[1]}"
             )
 
     def predict(self, features: np.ndarray) -> np.ndarray:

@@ -22,7 +22,9 @@ RECORDINGS = Path(os.environ.get("SPEECH_COMMANDS", ROOT.parent / "shared" / "sp
 WEIGHTS = ROOT / "model_archive" / "model_source" / "weights"
 SHIPPED_INT8 = ROOT / "model_archive" / "TFLite" / "tflite_int8" / "dnn_small_int8.tflite"
 RATE = 16000  # Hz
-DNN_SMALL_FLAGS = "--model_size_info 144 144 144 --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40".split()
+DNN_SMALL_FLAGS = (
+    "--model_size_info 144 144 144 --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40"
+).split()
 # Scores are softmaxes of sums of up to some hundred products, whose order differs between processors and ways
 # of computing. float32 rounds to 6e-8, so sums differ by up to 1e-6 and scores by less than ten times that.
 FLOAT32_TOLERANCE = 1e-5
