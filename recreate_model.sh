@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
+# shellcheck disable=SC2046  # $(short N) stands for several flags
 # Recreate a model: (train,) cluster, convert the plain and the clustered model to fp32 and int8, evaluate all four.
+# The recipes are in recipes/: what each flag is for, and how to use them on your own words.
 set -euo pipefail
 
 usage="usage: bash recreate_model.sh [--model NAME] [--train] [--ckpt PATH] [--data_dir DIR]
@@ -42,29 +44,8 @@ if $train && [ -n "$checkpoint" ]; then
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./environment.sh
-name=$(  # of the architecture
-    python - "$checkpoint" ${network[@]+"${network[@]}"} << 'EOF'
-import sys
-
-import models
-from settings import UserError, new_parser, resolve, run
-
-
-def main():
-    checkpoint, *flags = sys.argv[1:]
-    parser = new_parser("")
-    models.add_arguments(parser)
-    args = parser.parse_args(flags)
-    stored = models.read_settings(checkpoint) if checkpoint else None
-    if checkpoint and not stored and not flags:
-        raise UserError(f"{checkpoint} carries no settings: --model must say what it is")
-    print(resolve(args, stored, checkpoint).model_architecture)
-
-
-sys.argv[0] = "recreate_model.sh"
-run(main)
-EOF
-)
+name=$(python models.py --architecture ${checkpoint:+--checkpoint "$checkpoint"} ${network[@]+"${network[@]}"} 2>&1 |
+    tail -n 1) || fail "${name#*error: }"
 model=${network[1]-dnn_small}
 if ! $train && [ -z "$checkpoint" ] && [ "$model" != dnn_small ]; then
     fail "$model is not shipped: train it with --train, or give its checkpoint with --ckpt"
@@ -78,14 +59,14 @@ warning="
 ################################################################################
 "
 has_recordings() {
-    python -c 'import sys, pathlib, input_data; sys.exit(not input_data.word_folders(pathlib.Path(sys.argv[1])))' "$1"
+    python -c 'import pathlib, sys, kws.download; sys.exit(not kws.download.word_folders(pathlib.Path(sys.argv[1])))' "$1"
 }
 
 can_download() {
-    python -c 'import urllib.request, input_data; urllib.request.urlopen(input_data.DATA_URL, timeout=20)' 2>/dev/null
+    python -c 'import urllib.request, kws.download; urllib.request.urlopen(kws.download.DATA_URL, timeout=20)' 2>/dev/null
 }
 
-teacher_steps=14000 steps=160000 deep_steps=10000 optimise_steps=8000 deep_optimise_steps=2000 validate=2000 sample=false
+sample=false
 if [ -n "$data_dir" ]; then
     out=work/recreated/$(basename "$data_dir")-$(cksum <<< "$data_dir" | cut -d ' ' -f 1)
     data=(--data_dir "$data_dir" --data_url '')
@@ -97,7 +78,7 @@ elif has_recordings data/speech_commands_v0.02 || can_download; then
     test_set=(--test_dir data/speech_commands_test_set_v0.02)
     if ! has_recordings "${test_set[1]}" && ! can_download; then test_set=(); fi
 else
-    sample=true teacher_steps=100 steps=800 deep_steps=200 optimise_steps=300 deep_optimise_steps=100 validate=50
+    sample=true
     out=work/recreated/sample_data
     data=(--data_dir sample_data --data_url '')
     test_set=()
@@ -112,68 +93,64 @@ fi
 if $train; then out=$out/trained; else rm -rf "$out/clustered"; fi
 checkpoint=${checkpoint:-model_archive/model_source/weights}
 mkdir -p "$out"
-recipe=(
-    --background_volume 0.2 --silence_volume 1
-    --training_unknown_percentage 26 --learning_rate_schedule cosine --eval_step_interval $validate
-)
-varied=(--speed_change 12 --volume_change_db 6)
-python input_data.py "${data[@]}" ${test_set[@]+"${test_set[@]}"}
 
-if $train; then
-    stages=("$teacher" "$out/train") earlier=
-    if [ "$name" = dnn ]; then stages+=("$out/quantized"); fi
-    for stage in "${stages[@]}" "$out/clustered"; do  # what one learnt from may have been deleted since
+short() {  # short STEPS: flags that shorten a recipe where the figures say nothing anyway
+    if $sample; then echo --how_many_training_steps "$1" --eval_step_interval 50; fi
+}
+
+delete_outdated() {  # delete_outdated STAGE...: those whose earlier stage was deleted, and will be retrained
+    local earlier='' stage
+    for stage in "$@"; do
         if [ -n "$earlier" ] && [ ! -d "$earlier/resume" ]; then rm -rf "$stage"; fi
         earlier=$stage
     done
-    echo "== train the teacher"
-    python train.py "${data[@]}" "${recipe[@]}" --model_architecture tc_resnet --model_size_info 5 96 96 128 160 192 \
-        --dct_coefficient_count 40 --window_size_ms 40 --window_stride_ms 20 --echo_factor 2 --batch_size 128 \
-        --how_many_training_steps $teacher_steps --learning_rate 0.002 \
-        --speed_change 15 --volume_change_db 8 --train_dir "$teacher"
-    if [ "$name" = dnn ]; then
-        learning=(
-            --how_many_training_steps $steps --learning_rate 0.01 --optimizer muon --batch_norm
-            --batch_size 256 --echo_factor 12
-        )
-    else
-        learning=(--how_many_training_steps $deep_steps --learning_rate 0.002 --batch_size 128 --echo_factor 4)
-    fi
-    echo "== train"
-    python train.py "${data[@]}" "${recipe[@]}" "${varied[@]}" "${learning[@]}" --model "$model" --teacher "$teacher/best" \
-        --train_dir "$out/train"
-    checkpoint=$out/train/best
-fi
+}
 
-if [ "$name" = dnn ]; then
-    fine_tuning=(--how_many_training_steps $optimise_steps --batch_size 256)
-else
-    fine_tuning=(--how_many_training_steps $deep_optimise_steps --batch_size 128)
-fi
-optimise=(
-    python optimisations.py "${data[@]}" "${recipe[@]}" "${varied[@]}" "${fine_tuning[@]}" --echo_factor 8
-    --learning_rate 0.00003
-)
-if $train && [ "$name" = dnn ]; then
-    echo "== quantize the weights"
-    "${optimise[@]}" --method quantization --checkpoint "$out/train/best" --teacher "$out/train/best" \
-        --train_dir "$out/quantized"
-    checkpoint=$out/quantized/best
+python input_data.py "${data[@]}" ${test_set[@]+"${test_set[@]}"}
+
+# The flags in recipes/ come first, so that those after them override theirs.
+if $train; then
+    case $name in
+        dnn) delete_outdated "$teacher" "$out/train" "$out/quantized" "$out/clustered" ;;
+        *) delete_outdated "$teacher" "$out/train" "$out/clustered" ;;
+    esac
+    echo "== train the teacher"
+    python train.py @recipes/teacher.txt $(short 100) "${data[@]}" --train_dir "$teacher"
+    echo "== train"
+    if [ "$name" = dnn ]; then
+        python train.py @recipes/dnn_small.txt $(short 800) "${data[@]}" --model "$model" \
+            --teacher "$teacher/best" --train_dir "$out/train"
+        echo "== quantize the weights"
+        python optimisations.py @recipes/quantize.txt $(short 300) "${data[@]}" \
+            --checkpoint "$out/train/best" --teacher "$out/train/best" --train_dir "$out/quantized"
+        checkpoint=$out/quantized/best
+    else
+        python train.py @recipes/deep.txt $(short 200) "${data[@]}" --model "$model" \
+            --teacher "$teacher/best" --train_dir "$out/train"
+        checkpoint=$out/train/best
+    fi
 fi
 
 echo "== cluster $checkpoint"
-"${optimise[@]}" ${network[@]+"${network[@]}"} --checkpoint "$checkpoint" --teacher "$checkpoint" --train_dir "$out/clustered"
+if [ "$name" = dnn ]; then
+    python optimisations.py @recipes/cluster.txt $(short 300) "${data[@]}" ${network[@]+"${network[@]}"} \
+        --checkpoint "$checkpoint" --teacher "$checkpoint" --train_dir "$out/clustered"
+else
+    python optimisations.py @recipes/deep_cluster.txt $(short 100) "${data[@]}" ${network[@]+"${network[@]}"} \
+        --checkpoint "$checkpoint" --teacher "$checkpoint" --train_dir "$out/clustered"
+fi
 
 files=()
-for form in "$name" "${name}_clustered"; do
-    source=$checkpoint
-    if [ "$form" != "$name" ]; then source=$out/clustered/best; fi
-    echo "== convert $source"
-    convert=(python convert_to_tflite.py "${data[@]}" ${network[@]+"${network[@]}"} --checkpoint "$source")
-    "${convert[@]}" --no-quantize --output "$out/$form.tflite"
-    "${convert[@]}" --inference_type int8 --output "$out/${form}_quantized.tflite"
-    files+=("$out/$form.tflite" "$out/${form}_quantized.tflite")
-done
+convert() {  # convert CHECKPOINT NAME: to NAME.tflite, float, and NAME_quantized.tflite, int8
+    echo "== convert $1"
+    python convert_to_tflite.py "${data[@]}" ${network[@]+"${network[@]}"} --checkpoint "$1" \
+        --no-quantize --output "$out/$2.tflite"
+    python convert_to_tflite.py "${data[@]}" ${network[@]+"${network[@]}"} --checkpoint "$1" \
+        --inference_type int8 --output "$out/$2_quantized.tflite"
+    files+=("$out/$2.tflite" "$out/$2_quantized.tflite")
+}
+convert "$checkpoint" "$name"
+convert "$out/clustered/best" "${name}_clustered"
 
 echo "== evaluate"
 python evaluation.py "${data[@]}" ${test_set[@]+"${test_set[@]}"} --tflite_path "${files[@]}"

@@ -42,20 +42,22 @@ int kws_best(const int8_t scores[KWS_LABELS]);
 
 /* ---- the model, in kws_model.c ---- */
 
-/* A fully connected layer in the arithmetic of TFLite (see kws_nn.c). */
+/* A fully connected layer in the arithmetic of TFLite's quantization specification:
+ * https://ai.google.dev/edge/litert/models/quantization_spec, and Jacob et al., arXiv:1712.05877, section 2. */
 typedef struct {
     const int8_t *weights; /* [outputs][inputs] */
-    const int32_t *bias;   /* what the zero point of the input adds to sums is taken off */
+    const int32_t *bias;   /* less input zero point * sum of weights, so that inputs are multiplied as they are */
     int inputs, outputs;
     int32_t output_zero;
-    int32_t multiplier; /* of sums, times 2^31 */
-    int shift;          /* to the left, where negative to the right */
-    int32_t lowest;     /* output: with ReLU the one that means zero */
+    int32_t multiplier; /* sums are scaled by multiplier * 2^(shift - 31) to steps of the output */
+    int shift;
+    int32_t output_min; /* output_zero with ReLU, which so costs nothing, else -128 */
 } kws_layer;
 
-/* A bin of the spectrum goes into a mel channel, and into the one above it. */
+/* The mel filters, bin by bin: as triangles overlap only with their neighbours, a bin of the spectrum counts in
+ * `channel` and in the one above, and no other, so two weights replace a row of KWS_MEL_CHANNELS. */
 typedef struct {
-    float into, above;
+    float weight, weight_above;
     int8_t channel;
 } kws_bin;
 

@@ -1,13 +1,16 @@
-/* MFCCs as TensorFlow's AudioSpectrogram (magnitude_squared) and Mfcc operators define them. */
+/* MFCCs as TensorFlow's AudioSpectrogram (magnitude_squared) and Mfcc operators define them; the same steps as
+ * kws/features.py on the PC, with the tables of its mfcc_tables. (Despite the name magnitude_squared, Mfcc takes
+ * the square root again: mel channels are sums of magnitudes.) */
 #include <math.h>
 #include <string.h>
 
 #include "kws.h"
 
 #define POINTS (KWS_FFT / 2) /* of the complex FFT that transforms KWS_FFT real values */
-#define SMALLEST 1e-12f      /* mel energy that the logarithm is taken of */
+#define SMALLEST 1e-12f      /* floor of the logarithm, as in TensorFlow's Mfcc: digital silence has no energy */
 
-/* Samples, then spectrum: even and odd values are real and imaginary parts. */
+/* Samples, then spectrum, in place to save RAM. Even samples are taken for real parts and odd ones for imaginary
+ * parts, so that a complex FFT of half the length does for real samples. */
 static float buffer[KWS_FFT];
 
 static void swap(float *one, float *other) {
@@ -16,7 +19,8 @@ static void swap(float *one, float *other) {
     *other = kept;
 }
 
-/* Put the complex values of the buffer in the order of their reversed indices. */
+/* Put the complex values of the buffer in the order of their bit-reversed indices, in which decimation in time
+ * leaves its results in natural order. */
 static void reverse_bits(void) {
     int reversed = 0;
     for (int i = 1; i < POINTS; i++) {
@@ -30,7 +34,7 @@ static void reverse_bits(void) {
     }
 }
 
-/* Complex FFT of the buffer, radix 2, decimation in time (Cooley and Tukey 1965). */
+/* Complex FFT of the buffer, radix 2, decimation in time (Cooley and Tukey, Mathematics of Computation 19, 1965). */
 static void transform(void) {
     reverse_bits();
     for (int half = 1; half < POINTS; half *= 2) {
@@ -50,7 +54,11 @@ static void transform(void) {
     }
 }
 
-/* Magnitude of bin k, 1 to POINTS - 1, of the spectrum of the real values. */
+/* Magnitude of bin k, 1 to POINTS - 1, of the spectrum of the real values.
+ *
+ * With Z the complex spectrum, those of the even and of the odd samples are E = (Z[k] + conj Z[POINTS - k]) / 2 and
+ * O = (Z[k] - conj Z[POINTS - k]) / 2i, as spectra of real samples are symmetric; the whole is E + O exp(-2 pi i k /
+ * KWS_FFT) (Press et al., Numerical Recipes, section 12.3: FFT of single real function). */
 static float magnitude(int k) {
     const float *one = &buffer[2 * k], *other = &buffer[2 * (POINTS - k)];
     float even_real = 0.5f * (one[0] + other[0]), even_imaginary = 0.5f * (one[1] - other[1]);
@@ -71,8 +79,8 @@ static void mfcc(const int16_t *before, int count, const int16_t *samples, float
     for (int i = 0; i < KWS_BINS; i++) {
         const kws_bin *bin = &kws_bins[i];
         float loudness = magnitude(i + 1);
-        mel[bin->channel] += bin->into * loudness;
-        mel[bin->channel + 1] += bin->above * loudness;
+        mel[bin->channel] += bin->weight * loudness;
+        mel[bin->channel + 1] += bin->weight_above * loudness;
     }
     for (int i = 0; i < KWS_MEL_CHANNELS; i++) mel[i] = logf(mel[i] > SMALLEST ? mel[i] : SMALLEST);
     for (int i = 0; i < KWS_COEFFICIENTS; i++) {
@@ -81,6 +89,7 @@ static void mfcc(const int16_t *before, int count, const int16_t *samples, float
     }
 }
 
+/* TFLite's affine quantization: value = scale * (quantized - zero point). What does not fit saturates. */
 static void quantize(const float coefficients[KWS_COEFFICIENTS], int8_t *input) {
     for (int i = 0; i < KWS_COEFFICIENTS; i++) {
         float value = rintf(coefficients[i] / KWS_INPUT_SCALE) + KWS_INPUT_ZERO;
@@ -116,6 +125,7 @@ void kws_stream_push(kws_stream *stream, const int16_t samples[KWS_STRIDE]) {
     int16_t *shared = stream->shared;
     mfcc(shared, KWS_SHARED, samples, coefficients);
     kws_stream_push_mfcc(stream, coefficients);
+    /* Frames longer than two strides need samples that are older than the ones just pushed. */
     if (KWS_SHARED > KWS_STRIDE) {
         memmove(shared, shared + KWS_STRIDE, (KWS_SHARED - KWS_STRIDE) * sizeof *shared);
         memcpy(shared + KWS_SHARED - KWS_STRIDE, samples, KWS_STRIDE * sizeof *shared);

@@ -11,7 +11,7 @@ static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t 
     const cmsis_nn_context context = {(void *)layer->bias, layer->outputs * (int32_t)sizeof *layer->bias};
     const cmsis_nn_fc_params parameters = {
         .output_offset = layer->output_zero,
-        .activation = {layer->lowest, 127},
+        .activation = {layer->output_min, 127},
     };
     const cmsis_nn_per_tensor_quant_params scale = {layer->multiplier, layer->shift};
     const cmsis_nn_dims from = {1, 1, 1, layer->inputs}, to = {1, 1, 1, layer->outputs};
@@ -22,7 +22,8 @@ static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t 
 
 #else
 
-/* A sum times multiplier * 2^(shift - 31), rounded to the nearest. */
+/* A sum times multiplier * 2^(shift - 31), rounded to the nearest: fixed point, as in arXiv:1712.05877, section 2.2.
+ * The product has 64 bits and is rounded once; gemmlowp's two roundings would differ from LiteRT by a step. */
 static int32_t scaled(int32_t sum, const kws_layer *layer) {
     int places = 31 - layer->shift;
     return (int32_t)(((int64_t)sum * layer->multiplier + ((int64_t)1 << (places - 1))) >> places);
@@ -34,13 +35,14 @@ static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t 
         int32_t sum = layer->bias[i];
         for (int j = 0; j < layer->inputs; j++) sum += input[j] * weights[j];
         int32_t value = scaled(sum, layer) + layer->output_zero;
-        output[i] = (int8_t)(value < layer->lowest ? layer->lowest : value > 127 ? 127 : value);
+        output[i] = (int8_t)(value < layer->output_min ? layer->output_min : value > 127 ? 127 : value);
     }
 }
 
 #endif
 
-/* Probabilities, in place. */
+/* Probabilities, in place: exp(score) / sum of exp(scores). Distances to the highest score are 0 to 255, so that a
+ * table holds every exp and none overflows. */
 static void softmax(int8_t scores[KWS_LABELS]) {
     float sum = 0;
     int highest = scores[kws_best(scores)];
@@ -53,7 +55,7 @@ static void softmax(int8_t scores[KWS_LABELS]) {
 }
 
 void kws_classify(const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]) {
-    static int8_t hidden[2][KWS_WIDEST];
+    static int8_t hidden[2][KWS_WIDEST]; /* a layer reads one and writes the other */
     const int8_t *from = input;
     for (int i = 0; i < KWS_LAYERS; i++) {
         int8_t *to = i == KWS_LAYERS - 1 ? scores : hidden[i % 2];

@@ -27,14 +27,14 @@ sys.path.insert(0, str(ROOT))
 import input_data  # noqa: E402
 import models  # noqa: E402
 from input_data import DataOptions  # noqa: E402
-from kws import checkpoints, firmware  # noqa: E402
-from kws.cli import new_parser, run  # noqa: E402
+from kws import checkpoints, firmware, tflite  # noqa: E402
+from kws.cli import new_parser, options_from, run  # noqa: E402
 from kws.files import write_text  # noqa: E402
 from kws.settings import SettingsFlags  # noqa: E402
-from kws.tflite import TFLiteModel, operator_names, operator_versions, quantize, zipped_size  # noqa: E402
+from kws.tflite import TFLiteModel  # noqa: E402
 
 NAME = "dnn_small"
-KINDS = {
+CONVERSION_FLAGS = {  # of convert_to_tflite.py for each kind of file
     "fp32": ["--no-quantize"],
     "int8": ["--inference_type", "int8"],
     "int16": ["--inference_type", "int16"],
@@ -42,6 +42,7 @@ KINDS = {
 }
 NPU = "ethos-u55-128"
 PAPER = "Y. Zhang et al., Hello Edge: Keyword Spotting on Microcontrollers, arXiv:1711.07128, 2017"
+LARGEST_ARENA = 64 * 1024  # bytes; more than any form of DNN Small needs
 
 
 def parse_arguments():
@@ -56,79 +57,98 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
+    data_options = options_from(DataOptions, args)
     weights = write_sources(args.checkpoint, SettingsFlags.from_arguments(args))
-    data = ["--data_dir", args.data_dir, "--data_url", args.data_url]
-    for kind, flags in KINDS.items():
-        path = tflite_path(kind)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        source = args.clustered if kind.startswith("clustered") else weights
-        call("convert_to_tflite.py", "--checkpoint", source, "--output", path, *flags, *data)
-    paths = [tflite_path(kind) for kind in KINDS]
-    measured = evaluate(["--tflite_path", *paths], args.test_dir, data)
-    for kind, path in zip(KINDS, paths, strict=True):
+    for kind in CONVERSION_FLAGS:
+        convert(args.clustered if kind.startswith("clustered") else weights, kind, data_options)
+    paths = {kind: tflite_path(kind) for kind in CONVERSION_FLAGS}
+    accuracy = evaluate(["--tflite_path", *paths.values()], args.test_dir, data_options)
+    for kind, path in paths.items():
         write_vectors(path)
-        write_definition(path, describe(path, kind) | {"accuracy": measured[str(path)]})
-    (source_accuracy,) = evaluate(["--checkpoint", weights], args.test_dir, data).values()
-    source = {
-        "name": f"{NAME}, source",
-        "format": "TensorFlow checkpoint, SavedModel and .keras file",
-        "parameters": int(sum(v.size for layer in checkpoints.read_weights(weights) for v in layer.values())),
-        "settings": settings_of(weights),
-        "paper": PAPER,
-        "accuracy": source_accuracy,
-    }
-    write_definition(ARCHIVE / "model_source" / "definition", source)
+        write_definition(path.parent, describe(path, kind) | {"accuracy": accuracy[str(path)]})
+    (accuracy_of_source,) = evaluate(["--checkpoint", weights], args.test_dir, data_options).values()
+    write_definition(ARCHIVE / "model_source", describe_source(weights) | {"accuracy": accuracy_of_source})
+
+
+# ---- the files ----
+
+
+def write_sources(checkpoint, flags: SettingsFlags) -> Path:
+    """Copy the checkpoint, and export its other forms; returns the folder of the weights."""
+    network, settings = checkpoints.load_checkpoint(checkpoint, flags)
+    source = ARCHIVE / "model_source"
+    shutil.rmtree(source / "weights", ignore_errors=True)
+    checkpoints.save_checkpoint(network, settings, source / "weights" / f"{NAME}.ckpt")
+    checkpoints.export_saved_model(network, settings, source / "saved_model")
+    checkpoints.export_keras_file(network, settings, source / f"{NAME}.keras")
+    return source / "weights"
+
+
+def tflite_path(kind: str) -> Path:
+    return ARCHIVE / "TFLite" / f"tflite_{kind}" / f"{NAME}_{kind}.tflite"
+
+
+def convert(checkpoint, kind: str, data_options: DataOptions):
+    path = tflite_path(kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = "--checkpoint", checkpoint, "--output", path
+    call("convert_to_tflite.py", *files, *CONVERSION_FLAGS[kind], *data_flags(data_options))
+
+
+def evaluate(which: list, test_dir: str, data_options: DataOptions) -> dict[str, list[dict]]:
+    """What evaluation.py measures: {path: [figures of one set, ...]}."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        call("evaluation.py", *which, "--test_dir", test_dir, "--json", report, *data_flags(data_options))
+        return json.loads(report.read_text())
 
 
 def call(script, *arguments):
     subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], check=True)
 
 
-def tflite_path(kind):
-    return ARCHIVE / "TFLite" / f"tflite_{kind}" / f"{NAME}_{kind}.tflite"
+def data_flags(data_options: DataOptions) -> list[str]:
+    return ["--data_dir", data_options.data_dir, "--data_url", data_options.data_url]
 
 
-def write_sources(checkpoint, flags):
-    """Copy the checkpoint, and export its other forms; the folder of the weights."""
-    model, settings = checkpoints.load_checkpoint(checkpoint, flags)
-    source = ARCHIVE / "model_source"
-    shutil.rmtree(source / "weights", ignore_errors=True)
-    checkpoints.save_checkpoint(model, settings, source / "weights" / f"{NAME}.ckpt")
-    checkpoints.export_saved_model(model, settings, source / "saved_model")
-    checkpoints.export_keras_file(model, settings, source / f"{NAME}.keras")
-    return source / "weights"
-
-
-def evaluate(which, test_dir, data):
-    """What evaluation.py measures: {path: [figures of one set, ...]}."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        call("evaluation.py", *which, "--test_dir", test_dir, "--json", report, *data)
-        return json.loads(report.read_text())
-
-
-def settings_of(path):
-    return json.loads(checkpoints.read_settings(path).to_json())
-
-
-def describe(path, kind) -> dict:
-    """What can be read off a TFLite file."""
-    content = path.read_bytes()
+def write_vectors(path: Path):
+    """One input and output of the model for each label, in the types of its tensors."""
     model = TFLiteModel(path)
+    settings = model.settings
+    sample = input_data.open_data(DataOptions(data_dir=str(ROOT / "sample_data")), settings)
+    labels = list(sample.testing.label)
+    clips = sample.testing.take([labels.index(label) for label in range(len(settings.labels))])
+    inputs, outputs = path.parent / "testing_input" / "input", path.parent / "testing_output" / "output"
+    for folder in (inputs, outputs):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    for number, features in enumerate(input_data.features(clips, settings.front_end)):
+        input_tensor = tflite.quantize(features[None], model.input)
+        np.save(inputs / f"{number}.npy", input_tensor)
+        np.save(outputs / f"{number}.npy", model.run(input_tensor))
+
+
+# ---- the definitions ----
+
+
+def describe(path: Path, kind: str) -> dict:
+    """All of a TFLite file's definition but its accuracy."""
+    model = TFLiteModel(path)
+    operators = tflite.operator_names(model.content)
     return {
         "name": f"{NAME}, {kind}",
         "format": "TFLite",
         "file": path.name,
-        "bytes": len(content),
-        "zipped_bytes": zipped_size(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "operators": operator_names(content),
-        "input": tensor(model.input),
-        "output": tensor(model.output) | {"labels": list(checkpoints.read_settings(path).labels)},
-        "settings": settings_of(path),
+        "bytes": len(model.content),
+        "zipped_bytes": tflite.zipped_size(model.content),
+        "sha256": hashlib.sha256(model.content).hexdigest(),
+        "operators": operators,
+        "input": describe_tensor(model.input),
+        "output": describe_tensor(model.output) | {"labels": list(model.settings.labels)},
+        "settings": as_dict(model.settings),
         "tensorflow_lite_micro": {
-            "operator_versions": operator_versions(content),
-            "resolver": firmware.resolver(operator_names(content)).splitlines(),
+            "operator_versions": tflite.operator_versions(model.content),
+            "resolver": firmware.resolver(operators).splitlines(),
             "arena_bytes": arena_size(path),
         },
         **({} if kind == "fp32" else {NPU: npu_cost(path)}),
@@ -136,60 +156,87 @@ def describe(path, kind) -> dict:
     }
 
 
-def arena_size(path) -> int:
+def describe_source(weights: Path) -> dict:
+    """All of the definition of the source forms but their accuracy."""
+    arrays = [array for layer in checkpoints.read_weights(weights) for array in layer.values()]
+    return {
+        "name": f"{NAME}, source",
+        "format": "TensorFlow checkpoint, SavedModel and .keras file",
+        "parameters": int(sum(array.size for array in arrays)),
+        "settings": as_dict(checkpoints.read_settings(weights)),
+        "paper": PAPER,
+    }
+
+
+def as_dict(settings) -> dict:
+    """The settings in the types of JSON, which are those of YAML, too."""
+    return json.loads(settings.to_json())
+
+
+def describe_tensor(detail: dict) -> dict:
+    described = {"shape": detail["shape_signature"].tolist(), "type": np.dtype(detail["dtype"]).name}
+    if np.issubdtype(detail["dtype"], np.integer):
+        scale, zero_point = detail["quantization"]
+        described |= {"scale": float(scale), "zero_point": int(zero_point)}
+    return described
+
+
+def arena_size(path: Path) -> int:
     """Bytes of working memory with which TensorFlow Lite Micro runs a file; on a 64-bit PC, whose pointers
     make it larger than on a microcontroller.
     """
-    importlib.import_module("tflite_micro")  # else no size would do
+    importlib.import_module("tflite_micro")  # where it is missing, every size would seem too small
     program = (
         "import sys; from tflite_micro import runtime; "
         "runtime.Interpreter.from_file(sys.argv[1], arena_size=int(sys.argv[2])).invoke()"
     )
 
     def runs(size):  # in a process of its own: too small an arena may end it
-        return not subprocess.run(
-            [sys.executable, "-c", program, str(path), str(size)], capture_output=True
-        ).returncode
+        command = [sys.executable, "-c", program, str(path), str(size)]
+        return subprocess.run(command, capture_output=True).returncode == 0
 
-    units = range(1, 64 * 1024 // 16)  # of 16 bytes
-    return 16 * units[bisect.bisect_left(units, True, key=lambda unit: runs(16 * unit))]
+    sizes = range(16, LARGEST_ARENA, 16)  # TensorFlow Lite Micro aligns what it allocates to 16 bytes
+    return sizes[bisect.bisect_left(sizes, True, key=runs)]
 
 
-def npu_cost(path) -> dict:
+def npu_cost(path: Path) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(shutil.copy(path, folder))
+        copy = Path(shutil.copy(path, folder))  # vela's output goes beside it
         return firmware.compile_for_npu(copy, NPU)[1]._asdict()
 
 
-def tensor(detail) -> dict:
-    found = {"shape": detail["shape_signature"].tolist(), "type": np.dtype(detail["dtype"]).name}
-    if np.issubdtype(detail["dtype"], np.integer):
-        found |= {"scale": float(detail["quantization"][0]), "zero_point": int(detail["quantization"][1])}
-    return found
+def write_definition(folder: Path, definition: dict):
+    """definition.yaml for programs, README.md for people."""
+    text = yaml.safe_dump(definition, sort_keys=False, width=110, default_flow_style=None)
+    write_text(folder / "definition.yaml", text)
+    write_text(folder / "README.md", readme(definition))
 
 
-def write_vectors(path):
-    """One input and output of the model for each label, as the model takes and gives them."""
-    model = TFLiteModel(path)
-    settings = model.settings
-    sample = input_data.open_data(DataOptions(data_dir=str(ROOT / "sample_data")), settings)
-    clips = sample.testing.take(
-        [list(sample.testing.label).index(label) for label in range(len(settings.labels))]
-    )
-    folders = [path.parent / "testing_input" / "input", path.parent / "testing_output" / "output"]
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    for number, row in enumerate(input_data.features(clips, settings.front_end)):
-        input_tensor = quantize(row[None], model.input)
-        for folder, values in zip(folders, (input_tensor, model.run(input_tensor)), strict=True):
-            np.save(folder / f"{number}.npy", values)
+def readme(definition: dict) -> str:
+    lines = [
+        f"# {definition['name']}",
+        "",
+        f"Settings, figures and confusion matrices: `definition.yaml`. {PAPER}.",
+        *(lines_about_file(definition) if "file" in definition else []),
+        "",
+        *accuracy_table(definition["accuracy"]),
+        "",
+        (ARCHIVE / "training_data.md").read_text(),
+    ]
+    return "\n".join(lines)
 
 
-def needs_on_boards(definition) -> list[str]:
-    """Lines for README.md."""
+def lines_about_file(definition: dict) -> list[str]:
+    """What a TFLite file is, and what it needs on a board."""
     micro = definition["tensorflow_lite_micro"]
     lines = [
+        "",
+        f"`{definition['file']}`: {definition['bytes']:,} bytes ({definition['zipped_bytes']:,} zipped), "
+        f"SHA-256 `{definition['sha256']}`, operators {', '.join(definition['operators'])}.",
+        "",
+        f"Input `{definition['input']}`, frame after frame of MFCCs. Output: one score for each of "
+        f"{', '.join(definition['output']['labels'])}.",
+        "",
         f"TensorFlow Lite Micro runs it in an arena of {micro['arena_bytes']:,} bytes (on a 64-bit PC), with",
         "",
         *(f"    {line}" for line in micro["resolver"]),
@@ -197,38 +244,20 @@ def needs_on_boards(definition) -> list[str]:
     ]
     if NPU in definition:
         lines += [f"Compiled by Arm's vela for {NPU}: {firmware.NpuCost(**definition[NPU])}.", ""]
-    return lines
-
-
-def write_definition(path, definition):
-    """definition.yaml and README.md beside `path`."""
-    text = yaml.safe_dump(definition, sort_keys=False, width=110, default_flow_style=None)
-    write_text(path.with_name("definition.yaml"), text)
-    lines = [
-        f"# {definition['name']}",
-        "",
-        f"Settings, figures and confusion matrices: `definition.yaml`. {PAPER}.",
+    return [
+        *lines,
+        "`testing_input/` and `testing_output/` hold what goes in and what must come out, one pair for "
+        "each label, from synthetic clips.",
     ]
-    if "file" in definition:
-        lines += [
-            "",
-            f"`{definition['file']}`: {definition['bytes']:,} bytes ({definition['zipped_bytes']:,} zipped), "
-            f"SHA-256 `{definition['sha256']}`, operators {', '.join(definition['operators'])}.",
-            "",
-            f"Input `{definition['input']}`, frame after frame of MFCCs. Output: one score for each of "
-            f"{', '.join(definition['output']['labels'])}.",
-            "",
-            *needs_on_boards(definition),
-            "`testing_input/` and `testing_output/` hold what goes in and what must come out, one pair for "
-            "each label, from synthetic clips.",
-        ]
-    lines += ["", "| set | N | accuracy | 95 % interval |", "| --- | ---: | ---: | --- |"]
-    for figures in definition["accuracy"]:
+
+
+def accuracy_table(accuracy: list[dict]) -> list[str]:
+    rows = ["| set | N | accuracy | 95 % interval |", "| --- | ---: | ---: | --- |"]
+    for figures in accuracy:
         low, high = (100 * bound for bound in figures["interval_95"])
-        accuracy = f"{100 * figures['accuracy']:.2f} % | {low:.2f} to {high:.2f}"
-        lines.append(f"| {figures['set']} | {figures['N']:,} | {accuracy} |")
-    lines += ["", (ARCHIVE / "training_data.md").read_text()]
-    write_text(path.with_name("README.md"), "\n".join(lines))
+        percent = f"{100 * figures['accuracy']:.2f} % | {low:.2f} to {high:.2f}"
+        rows.append(f"| {figures['set']} | {figures['N']:,} | {percent} |")
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Make the synthetic speech of this folder with espeak-ng (Debian: apt-get install espeak-ng) and SciPy.
 
-    python sample_data/make.py
+    python sample_data/synthesize.py
 
 The folder is laid out like Speech Commands: <word>/<speaker>_nohash_<n>.flac and _background_noise_/. Each
 speaker is a voice, a speed and a pitch; there are 16 of them for training and 4 each for validation and
@@ -20,40 +20,18 @@ import soundfile
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from settings import Settings  # noqa: E402
-
-from input_data import NOISE_FOLDER, which_partition  # noqa: E402
+from input_data import which_partition  # noqa: E402
+from kws.recordings import NOISE_FOLDER  # noqa: E402
+from kws.settings import Settings  # noqa: E402
 
 UNKNOWN_WORDS = ("bird", "happy", "seven", "tree")
 SPEAKERS = {"training": 16, "validation": 4, "testing": 4}
-LANGUAGES = (
-    "en-us",
-    "en-gb",
-    "en-gb-scotland",
-    "en-gb-x-rp",
-    "en-gb-x-gbclan",
-    "en-gb-x-gbcwmd",
-    "en-029",
-    "en-us-nyc",
-)
-VARIANTS = (
-    "m1",
-    "m2",
-    "m3",
-    "m4",
-    "m5",
-    "m6",
-    "m7",
-    "m8",
-    "f1",
-    "f2",
-    "f3",
-    "f4",
-    "f5",
-    "Andy",
-    "Annie",
-    "Denis",
-)
+# Accents of English, and variants of the voice, as espeak-ng names them. Speakers are drawn by position: the
+# order matters.
+BRITISH = ("en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
+ACCENTS = ("en-us", *BRITISH, "en-029", "en-us-nyc")
+MEN, WOMEN = [f"m{number}" for number in range(1, 9)], [f"f{number}" for number in range(1, 6)]
+VARIANTS = (*MEN, *WOMEN, "Andy", "Annie", "Denis")
 SAMPLE_RATE = Settings.sample_rate
 CLIP_SAMPLES = SAMPLE_RATE
 
@@ -75,7 +53,7 @@ def draw_speakers(rng):
     speakers, left = {}, dict(SPEAKERS)
     while any(left.values()):
         voice = {
-            "voice": f"{rng.choice(LANGUAGES)}+{rng.choice(VARIANTS)}",
+            "voice": f"{rng.choice(ACCENTS)}+{rng.choice(VARIANTS)}",
             "speed": int(rng.integers(120, 220)),
             "pitch": int(rng.integers(20, 80)),
         }
