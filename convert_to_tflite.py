@@ -54,8 +54,8 @@ def parse_arguments():
     parser.add_argument(
         "--vela",
         choices=firmware.VELA_TARGETS,
-        help="compile the file for this Ethos-U NPU with Arm's vela (pip install ethos-u-vela), and print its "
-        "cost there",
+        help="compile the file for this Ethos-U NPU with Arm's vela (pip install ethos-u-vela), and print "
+        "its cost there",
     )
     parser.add_argument(
         "--seed",

@@ -1,5 +1,4 @@
-"""Measure how good a model is: accuracy, confusion matrix, precision and recall, on the validation and test
-sets.
+"""Measure how good a model is: accuracy, confusion matrix, precision and recall, on validation and test sets.
 
 A model carries its settings, so it needs no other flag; several models end in one table.
 """

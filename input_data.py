@@ -294,9 +294,7 @@ def features(clips: Clips, front_end: FrontEnd) -> np.ndarray:
 
 @contextlib.contextmanager
 def _workers():
-    """Threads for numpy's work, one a core; BLAS's own threads, which would compete with them, are switched
-    off.
-    """
+    """Threads for numpy's work, one a core; without BLAS's own threads, which would compete with them."""
     pool = ThreadPoolExecutor(os.cpu_count())
     with threadpool_limits(1, user_api="blas"):
         try:

@@ -14,8 +14,7 @@ from kws.cli import StoreTuple, UserError, new_parser, run, show
 from kws.quiet_tf import keras
 from kws.settings import FIELDS, Settings, SettingsFlags, add_setting
 
-# Beyond these, --model_size_info is more likely to hold numbers in the wrong order than a network for a
-# board.
+# Beyond these, --model_size_info is more likely to hold numbers in the wrong order than a real network.
 LARGEST = 65536  # units or channels of a layer
 MOST_LAYERS = 16  # of GRUs
 

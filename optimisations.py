@@ -93,7 +93,7 @@ def main():
 
 
 def int8_weights(network):
-    """LatentWeights whose kernels take the values of int8; UserError where conversion would use other scales."""
+    """LatentWeights whose kernels take int8 values; UserError where conversion would use other scales."""
     from kws.quantizers import EightBitValues, LatentWeights
 
     if not models.fully_connected(network):

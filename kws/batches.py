@@ -64,12 +64,10 @@ def echoed(
     rows: np.ndarray,
     seed: int,
 ) -> Iterator[Batch]:
-    """The batch of each of `steps`, where each fresh batch is used `echo` times (Choi et al.,
-    arXiv:1907.05550).
+    """The batch of each of `steps`, each fresh batch used `echo` times (Choi et al., arXiv:1907.05550).
 
     `make_batches` makes the fresh batches of a range of numbers. They are kept in groups, as float16, and
-    each further time a group is used, its clips are regrouped into other batches. With echo 2 and groups of
-    3:
+    each further time a group is used, its clips form other batches. With echo 2 and groups of 3:
 
         step          0 1 2   3 4 5        6 7 8   9 10 11      ...
         fresh batch   0 1 2   regrouped    3 4 5   regrouped    ...

@@ -1,5 +1,4 @@
-"""Models in all their forms: checkpoints, SavedModels and .keras files, each with its Settings; TFLite files
-too.
+"""Models in all their forms, each with its Settings: checkpoints, SavedModels, .keras and TFLite files.
 
 `load` makes any of them ready to predict.
 """
@@ -116,7 +115,7 @@ def checkpoint_files(path) -> list[Path]:
 
 
 def keep_best(model, settings: Settings, folder: Path, name: str):
-    """Save the checkpoint `folder/name` and delete older ones there, so that `folder` resolves to this one."""
+    """Save the checkpoint `folder/name` and delete older ones there, so that `folder` means this one."""
     delete_unfinished(folder)
     older = [file for file in folder.glob("*.ckpt-*") if not file.name.startswith(f"{name}.")]
     save_checkpoint(model, settings, folder / name)

@@ -126,7 +126,7 @@ def flag_adder(group, options_class):
 
 
 def options_from(options_class, namespace: argparse.Namespace):
-    """The parsed flags that are fields of `options_class`; what the script does not offer keeps its default."""
+    """The parsed flags that are fields of `options_class`; those the script does not offer are defaults."""
     names = {field.name for field in dataclasses.fields(options_class)}
     return options_class(**{name: value for name, value in vars(namespace).items() if name in names})
 

@@ -16,8 +16,7 @@ NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP  # of file systems that 
 
 @contextlib.contextmanager
 def appears_complete(path) -> Iterator[Path]:
-    """A temporary path beside `path` to write a file or folder to; it becomes `path` when the block ends
-    well.
+    """A temporary path beside `path` to write a file or folder to; it becomes `path` when the block succeeds.
 
     The name holds the process number, so that what a killed process left can be told from what a running one
     writes; the former is deleted. System errors, such as that of a full disk, name `path`.

@@ -18,8 +18,8 @@ class LatentWeights(tf.Module):
     """What is trained in place of a model's weights.
 
     `quantizers` maps references of the model's kernels to quantizers (tf.Modules); weights without one are
-    trained as they are. `variables_to_train` has a variable for each trainable variable of the model, in
-    order.
+    trained as they are. `variables_to_train` are in the order of the model's
+    trainable variables.
     """
 
     def __init__(self, model, quantizers: dict):

@@ -224,9 +224,7 @@ def _open_shard(path, front_end):
 
 
 def _write_shard(path, folder, files, front_end, progress) -> Counter:
-    """Decode `files` into `path` and return counts of changes; the index beside it, written last, makes it
-    valid.
-    """
+    """Decode `files` into `path`, return counts of changes; the index, written last, makes it valid."""
     length = front_end.clip_samples
 
     def decode(name):

@@ -22,7 +22,7 @@ class Report:
 
     @staticmethod
     def from_scores(name: str, labels, true: np.ndarray, scores: np.ndarray) -> "Report":
-        """From the true labels [n] and the scores [n, labels]; the label with the highest score is predicted."""
+        """From the true labels [n] and the scores [n, labels]; the highest score is predicted."""
         confusion = np.zeros((len(labels), len(labels)), int)
         np.add.at(confusion, (true, scores.argmax(1) if len(scores) else true), 1)
         return Report(name, tuple(labels), confusion)
@@ -120,7 +120,7 @@ def misclassified(true: np.ndarray, scores: np.ndarray, count: int) -> np.ndarra
 
 @dataclass
 class Evaluation:
-    """What one model is worth: a report for each set of clips, and its predictions to compare with another's."""
+    """The reports of one model on sets of clips, and its predictions, to compare with another's."""
 
     cost: Cost
     reports: dict[str, Report] = field(default_factory=dict)  # by short name of the set, such as "testing"

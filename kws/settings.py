@@ -175,8 +175,7 @@ class SettingsFlags:
         return SettingsFlags(typed, getattr(namespace, "model", None) or {})
 
     def resolve(self, stored: Settings | None = None, source: str = "") -> Settings:
-        """The settings to use: those `stored` in the model `source`, or where it has none, those of the
-        flags.
+        """The settings to use: those `stored` in the model `source`, or where None, those of the flags.
 
         A flag that contradicts the stored value raises UserError naming both.
         """

@@ -136,11 +136,9 @@ def detections_in(blocks: Iterable[np.ndarray], model, options: DetectorOptions)
 
 
 def detect(path, model, options: DetectorOptions = DetectorOptions()) -> Iterator[Detection]:  # noqa: B008  (frozen)
-    """The detections in a recording of any length, rate and format; `model` as kws.checkpoints.load returns
-    it.
+    """The detections in a recording of any length, rate and format; `model` from kws.checkpoints.load.
 
-    A recording shorter than the model's clip is followed by silence. Raises UserError where it cannot be
-    read.
+    A recording shorter than the model's clip is followed by silence. UserError where it cannot be read.
     """
     front_end = model.settings.front_end
     try:

@@ -129,8 +129,7 @@ class TFLiteModel:
     """A TFLite file ready to run, fed batches where its operators allow another batch size.
 
     `settings` are those in the file, or where it carries none those of `flags`; without flags UserError.
-    `content` are its bytes; `input` and `output` the interpreter's details of the two tensors, as in the
-    file.
+    `content` are its bytes; `input` and `output` the interpreter's details of the two tensors.
     """
 
     def __init__(self, path, flags: SettingsFlags | None = None):

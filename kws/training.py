@@ -263,8 +263,7 @@ def compiled_steps(model, latent, optimizer, options: TrainingOptions):
     def loss_of(logits, batch):
         if batch.scores is None:
             return tf.nn.sparse_softmax_cross_entropy_with_logits(batch.labels, logits)  # [batch]
-        # Hinton et al., arXiv:1503.02531: both softmaxes at a temperature, whose square keeps gradients as
-        # large
+        # both softmaxes at a temperature, whose square keeps gradients as large (arXiv:1503.02531)
         teachers_logits = tf.math.log(
             tf.maximum(batch.scores, 1e-7)
         )  # up to a constant, which softmax ignores
