@@ -353,15 +353,16 @@ def _fresh_batches(data, variation, front_end, batch_size, seed, numbers, rows, 
         # of all rows, so that a row does not depend on how many workers share the batch
         drawn = draw_variations(variation, clips.label[chosen] == SILENCE_INDEX, front_end, rng).of(rows)
         chosen = chosen[rows]
-        ours, teachers = [], []
+        student_features = np.empty((len(chosen), front_end.feature_count), np.float32)
+        teacher_features = student_features
+        if teacher and teacher.settings.front_end != front_end:
+            teacher_features = np.empty((len(chosen), teacher.settings.feature_count), np.float32)
         for start in range(0, len(chosen), CLIPS_AT_ONCE):
             part = slice(start, start + CLIPS_AT_ONCE)
             audio = augment(clips.audio(chosen[part]), drawn.of(part), data.noise)
-            ours.append(mfcc(audio, front_end))
-            if teacher and teacher.settings.front_end != front_end:
-                teachers.append(mfcc(audio, teacher.settings.front_end))
-        student_features = np.concatenate(ours)
-        teacher_features = np.concatenate(teachers) if teachers else student_features
+            mfcc(audio, front_end, student_features[part])
+            if teacher_features is not student_features:
+                mfcc(audio, teacher.settings.front_end, teacher_features[part])
         scores = teacher.predict(teacher_features) if teacher else None
         return Batch(student_features, clips.label[chosen], scores)
 
