@@ -1,4 +1,22 @@
-"""MFCC features: the contract between the PC and the board (interim)."""
+"""The MFCC front end: from one clip of audio to the numbers a model sees.
+
+This is the contract between the PC and the board: a model is only as good on the board as the board's features
+are these. One clip, step by step:
+
+1. Cut it into frames of `window_samples`, one each `stride_samples`; a frame that would pass the end is left out.
+2. Multiply each frame by a periodic Hann window, append zeros up to a power of two, and take its FFT.
+3. Magnitude |X[k]| (not power) of each bin k that a mel filter uses.
+4. 40 triangular filters, evenly spaced in mel from 20 to 4000 Hz: each a weighted sum of magnitudes.
+5. Natural logarithm, of at least 1e-12 (so silence is -27.6, not minus infinity).
+6. DCT-II of the 40 logarithms; the first `dct_coefficient_count` coefficients are the frame's features.
+
+Audio has full scale 1: int16 samples are divided by 32768, float samples are from -1 to 1. Nothing is normalised
+by loudness, and there is no pre-emphasis.
+
+The formulas are those of TensorFlow's ops AudioSpectrogram(magnitude_squared=True) and Mfcc, which many published
+models were trained with: tensorflow/core/kernels/spectrogram.cc, mfcc.cc, mfcc_mel_filterbank.cc, mfcc_dct.cc. The
+numbers agree up to float32 rounding. The mel scale is O'Shaughnessy's, mel = 1127 ln(1 + f / 700 Hz).
+"""
 
 import functools
 from dataclasses import dataclass
@@ -7,18 +25,19 @@ import numpy as np
 
 MEL_CHANNELS = 40
 MEL_LOWER_HZ, MEL_UPPER_HZ = 20.0, 4000.0
-CLIPS_AT_ONCE = 20  # their frames fit into a core's cache
+LOG_FLOOR = np.float32(1e-12)  # the Mfcc op's kFilterbankFloor
+FRAMES_AT_ONCE = 200  # their samples and spectra fit into a core's second-level cache (1.6 MB at an FFT of 1024)
 
 
 @dataclass(frozen=True)
 class FrontEnd:
     """What the features of a clip depend on."""
 
-    sample_rate: int
-    clip_samples: int
-    window_samples: int
-    stride_samples: int
-    dct_coefficient_count: int
+    sample_rate: int  # Hz
+    clip_samples: int  # length of a clip
+    window_samples: int  # length of a frame
+    stride_samples: int  # from the start of a frame to that of the next
+    dct_coefficient_count: int  # features of a frame, 1 to MEL_CHANNELS
 
     @property
     def frame_count(self) -> int:
@@ -31,84 +50,80 @@ class FrontEnd:
 
 @functools.lru_cache
 def mfcc_tables(front_end: FrontEnd) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
-    """Window [window_samples], FFT length, mel filters [bins, 40] from bin 1 up, DCT [40, coefficients];
-    float32.
+    """The constants: window [window_samples], FFT length, filters [bins, 40] and DCT [40, coefficients]; float32.
 
-    Periodic Hann window, FFT of the next power of two, triangles evenly spaced in mel = 1127 ln(1 + f / 700)
-    between 20 and 4000 Hz, orthogonal DCT-II without the first row's extra factor: as in TensorFlow's
-    AudioSpectrogram and Mfcc ops. Bins below and above the filters are left out.
+    Row 0 of the filters is for bin 1 of the FFT: bin 0 is below 20 Hz, and bins above 4000 Hz are left out too.
     """
     size = front_end.window_samples
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)  # periodic: divided by size, not size - 1
     fft_length = 1 << (size - 1).bit_length()
+    orders = np.arange(front_end.dct_coefficient_count)
+    angles = np.pi / MEL_CHANNELS * np.outer(np.arange(MEL_CHANNELS) + 0.5, orders)
+    # the orthogonal DCT-II, but order 0 lacks its factor of sqrt(1 / 2), as in the Mfcc op
+    dct = np.sqrt(2 / MEL_CHANNELS) * np.cos(angles)
+    filters = _mel_filters(front_end.sample_rate / fft_length, fft_length)
+    return window.astype(np.float32), fft_length, filters.astype(np.float32), dct.astype(np.float32)
+
+
+def _mel_filters(spacing, fft_length):
+    """Weights [bins, 40] of the magnitudes of bins that are `spacing` Hz apart.
+
+    Each filter rises linearly in mel from 0 at the middle of the one below to 1 at its own, and falls to 0 at that
+    of the one above. The areas are not normalised. A narrow filter may have no bin, and then gives the log's floor.
+    """
 
     def to_mel(hz):
         return 1127 * np.log1p(hz / 700)
 
-    spacing = front_end.sample_rate / fft_length
-    bins = spacing * np.arange(1, min(int(MEL_UPPER_HZ / spacing) + 1, fft_length // 2))
+    bins = spacing * np.arange(1, min(int(MEL_UPPER_HZ / spacing) + 1, fft_length // 2))  # Hz
     edges = np.linspace(to_mel(MEL_LOWER_HZ), to_mel(MEL_UPPER_HZ), MEL_CHANNELS + 2)
-    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
-    mel = to_mel(bins)[:, None]
+    low, middle, high = edges[:-2], edges[1:-1], edges[2:]  # [40]
+    mel = to_mel(bins)[:, None]  # [bins, 1]
     filters = np.maximum(0, np.minimum((mel - low) / (middle - low), (high - mel) / (high - middle)))
-    filters[: int(0.5 + MEL_LOWER_HZ / spacing)] = 0  # where the op's filters begin
-    orders = np.arange(front_end.dct_coefficient_count)
-    dct = np.sqrt(2 / MEL_CHANNELS) * np.cos(
-        np.pi / MEL_CHANNELS * np.outer(np.arange(MEL_CHANNELS) + 0.5, orders)
-    )
-    return window.astype(np.float32), fft_length, filters.astype(np.float32), dct.astype(np.float32)
-
-
-def mfcc(audio: np.ndarray, front_end: FrontEnd) -> np.ndarray:
-    """MFCC features of clips: float32 or int16 [clips, clip_samples] from -full_scale to full_scale ->
-    float32 [clips, feature_count].
-
-    Frame by frame, coefficients in order. The numbers are those of TensorFlow's AudioSpectrogram
-    (magnitude_squared) and Mfcc ops, up to float32 rounding.
-    """
-    parts = [
-        _mfcc_part(audio[first : first + CLIPS_AT_ONCE], front_end)
-        for first in range(0, len(audio), CLIPS_AT_ONCE)
-    ]
-    return np.concatenate(parts) if parts else np.zeros((0, front_end.feature_count), np.float32)
-
-
-def _mfcc_part(audio, front_end):
-    cv2 = _opencv()
-    window, fft_length, filters, dct = mfcc_tables(front_end)
-    window = window / np.float32(32768 if audio.dtype == np.int16 else 1)
-    frames = np.lib.stride_tricks.sliding_window_view(audio, len(window), axis=1)[
-        :, :: front_end.stride_samples
-    ]
-    padded = np.zeros((frames.shape[0] * frames.shape[1], fft_length), np.float32)
-    windowed = padded.reshape(*frames.shape[:2], fft_length)[:, :, : len(window)]
-    np.multiply(frames, window, out=windowed, dtype=np.float32)
-    # of each row: bin 0, then real and imaginary part of bin 1, of bin 2, ...
-    packed = cv2.dft(padded, padded, flags=cv2.DFT_ROWS)
-    magnitudes = np.abs(packed[:, 1 : 1 + 2 * len(filters)].view(np.complex64))
-    mel = np.empty((len(magnitudes), MEL_CHANNELS), np.float32)
-    for channels, bins in _mel_bands(front_end):
-        np.matmul(magnitudes[:, bins], filters[bins, channels], out=mel[:, channels])
-    log_mel = np.log(np.maximum(mel, np.float32(1e-12)))
-    return (log_mel @ dct).reshape(len(audio), -1)
+    filters[: int(0.5 + MEL_LOWER_HZ / spacing)] = 0  # the op begins at bin int(1.5 + 20 Hz / spacing)
+    return filters
 
 
 @functools.lru_cache
 def _mel_bands(front_end):
-    """Groups of mel channels and the bins they take, as slices: less to multiply than all by all."""
+    """The filters in groups of 8 as (channels, bins, weights): a group uses few bins, the rest would be times 0."""
     filters = mfcc_tables(front_end)[2]
-    groups = [slice(first, first + 8) for first in range(0, MEL_CHANNELS, 8)]
-    used = [np.flatnonzero(filters[:, channels].any(1)) for channels in groups]
-    return [
-        (channels, slice(bins[0], bins[-1] + 1) if len(bins) else slice(0, 0))
-        for channels, bins in zip(groups, used, strict=True)
-    ]
+    bands = []
+    for first in range(0, MEL_CHANNELS, 8):
+        channels = slice(first, first + 8)
+        used = np.flatnonzero(filters[:, channels].any(1))
+        bins = slice(used[0], used[-1] + 1) if len(used) else slice(0, 0)
+        bands.append((channels, bins, np.ascontiguousarray(filters[bins, channels])))
+    return bands
 
 
-@functools.cache
-def _opencv():
-    """OpenCV, whose FFT of many rows of float32 is the fastest to be had from PyPI; on one thread."""
-    import cv2
+def mfcc(audio: np.ndarray, front_end: FrontEnd, out: np.ndarray | None = None) -> np.ndarray:
+    """The features of clips: int16 or float32 [clips, clip_samples] -> float32 [clips, feature_count].
 
-    cv2.setNumThreads(1)
-    return cv2
+    Frame by frame, coefficients in order; into `out` where given. A clip's features have the same bits whatever
+    other clips are in the call. Thread-safe, on one thread, and mostly without Python's lock.
+    """
+    from scipy.fft import rfft  # here, as the import takes 0.1 s, which --help need not wait for
+
+    clips, frame_count, coefficients = len(audio), front_end.frame_count, front_end.dct_coefficient_count
+    out = np.empty((clips, frame_count * coefficients), np.float32) if out is None else out
+    window, fft_length, filters, dct = mfcc_tables(front_end)
+    window = window / np.float32(32768 if audio.dtype == np.int16 else 1)  # a power of 2: no rounding
+    cut = np.lib.stride_tricks.sliding_window_view(audio, len(window), axis=1)
+    cut = cut[:, :: front_end.stride_samples]  # a view: [clips, frames, window_samples]
+    at_once = max(1, min(clips, FRAMES_AT_ONCE // frame_count))
+    padded = np.zeros((at_once, frame_count, fft_length), np.float32)  # beyond the window it stays 0
+    magnitudes = np.empty((at_once, frame_count, len(filters)), np.float32)
+    mel = np.empty((at_once, frame_count, MEL_CHANNELS), np.float32)
+    for first in range(0, clips, at_once):
+        rows = slice(0, min(at_once, clips - first))
+        np.multiply(cut[first : first + at_once], window, out=padded[rows, :, : len(window)], dtype=np.float32)
+        spectra = rfft(padded[rows])  # complex64 [clips, frames, fft_length / 2 + 1]
+        np.abs(spectra[:, :, 1 : 1 + len(filters)], out=magnitudes[rows])
+        # matmul multiplies clip by clip: for a product of all frames at once, BLAS would add in an order that
+        # depends on how many there are
+        for channels, bins, weights in _mel_bands(front_end):
+            np.matmul(magnitudes[rows, :, bins], weights, out=mel[rows, :, channels])
+        np.log(np.maximum(mel, LOG_FLOOR, out=mel), out=mel)
+        np.matmul(mel[rows], dct, out=out[first : first + at_once].reshape(-1, frame_count, coefficients))
+    return out
