@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from kws.cli import StoreTuple, UserError, new_parser, run, show
 from kws.quiet_tf import keras
-from kws.settings import FIELDS, Settings, SettingsFlags, add_setting
+from kws.settings import FIELDS, Settings, add_setting
 
 # Beyond these, --model_size_info is more likely to hold numbers in the wrong order than a real network.
 LARGEST = 65536  # units or channels of a layer
@@ -369,36 +369,8 @@ def memory(model) -> int:
 
 
 def main():
-    parser = new_parser(
-        "Print what the networks of the paper cost; --model of the other scripts takes their names."
-    )
-    parser.add_argument(
-        "--architecture",
-        action="store_true",
-        help="print only the architecture of the model that --checkpoint or --model says, such as dnn",
-    )
-    parser.add_argument("--checkpoint", metavar="PATH", help="a model for --architecture")
-    add_arguments(parser)
-    args = parser.parse_args()
-    flags = SettingsFlags.from_arguments(args)
-    if args.architecture:
-        print(_architecture(args.checkpoint, flags))
-    elif args.checkpoint or flags != SettingsFlags():
-        parser.error("flags that say a model are for --architecture")
-    else:
-        _print_costs()
-
-
-def _architecture(checkpoint, flags):
-    from kws.checkpoints import read_settings  # which imports this module
-
-    stored = read_settings(checkpoint) if checkpoint else None
-    if checkpoint and not stored and flags == SettingsFlags():
-        raise UserError(f"{checkpoint} carries no settings: --model must say what it is")
-    return flags.resolve(stored, checkpoint or "").model_architecture
-
-
-def _print_costs():
+    description = "Print what the networks of the paper cost; --model of the other scripts takes their names."
+    new_parser(description).parse_args()
     print(f"{'--model':18}{'parameters':>11}{'operations, M':>15}{'memory, kB':>12}")
     for name, values in PRESETS.items():
         model = build_model(Settings(**values))

@@ -44,7 +44,7 @@ if $train && [ -n "$checkpoint" ]; then
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./environment.sh
-name=$(python models.py --architecture ${checkpoint:+--checkpoint "$checkpoint"} ${network[@]+"${network[@]}"} 2>&1 |
+name=$(python -m kws.checkpoints ${checkpoint:+"$checkpoint"} --architecture ${network[@]+"${network[@]}"} 2>&1 |
     tail -n 1) || fail "${name#*error: }"
 model=${network[1]-dnn_small}
 if ! $train && [ -z "$checkpoint" ] && [ "$model" != dnn_small ]; then

@@ -1,6 +1,6 @@
 """Models in all their forms, each with its Settings: checkpoints, SavedModels, .keras and TFLite files.
 
-`load` makes any of them ready to predict.
+`load` makes any of them ready to predict. `python -m kws.checkpoints PATH` prints the settings in one.
 """
 
 import os
@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kws.cli import UserError
+from kws.cli import UserError, new_parser, run
 from kws.files import appears_complete, write_text
 from kws.quiet_tf import tf
 from kws.settings import Settings, SettingsFlags
 from kws.tflite import Cost, TFLiteModel, is_tflite, required, settings_text, zipped_size
-from models import build_model, operations
+from models import add_arguments, build_model, operations
 
 SETTINGS_NAME = "settings.json"
 CLIPS_AT_ONCE = 500  # of a call into TensorFlow; more gain nothing
@@ -271,3 +271,25 @@ def load_checkpoint(path, flags: SettingsFlags | None = None):
         for name, value in values.items():
             attrgetter(name)(layer).assign(value)
     return network, settings
+
+
+def main():
+    parser = new_parser(
+        "Print the settings that a model carries, or with --architecture its architecture alone."
+    )
+    parser.add_argument("path", metavar="PATH", nargs="?", help="a model in any form; --model alone suffices")
+    parser.add_argument(
+        "--architecture", action="store_true", help="print only the architecture, such as dnn"
+    )
+    add_arguments(parser)
+    args = parser.parse_args()
+    flags = SettingsFlags.from_arguments(args)
+    stored = read_settings(args.path) if args.path else None
+    if args.path and stored is None and not flags.preset:
+        raise UserError(f"{args.path} carries no settings: --model must say what it is")
+    settings = flags.resolve(stored, args.path or "")
+    print(settings.model_architecture if args.architecture else settings.to_json())
+
+
+if __name__ == "__main__":
+    run(main)
