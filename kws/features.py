@@ -24,9 +24,7 @@ import numpy as np
 MEL_CHANNELS = 40
 MEL_LOWER_HZ, MEL_UPPER_HZ = 20.0, 4000.0
 LOG_FLOOR = np.float32(1e-12)  # the Mfcc op's kFilterbankFloor
-FRAMES_AT_ONCE = (
-    200  # their samples and spectra fit into a core's second-level cache (1.6 MB at an FFT of 1024)
-)
+FRAMES_AT_ONCE = 200  # 1.6 MB of samples and spectra at an FFT of 1024: a core's second-level cache
 
 
 @dataclass(frozen=True)

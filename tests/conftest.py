@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "model_archive")]
+from input_data import DataOptions
+from kws.settings import Settings
 
-from input_data import DataOptions  # noqa: E402
-from kws.settings import Settings  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 SAMPLE_DATA = ROOT / "sample_data"
 RECORDINGS = Path(os.environ.get("SPEECH_COMMANDS", ROOT.parent / "shared" / "speech_commands"))
@@ -46,6 +45,16 @@ def assert_one_clear_line(result, *parts):
     assert "error: " in line
     for part in parts:
         assert str(part) in line
+
+
+# Files whose tests start neither a process nor TensorFlow; single tests elsewhere have the mark themselves.
+FAST_FILES = "test_layout test_features_division test_reports test_library".split()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in FAST_FILES:
+            item.add_marker(pytest.mark.fast)
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

@@ -238,7 +238,7 @@ void led(int on) { if (on) printf("%d\\n", now); }
 
 def test_the_readme_lights_an_led_at_a_word(shipped, tmp_path, data_options, dnn_small):
     module, model = shipped
-    (program,) = re.findall("```c\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (program,) = re.findall("```c\n(.*?)```", (ROOT / "c" / "README.md").read_text(), re.S)
     (tmp_path / "board.c").write_text(program + BOARD)
     sources = [module.folder / name for name in ("kws_features.c", "kws_nn.c", "kws_model.c")]
     board = [tmp_path / "board.c", "-I", module.folder, *sources, "-lm"]
