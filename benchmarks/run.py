@@ -17,24 +17,38 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import input_data
-import models
 import plain
-from settings import bounded, new_parser, run
+from input_data import Data, DataOptions
+from kws.cli import bounded, new_parser, options_from, run
+from kws.download import list_recordings, word_folders
+from kws.recordings import NOISE_FOLDER
+from kws.settings import Settings
+from kws.tflite import TFLiteModel
 
 ROOT = Path(__file__).resolve().parent.parent
 TFLITE = ROOT / "model_archive" / "TFLite" / "tflite_int8" / "dnn_small_int8.tflite"
 RECIPE = (
-    *("--model_size_info", "144", "144", "144", "--dct_coefficient_count", "10"),
-    *("--window_size_ms", "40", "--window_stride_ms", "40", "--learning_rate", "0.0005"),
-    *("--echo_factor", "4"),
-)
+    "--model_size_info 144 144 144 --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40 "
+    "--learning_rate 0.0005 --echo_factor 4"
+).split()
 SCRIPTS = ("train.py", "optimisations.py", "convert_to_tflite.py", "evaluation.py", "input_data.py")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the measurements are taken on."""
+
+    data_dir: str
+    data: Data
+    settings: Settings
+    steps: int  # of a training
 
 
 def parse_arguments():
@@ -51,8 +65,9 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    settings = models.read_settings(TFLITE)
-    data = input_data.open_data(args, settings)
+    options = options_from(DataOptions, args)
+    settings = TFLiteModel(TFLITE).settings
+    subject = Measured(options.data_dir, input_data.open_data(options, settings), settings, args.steps)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {datetime.date.today()}\n")
     print("| what | plain | ours | ratio |\n| --- | ---: | ---: | ---: |")
     for name, unit, theirs, ours in (
@@ -61,7 +76,7 @@ def main():
         ("TFLite evaluation, after start-up", "clips/s", plain_evaluation, our_evaluation),
         ("TFLite evaluation, whole process", "processes/s", plain_process, our_process),
     ):
-        pairs = [(theirs(args, data, settings), ours(args, data, settings)) for _ in range(args.runs)]
+        pairs = [(theirs(subject), ours(subject)) for _ in range(args.runs)]
         ratios = [fast / slow for slow, fast in pairs]
         slow, fast = zip(*pairs, strict=True)
         print(f"| {name}, {unit} | {spread(slow)} | {spread(fast)} | {spread(ratios)} |", flush=True)
@@ -69,9 +84,9 @@ def main():
     print("\n| what | ours |\n| --- | ---: |")
     helps = [max(timed(script, "--help")[0] for script in SCRIPTS) for _ in range(args.runs)]
     print(f"| `--help` of the slowest script, s | {spread(helps)} |", flush=True)
-    print(f"| `train.py` to its first step, warm cache, s | {spread([first_step(args) for _ in helps])} |")
+    print(f"| `train.py` to its first step, warm cache, s | {spread([first_step(subject) for _ in helps])} |")
     for count in (10_000, 20_000, 40_000, 105_829):
-        cold, warm, memory = growth(args, count)
+        cold, warm, memory = growth(subject, count)
         print(
             f"| {count:,} clips: decoding, s; training 1,000 steps, s; resident set, GB | "
             f"{cold:.1f}; {warm:.1f}; {memory:.2f} |",
@@ -96,50 +111,50 @@ def timed(script, *arguments, **options):
     return time.perf_counter() - start, output
 
 
-def plain_training(args, data, settings):
-    paths, labels = plain.files(args.data_dir, data.training)
-    return plain.training_steps_per_second(paths, labels, data.noise, settings)
+def plain_training(subject: Measured) -> float:
+    paths, labels = plain.files(subject.data_dir, subject.data.training)
+    return plain.training_steps_per_second(paths, labels, subject.data.noise, subject.settings)
 
 
-def our_training(args, data, settings):
+def our_training(subject: Measured) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        flags = ["--data_dir", args.data_dir, "--train_dir", folder, "--how_many_training_steps", args.steps]
-        return args.steps / timed("train.py", *flags, *RECIPE)[0]
+        flags = ["--data_dir", subject.data_dir, "--train_dir", folder, "--how_many_training_steps", subject.steps]
+        return subject.steps / timed("train.py", *flags, *RECIPE)[0]
 
 
-def plain_features(args, data, settings):
-    audio = data.validation.audio(range(len(data.validation)))
-    return plain.features_per_second(audio / np.float32(32768), settings)
+def plain_features(subject: Measured) -> float:
+    audio = subject.data.validation.audio(range(len(subject.data.validation)))
+    return plain.features_per_second(audio / np.float32(32768), subject.settings.front_end)
 
 
-def our_features(args, data, settings):
+def our_features(subject: Measured) -> float:
     start = time.perf_counter()
-    return len(input_data.features(data.validation, settings)) / (time.perf_counter() - start)
+    return len(input_data.features(subject.data.validation, subject.settings.front_end)) / (time.perf_counter() - start)
 
 
-def plain_evaluation(args, data, settings):
-    return plain.evaluate(TFLITE, *plain.files(args.data_dir, data.validation), settings)[1]
+def plain_evaluation(subject: Measured) -> float:
+    return plain.evaluate(TFLITE, *plain.files(subject.data_dir, subject.data.validation), subject.settings)[1]
 
 
-def our_evaluation(args, data, settings):
-    model = models.TFLiteModel(TFLITE)
+def our_evaluation(subject: Measured) -> float:
+    model = TFLiteModel(TFLITE)
     start = time.perf_counter()
-    model(input_data.features(data.validation, settings))
-    return len(data.validation) / (time.perf_counter() - start)
+    model.predict(input_data.features(subject.data.validation, subject.settings.front_end))
+    return len(subject.data.validation) / (time.perf_counter() - start)
 
 
-def plain_process(args, data, settings):
-    return 1 / timed("benchmarks/plain.py", TFLITE, args.data_dir)[0]
+def plain_process(subject: Measured) -> float:
+    return 1 / timed("benchmarks/plain.py", TFLITE, subject.data_dir)[0]
 
 
-def our_process(args, data, settings):
-    return 1 / timed("evaluation.py", "--tflite_path", TFLITE, "--data_dir", args.data_dir)[0]
+def our_process(subject: Measured) -> float:
+    return 1 / timed("evaluation.py", "--tflite_path", TFLITE, "--data_dir", subject.data_dir)[0]
 
 
-def first_step(args):
+def first_step(subject: Measured) -> float:
     """Seconds until train.py has taken its first step."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-u", str(ROOT / "train.py"), "--data_dir", args.data_dir, *RECIPE]
+        command = [sys.executable, "-u", str(ROOT / "train.py"), "--data_dir", subject.data_dir, *RECIPE]
         command += ["--train_dir", folder, "--how_many_training_steps", "2", "--eval_step_interval", "1"]
         start = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -149,11 +164,11 @@ def first_step(args):
         return seconds
 
 
-def growth(args, count):
+def growth(subject: Measured, count: int) -> tuple[float, float, float]:
     """Seconds to decode `count` clips and to train on them, and the peak resident set in GB."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "clips"
-        link_clips(Path(args.data_dir), target, count)
+        link_clips(Path(subject.data_dir), target, count)
         cold, _ = timed("input_data.py", "--data_dir", target)
         flags = ["--data_dir", target, "--train_dir", Path(folder) / "train", *RECIPE]
         command = [sys.executable, ROOT / "train.py", *flags, "--how_many_training_steps", 1000]
@@ -180,15 +195,15 @@ def link_clips(source, target, count):
     """A data set of `count` clips of `source`, as links, the words in proportion; as often as is needed."""
     names = [
         (word, name)
-        for word in input_data.word_folders(source)
-        for name, _, _ in input_data.list_recordings(source / word)
+        for word in word_folders(source)
+        for name, _, _ in list_recordings(source / word)
     ]
     for number in np.linspace(0, max(len(names), count) - 1, count).astype(int):
         word, name = names[number % len(names)]
         (target / word).mkdir(parents=True, exist_ok=True)
         link = name.replace(".", f"_{number // len(names)}.")
         (target / word / link).symlink_to((source / word / name).resolve())
-    shutil.copytree(source / input_data.NOISE_FOLDER, target / input_data.NOISE_FOLDER)
+    shutil.copytree(source / NOISE_FOLDER, target / NOISE_FOLDER)
 
 
 if __name__ == "__main__":
