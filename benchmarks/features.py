@@ -93,14 +93,18 @@ def measure(rates: dict[str, Rate], audio, front_end, runs) -> dict[str, dict[in
 
 def print_table(title, measured):
     cores = list(next(iter(measured.values())))
-    print(f"\n| {title} | " + " | ".join(f"clips/s, {count} thread{'s'[: count > 1]}" for count in cores) + " |")
+    print(
+        f"\n| {title} | " + " | ".join(f"clips/s, {count} thread{'s'[: count > 1]}" for count in cores) + " |"
+    )
     print("| --- |" + " ---: |" * len(cores))
     for name, by_cores in measured.items():
         print(f"| {name} | " + " | ".join(spread(by_cores[count]) for count in cores) + " |", flush=True)
     for name, by_cores in measured.items():
         if name != "ours":
             ratios = [
-                spread([fast / slow for fast, slow in zip(measured["ours"][count], by_cores[count], strict=True)])
+                spread(
+                    [fast / slow for fast, slow in zip(measured["ours"][count], by_cores[count], strict=True)]
+                )
                 for count in cores
             ]
             print(f"| ours / {name} | " + " | ".join(ratios) + " |")

@@ -94,7 +94,9 @@ def evaluate(tflite_path, paths, labels, settings: Settings) -> tuple[float, flo
     interpreter = Interpreter(model_path=str(tflite_path))
     interpreter.allocate_tensors()
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
-    rows = tf.data.Dataset.from_tensor_slices(paths).map(lambda path: mfcc(read(path, settings), settings.front_end))
+    rows = tf.data.Dataset.from_tensor_slices(paths).map(
+        lambda path: mfcc(read(path, settings), settings.front_end)
+    )
     correct, start = 0, time.perf_counter()
     for row, label in zip(rows, labels, strict=True):
         interpreter.set_tensor(source["index"], quantize(row.numpy()[None], source))

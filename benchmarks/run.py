@@ -34,10 +34,7 @@ from kws.tflite import TFLiteModel
 
 ROOT = Path(__file__).resolve().parent.parent
 TFLITE = ROOT / "model_archive" / "TFLite" / "tflite_int8" / "dnn_small_int8.tflite"
-RECIPE = (
-    "--model_size_info 144 144 144 --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40 "
-    "--learning_rate 0.0005 --echo_factor 4"
-).split()
+RECIPE = ["--model", "dnn_small", "--learning_rate", "0.0005", "--echo_factor", "4"]
 SCRIPTS = ("train.py", "optimisations.py", "convert_to_tflite.py", "evaluation.py", "input_data.py")
 
 
@@ -118,7 +115,8 @@ def plain_training(subject: Measured) -> float:
 
 def our_training(subject: Measured) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        flags = ["--data_dir", subject.data_dir, "--train_dir", folder, "--how_many_training_steps", subject.steps]
+        flags = ["--data_dir", subject.data_dir, "--train_dir", folder]
+        flags += ["--how_many_training_steps", subject.steps]
         return subject.steps / timed("train.py", *flags, *RECIPE)[0]
 
 
@@ -129,11 +127,13 @@ def plain_features(subject: Measured) -> float:
 
 def our_features(subject: Measured) -> float:
     start = time.perf_counter()
-    return len(input_data.features(subject.data.validation, subject.settings.front_end)) / (time.perf_counter() - start)
+    found = input_data.features(subject.data.validation, subject.settings.front_end)
+    return len(found) / (time.perf_counter() - start)
 
 
 def plain_evaluation(subject: Measured) -> float:
-    return plain.evaluate(TFLITE, *plain.files(subject.data_dir, subject.data.validation), subject.settings)[1]
+    paths, labels = plain.files(subject.data_dir, subject.data.validation)
+    return plain.evaluate(TFLITE, paths, labels, subject.settings)[1]
 
 
 def our_evaluation(subject: Measured) -> float:
@@ -193,11 +193,7 @@ def peak_memory(process_id):
 
 def link_clips(source, target, count):
     """A data set of `count` clips of `source`, as links, the words in proportion; as often as is needed."""
-    names = [
-        (word, name)
-        for word in word_folders(source)
-        for name, _, _ in list_recordings(source / word)
-    ]
+    names = [(word, name) for word in word_folders(source) for name, _, _ in list_recordings(source / word)]
     for number in np.linspace(0, max(len(names), count) - 1, count).astype(int):
         word, name = names[number % len(names)]
         (target / word).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A clip's features have the same bits whatever the other clips of the call, and however the clips are divided."""
+"""A clip's features have the same bits whatever the other clips of the call and however all are divided."""
 
 import numpy as np
 import pytest
