@@ -3,9 +3,9 @@
     pip install -r benchmarks/requirements.txt
     python benchmarks/features.py
 
-Prints a Markdown table: medians over --runs runs with the lowest and highest. The libraries differ in details of
-the formulas; frames, FFT length, mel channels and number of coefficients are the same, so the work is. A library
-that is not installed is left out. Nothing else should be running.
+Prints a Markdown table: medians over --runs runs with the lowest and highest. The libraries differ in details
+of the formulas; frames, FFT length, mel channels and number of coefficients are the same, so the work is. A
+library that is not installed is left out. Nothing else should be running.
 """
 
 import datetime

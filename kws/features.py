@@ -1,6 +1,6 @@
 """The MFCC front end: from one clip of audio to the numbers a model sees.
 
-This is the contract between the PC and the board: a model hears on the board what the board's features let it.
+This is the contract between PC and board: a model works on the board if the board computes these numbers.
 One clip, step by step:
 
 1. Cut it into frames of `window_samples`, one each `stride_samples`; what would pass the end is left out.
