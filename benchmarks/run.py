@@ -17,23 +17,35 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import input_data  # noqa: E402
-import plain  # noqa: E402
-from input_data import DataOptions  # noqa: E402
-from kws.cli import bounded, new_parser, options_from, run  # noqa: E402
-from kws.download import list_recordings, word_folders  # noqa: E402
-from kws.recordings import NOISE_FOLDER  # noqa: E402
-from kws.tflite import TFLiteModel  # noqa: E402
+import input_data
+import plain
+from input_data import Data, DataOptions
+from kws.cli import bounded, new_parser, options_from, run
+from kws.download import list_recordings, word_folders
+from kws.recordings import NOISE_FOLDER
+from kws.settings import Settings
+from kws.tflite import TFLiteModel
 
 ROOT = Path(__file__).resolve().parent.parent
 TFLITE = ROOT / "model_archive" / "TFLite" / "tflite_int8" / "dnn_small_int8.tflite"
-RECIPE = "--model dnn_small --learning_rate 0.0005 --echo_factor 4".split()
+RECIPE = ["--model", "dnn_small", "--learning_rate", "0.0005", "--echo_factor", "4"]
 SCRIPTS = ("train.py", "optimisations.py", "convert_to_tflite.py", "evaluation.py", "input_data.py")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the measurements are taken on."""
+
+    data_dir: str
+    data: Data
+    settings: Settings
+    steps: int  # of a training
 
 
 def parse_arguments():
@@ -50,8 +62,9 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
+    options = options_from(DataOptions, args)
     settings = TFLiteModel(TFLITE).settings
-    data = input_data.open_data(options_from(DataOptions, args), settings)
+    subject = Measured(options.data_dir, input_data.open_data(options, settings), settings, args.steps)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {datetime.date.today()}\n")
     print("| what | plain | ours | ratio |\n| --- | ---: | ---: | ---: |")
     for name, unit, theirs, ours in (
@@ -60,7 +73,7 @@ def main():
         ("TFLite evaluation, after start-up", "clips/s", plain_evaluation, our_evaluation),
         ("TFLite evaluation, whole process", "processes/s", plain_process, our_process),
     ):
-        pairs = [(theirs(args, data, settings), ours(args, data, settings)) for _ in range(args.runs)]
+        pairs = [(theirs(subject), ours(subject)) for _ in range(args.runs)]
         ratios = [fast / slow for slow, fast in pairs]
         slow, fast = zip(*pairs, strict=True)
         print(f"| {name}, {unit} | {spread(slow)} | {spread(fast)} | {spread(ratios)} |", flush=True)
@@ -68,9 +81,9 @@ def main():
     print("\n| what | ours |\n| --- | ---: |")
     helps = [max(timed(script, "--help")[0] for script in SCRIPTS) for _ in range(args.runs)]
     print(f"| `--help` of the slowest script, s | {spread(helps)} |", flush=True)
-    print(f"| `train.py` to its first step, warm cache, s | {spread([first_step(args) for _ in helps])} |")
+    print(f"| `train.py` to its first step, warm cache, s | {spread([first_step(subject) for _ in helps])} |")
     for count in (10_000, 20_000, 40_000, 105_829):
-        cold, warm, memory = growth(args, count)
+        cold, warm, memory = growth(subject, count)
         print(
             f"| {count:,} clips: decoding, s; training 1,000 steps, s; resident set, GB | "
             f"{cold:.1f}; {warm:.1f}; {memory:.2f} |",
@@ -95,50 +108,53 @@ def timed(script, *arguments, **options):
     return time.perf_counter() - start, output
 
 
-def plain_training(args, data, settings):
-    paths, labels = plain.files(args.data_dir, data.training)
-    return plain.training_steps_per_second(paths, labels, data.noise, settings)
+def plain_training(subject: Measured) -> float:
+    paths, labels = plain.files(subject.data_dir, subject.data.training)
+    return plain.training_steps_per_second(paths, labels, subject.data.noise, subject.settings)
 
 
-def our_training(args, data, settings):
+def our_training(subject: Measured) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        flags = ["--data_dir", args.data_dir, "--train_dir", folder, "--how_many_training_steps", args.steps]
-        return args.steps / timed("train.py", *flags, *RECIPE)[0]
+        flags = ["--data_dir", subject.data_dir, "--train_dir", folder]
+        flags += ["--how_many_training_steps", subject.steps]
+        return subject.steps / timed("train.py", *flags, *RECIPE)[0]
 
 
-def plain_features(args, data, settings):
-    audio = data.validation.audio(range(len(data.validation)))
-    return plain.features_per_second(audio / np.float32(32768), settings)
+def plain_features(subject: Measured) -> float:
+    audio = subject.data.validation.audio(range(len(subject.data.validation)))
+    return plain.features_per_second(audio / np.float32(32768), subject.settings.front_end)
 
 
-def our_features(args, data, settings):
+def our_features(subject: Measured) -> float:
     start = time.perf_counter()
-    return len(input_data.features(data.validation, settings.front_end)) / (time.perf_counter() - start)
+    found = input_data.features(subject.data.validation, subject.settings.front_end)
+    return len(found) / (time.perf_counter() - start)
 
 
-def plain_evaluation(args, data, settings):
-    return plain.evaluate(TFLITE, *plain.files(args.data_dir, data.validation), settings)[1]
+def plain_evaluation(subject: Measured) -> float:
+    paths, labels = plain.files(subject.data_dir, subject.data.validation)
+    return plain.evaluate(TFLITE, paths, labels, subject.settings)[1]
 
 
-def our_evaluation(args, data, settings):
+def our_evaluation(subject: Measured) -> float:
     model = TFLiteModel(TFLITE)
     start = time.perf_counter()
-    model.predict(input_data.features(data.validation, settings.front_end))
-    return len(data.validation) / (time.perf_counter() - start)
+    model.predict(input_data.features(subject.data.validation, subject.settings.front_end))
+    return len(subject.data.validation) / (time.perf_counter() - start)
 
 
-def plain_process(args, data, settings):
-    return 1 / timed("benchmarks/plain.py", TFLITE, args.data_dir)[0]
+def plain_process(subject: Measured) -> float:
+    return 1 / timed("benchmarks/plain.py", TFLITE, subject.data_dir)[0]
 
 
-def our_process(args, data, settings):
-    return 1 / timed("evaluation.py", "--tflite_path", TFLITE, "--data_dir", args.data_dir)[0]
+def our_process(subject: Measured) -> float:
+    return 1 / timed("evaluation.py", "--tflite_path", TFLITE, "--data_dir", subject.data_dir)[0]
 
 
-def first_step(args):
+def first_step(subject: Measured) -> float:
     """Seconds until train.py has taken its first step."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-u", str(ROOT / "train.py"), "--data_dir", args.data_dir, *RECIPE]
+        command = [sys.executable, "-u", str(ROOT / "train.py"), "--data_dir", subject.data_dir, *RECIPE]
         command += ["--train_dir", folder, "--how_many_training_steps", "2", "--eval_step_interval", "1"]
         start = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -148,11 +164,11 @@ def first_step(args):
         return seconds
 
 
-def growth(args, count):
+def growth(subject: Measured, count: int) -> tuple[float, float, float]:
     """Seconds to decode `count` clips and to train on them, and the peak resident set in GB."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "clips"
-        link_clips(Path(args.data_dir), target, count)
+        link_clips(Path(subject.data_dir), target, count)
         cold, _ = timed("input_data.py", "--data_dir", target)
         flags = ["--data_dir", target, "--train_dir", Path(folder) / "train", *RECIPE]
         command = [sys.executable, ROOT / "train.py", *flags, "--how_many_training_steps", 1000]

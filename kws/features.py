@@ -1,19 +1,21 @@
 """The MFCC front end: from one clip of audio to the numbers a model sees.
 
-This is the contract between the PC and the board: a model is only as good on the board as its features there
-are these. Of one clip:
+This is the contract between PC and board: a model works on the board if the board computes these numbers.
+One clip, step by step:
 
-1. Cut it into frames of `window_samples`, one each `stride_samples`; one that would pass the end is left out.
+1. Cut it into frames of `window_samples`, one each `stride_samples`; what would pass the end is left out.
 2. Multiply each frame by a periodic Hann window, append zeros up to a power of two, and take its FFT.
 3. Magnitude |X[k]| (not power) of each bin k that a mel filter uses.
 4. 40 triangular filters, evenly spaced in mel from 20 to 4000 Hz: each a weighted sum of magnitudes.
 5. Natural logarithm, of at least 1e-12 (so silence is -27.6, not minus infinity).
-6. DCT-II of the 40 logarithms; the first `dct_coefficient_count` are the frame's features.
+6. DCT-II of the 40 logarithms; the first `dct_coefficient_count` coefficients are the frame's features.
 
-Audio has full scale 1: int16 samples are divided by 32768, float samples are from -1 to 1. Loudness is not
-normalised, and there is no pre-emphasis. The formulas are those of TensorFlow's ops AudioSpectrogram
-(magnitude_squared) and Mfcc, in tensorflow/core/kernels: spectrogram.cc, mfcc.cc, mfcc_mel_filterbank.cc and
-mfcc_dct.cc; the numbers agree up to float32 rounding. mel = 1127 ln(1 + f / 700 Hz) is O'Shaughnessy's.
+Audio has full scale 1: int16 samples are divided by 32768, float samples are from -1 to 1. Nothing is
+normalised by loudness, and there is no pre-emphasis.
+
+The formulas are those of TensorFlow's ops AudioSpectrogram(magnitude_squared=True) and Mfcc: spectrogram.cc,
+mfcc.cc, mfcc_mel_filterbank.cc and mfcc_dct.cc in tensorflow/core/kernels. The numbers agree up to float32
+rounding. The mel scale is O'Shaughnessy's, mel = 1127 ln(1 + f / 700 Hz).
 """
 
 import functools
@@ -24,7 +26,7 @@ import numpy as np
 MEL_CHANNELS = 40
 MEL_LOWER_HZ, MEL_UPPER_HZ = 20.0, 4000.0
 LOG_FLOOR = np.float32(1e-12)  # the Mfcc op's kFilterbankFloor
-FRAMES_AT_ONCE = 200  # 1.6 MB of samples and spectra at an FFT of 1024: a core's second-level cache
+FRAMES_AT_ONCE = 100  # 0.8 MB at an FFT of 1024: in a core's cache, and malloc need not ask the system for it
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ class FrontEnd:
 
 @functools.lru_cache
 def mfcc_tables(front_end: FrontEnd) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
-    """Window [window_samples], FFT length, filters [bins, 40] and DCT [40, coefficients]; float32.
+    """Window [window_samples], FFT length, mel filters [bins, 40] and DCT [40, coefficients]; float32.
 
-    Row 0 of the filters is for bin 1 of the FFT: bin 0 is below 20 Hz. Bins above 4000 Hz are left out too.
+    Row 0 of the filters is for bin 1 of the FFT: bin 0 (0 Hz) and bins above 4000 Hz are left out.
     """
     size = front_end.window_samples
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)  # periodic: divided by size, not size - 1
@@ -67,7 +69,7 @@ def _mel_filters(spacing, fft_length):
     """Weights [bins, 40] of the magnitudes of bins that are `spacing` Hz apart.
 
     Each filter rises linearly in mel from 0 at the middle of the one below to 1 at its own, and falls to 0 at
-    that of the one above. Areas are not normalised. A narrow filter without a bin gives the log's floor.
+    that of the one above; areas are not normalised. One that is too narrow to have a bin gives LOG_FLOOR.
     """
 
     def to_mel(hz):
@@ -84,7 +86,7 @@ def _mel_filters(spacing, fft_length):
 
 @functools.lru_cache
 def _mel_bands(front_end):
-    """The filters in groups of 8 as (channels, bins, weights): of a group, all other bins have weight 0."""
+    """The filters in groups of 8, as (channels, bins, weights): a group uses few bins, the rest is zeros."""
     filters = mfcc_tables(front_end)[2]
     bands = []
     for first in range(0, MEL_CHANNELS, 8):
@@ -98,8 +100,8 @@ def _mel_bands(front_end):
 def mfcc(audio: np.ndarray, front_end: FrontEnd, out: np.ndarray | None = None) -> np.ndarray:
     """The features of clips: int16 or float32 [clips, clip_samples] -> float32 [clips, feature_count].
 
-    Frame by frame, coefficients in order; into `out` where given. A clip's features have the same bits whatever
-    other clips are in the call. Thread-safe, on one thread, and mostly without Python's lock.
+    Frame by frame, coefficients in order; into `out` where given. A clip's features have the same bits
+    whatever other clips are in the call. On one thread, and mostly without Python's lock.
     """
     from scipy.fft import rfft  # here, as the import takes 0.1 s, which --help need not wait for
 
@@ -114,10 +116,8 @@ def mfcc(audio: np.ndarray, front_end: FrontEnd, out: np.ndarray | None = None) 
     magnitudes = np.empty((at_once, frame_count, len(filters)), np.float32)
     mel = np.empty((at_once, frame_count, MEL_CHANNELS), np.float32)
     for first in range(0, clips, at_once):
-        rows = slice(0, min(at_once, clips - first))
-        np.multiply(
-            cut[first : first + at_once], window, out=padded[rows, :, : len(window)], dtype=np.float32
-        )
+        part, rows = slice(first, first + at_once), slice(0, min(at_once, clips - first))
+        np.multiply(cut[part], window, out=padded[rows, :, : len(window)], dtype=np.float32)
         spectra = rfft(padded[rows])  # complex64 [clips, frames, fft_length / 2 + 1]
         np.abs(spectra[:, :, 1 : 1 + len(filters)], out=magnitudes[rows])
         # matmul multiplies clip by clip: for a product of all frames at once, BLAS would add in an order that
@@ -125,5 +125,5 @@ def mfcc(audio: np.ndarray, front_end: FrontEnd, out: np.ndarray | None = None) 
         for channels, bins, weights in _mel_bands(front_end):
             np.matmul(magnitudes[rows, :, bins], weights, out=mel[rows, :, channels])
         np.log(np.maximum(mel, LOG_FLOOR, out=mel), out=mel)
-        np.matmul(mel[rows], dct, out=out[first : first + at_once].reshape(-1, frame_count, coefficients))
+        np.matmul(mel[rows], dct, out=out[part].reshape(-1, frame_count, coefficients))
     return out
