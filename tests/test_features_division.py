@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""A clip's features have the same bits whatever the other clips, and however the clips are divided."""
-=======
 """A clip's features have the same bits whatever the other clips of the call and however all are divided."""
->>>>>>> features2
 
 import numpy as np
 import pytest

@@ -84,6 +84,7 @@ def test_recordings(tmp_path, suffix, subtype, rate):
     in_a_process(survives, read, content, tmp_path, f"x.{suffix}", 60)
 
 
+@pytest.mark.fast
 def test_settings(tmp_path):
     content = Settings().to_json().encode()
     read, refused = survives(
@@ -92,6 +93,7 @@ def test_settings(tmp_path):
     assert read and refused > COUNT / 3
 
 
+@pytest.mark.fast
 def test_lists_of_words(tmp_path, dnn_small):
     content = b"1.25,yes\n3.5,no\n17.0,go\n"
     recording = tmp_path.parent / f"{tmp_path.name}.wav"

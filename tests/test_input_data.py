@@ -97,6 +97,7 @@ def test_mfcc_of_another_rate_is_that_of_tensorflows_ops():
     assert np.abs(mfcc(audio, settings.front_end) - tensorflow_mfcc(audio, settings)).max() < 2e-4
 
 
+@pytest.mark.fast
 def test_features_of_clips_are_the_mfcc_of_their_samples(data_options, dnn_small):
     clips = input_data.open_data(data_options(), dnn_small).validation
     audio = np.stack([clips.samples(clip) for clip in range(len(clips))]) / np.float32(32768)
@@ -107,6 +108,7 @@ def test_features_of_clips_are_the_mfcc_of_their_samples(data_options, dnn_small
 # ---- partitions and labels ----
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("partition", ["validation", "testing"])
 def test_partitions_are_those_of_the_official_lists(partition):
     lists = {name: RECORDINGS / f"{name}_list.txt" for name in ("validation", "testing")}
@@ -117,12 +119,14 @@ def test_partitions_are_those_of_the_official_lists(partition):
     assert [name for name in names if input_data.which_partition(name, 10, 10) != partition] == []
 
 
+@pytest.mark.fast
 def test_all_clips_of_a_speaker_are_in_one_partition():
     for speaker in SPEAKERS:
         names = (f"{speaker}_nohash_0.wav", f"{speaker}_nohash_17.wav", f"word/{speaker}_nohash_1.flac")
         assert len({input_data.which_partition(name, 10, 10) for name in names}) == 1
 
 
+@pytest.mark.fast
 def test_larger_partitions_take_from_training_only():
     names = [f"{number:08x}_nohash_0.wav" for number in range(2000)]
     for name in names:
@@ -133,6 +137,7 @@ def test_larger_partitions_take_from_training_only():
     assert abs(shares.count("testing") / 2000 - 0.3) < 0.04
 
 
+@pytest.mark.fast
 def test_a_data_set_has_all_wanted_clips_and_ten_percent_each_of_silence_and_unknown(data_options, dnn_small):
     data = input_data.open_data(data_options(), dnn_small)
     labels = dnn_small.labels
@@ -153,12 +158,14 @@ def test_a_data_set_has_all_wanted_clips_and_ten_percent_each_of_silence_and_unk
             np.testing.assert_array_equal(clips.samples(clip), expected)
 
 
+@pytest.mark.fast
 def test_the_percentages_of_silence_and_unknown_words_are_flags(data_options, dnn_small):
     data = input_data.open_data(data_options(silence_percentage=25, unknown_percentage=0), dnn_small)
     assert (data.testing.label == 0).sum() == 10
     assert (data.testing.label == 1).sum() == 0
 
 
+@pytest.mark.fast
 def test_the_unknown_words_drawn_are_always_the_same_and_of_several_kinds(data_options, dnn_small):
     first, second = (input_data.open_data(data_options(), dnn_small).testing.names for _ in range(2))
     assert first == second
@@ -166,11 +173,13 @@ def test_the_unknown_words_drawn_are_always_the_same_and_of_several_kinds(data_o
     assert len(unknown) > 2
 
 
+@pytest.mark.fast
 def test_a_wanted_word_without_recordings_is_an_error_that_lists_what_there_is(data_options):
     with pytest.raises(UserError, match=r"no recordings of banana.*there are: bird, down"):
         input_data.open_data(data_options(), Settings(wanted_words=("yes", "banana")))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     "make", [lambda folder: None, lambda folder: folder.mkdir()], ids=["missing", "empty"]
 )
@@ -180,6 +189,7 @@ def test_a_missing_or_empty_folder_without_a_url_is_an_error(tmp_path, data_opti
         input_data.open_data(data_options(data_dir=tmp_path / "data", data_url=""), ON_OFF)
 
 
+@pytest.mark.fast
 def test_a_folder_with_other_things_is_never_filled_with_a_download(tmp_path, data_options):
     make_words(tmp_path / "inner", speakers=SPEAKERS[:1])
     with pytest.raises(UserError, match=r"has no recordings: expected .*did you mean --data_dir .*inner"):
@@ -189,6 +199,7 @@ def test_a_folder_with_other_things_is_never_filled_with_a_download(tmp_path, da
 # ---- decoding ----
 
 
+@pytest.mark.fast
 def test_short_clips_are_padded_and_long_ones_cut(tmp_path, data_options):
     make_words(tmp_path)
     write_wav(tmp_path / "on" / "00000000_nohash_1.wav", seconds=0.5)
@@ -221,6 +232,7 @@ BAD_FILES = {
 }
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("reason", BAD_FILES)
 def test_a_bad_file_among_many_is_named_and_left_out_again_and_again(tmp_path, data_options, capfd, reason):
     make_words(tmp_path)
@@ -234,6 +246,7 @@ def test_a_bad_file_among_many_is_named_and_left_out_again_and_again(tmp_path, d
         assert sum(name.startswith("on/") for name in names) == 39
 
 
+@pytest.mark.fast
 def test_a_truncated_flac_file_is_left_out(tmp_path, data_options, capfd):
     make_words(tmp_path)
     write_wav(tmp_path / "on" / "x.wav")
@@ -242,6 +255,7 @@ def test_a_truncated_flac_file_is_left_out(tmp_path, data_options, capfd):
     assert "on/x.flac" in capfd.readouterr().err
 
 
+@pytest.mark.fast
 def test_a_wav_file_written_into_a_pipe_is_no_bad_file(tmp_path):
     write_wav(tmp_path / "x.wav")
     content = bytearray((tmp_path / "x.wav").read_bytes())
@@ -251,6 +265,7 @@ def test_a_wav_file_written_into_a_pipe_is_no_bad_file(tmp_path):
     assert len(samples) == RATE and not changes
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("suffix", "subtype", "rate", "channels", "tolerance"),
     [
@@ -281,6 +296,7 @@ def test_recordings_of_other_rates_channels_and_formats_sound_the_same(
     np.testing.assert_allclose(samples[middle] / 32768, tone(RATE)[middle], atol=tolerance)
 
 
+@pytest.mark.fast
 def test_conversion_happens_once_and_is_told(tmp_path, data_options, capfd):
     make_words(tmp_path)
     soundfile.write(tmp_path / "on" / "x.mp3", np.random.default_rng(0).normal(size=(44100, 2)) / 9, 44100)
@@ -291,6 +307,7 @@ def test_conversion_happens_once_and_is_told(tmp_path, data_options, capfd):
         assert (line in capfd.readouterr().err) == told
 
 
+@pytest.mark.fast
 def test_of_a_long_recording_the_part_around_the_word_is_used():
     word = np.random.default_rng(0).normal(scale=3000, size=RATE // 2).astype(np.int16)
     recording = np.zeros(5 * RATE, np.int16)
@@ -305,6 +322,7 @@ def test_of_a_long_recording_the_part_around_the_word_is_used():
             assert len(one_clip(np.arange(count, dtype=np.int16), length)) == length
 
 
+@pytest.mark.fast
 def test_too_many_bad_files_are_an_error(tmp_path, data_options):
     make_words(tmp_path, words=("on",))
     make_words(tmp_path, words=("off",), speakers=[])
@@ -318,6 +336,7 @@ def cache_files(folder):
     return {path: path.stat().st_mtime_ns for path in (folder / CACHE_FOLDER).iterdir()}
 
 
+@pytest.mark.fast
 def test_recordings_are_decoded_once_and_a_changed_folder_alone_again(tmp_path, data_options):
     make_words(tmp_path)
     args = data_options(data_dir=tmp_path)
@@ -333,6 +352,7 @@ def test_recordings_are_decoded_once_and_a_changed_folder_alone_again(tmp_path, 
     assert "on/00000000_nohash_9.wav" in (*data.training.names, *data.validation.names, *data.testing.names)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("suffix", [".pcm", ".json"])
 def test_a_damaged_cache_is_made_again(tmp_path, data_options, suffix):
     make_words(tmp_path)
@@ -350,6 +370,7 @@ def test_a_damaged_cache_is_made_again(tmp_path, data_options, suffix):
 # ---- the canonical layout ----
 
 
+@pytest.mark.fast
 def test_a_test_folder_is_labelled_by_its_folders(tmp_path):
     make_words(tmp_path, words=("_silence_", "_unknown_", "on", "off"), speakers=SPEAKERS[:3])
     clips = input_data.open_test_dir(tmp_path, ON_OFF)
@@ -361,6 +382,7 @@ def test_a_test_folder_is_labelled_by_its_folders(tmp_path):
     ]
 
 
+@pytest.mark.fast
 def test_a_test_folder_with_a_strange_label_is_an_error(tmp_path):
     make_words(tmp_path, words=("on", "of"), speakers=SPEAKERS[:1])
     with pytest.raises(UserError, match=r"/of is named like no label of the model; its labels are _silence_"):
@@ -388,6 +410,7 @@ def pack(tmp_path, name="words.tar.gz", members=()):
     return tmp_path / "www" / name
 
 
+@pytest.mark.fast
 def test_an_archive_is_downloaded_extracted_and_not_needed_again(tmp_path, server, data_options):
     archive = pack(tmp_path)
     args = data_options(data_dir=tmp_path / "data", data_url=f"{server}/words.tar.gz")
@@ -397,6 +420,7 @@ def test_an_archive_is_downloaded_extracted_and_not_needed_again(tmp_path, serve
     assert input_data.open_data(args, ON_OFF).training.names == first.training.names
 
 
+@pytest.mark.fast
 def test_an_archive_that_lies_there_already_is_used(tmp_path, server, data_options):
     archive = pack(tmp_path)
     (tmp_path / "data").mkdir()
@@ -405,6 +429,7 @@ def test_an_archive_that_lies_there_already_is_used(tmp_path, server, data_optio
     assert len(input_data.open_data(args, ON_OFF).training)
 
 
+@pytest.mark.fast
 def test_a_wrong_hash_leaves_nothing_behind(tmp_path, server, monkeypatch):
     pack(tmp_path)
     url = f"{server}/words.tar.gz"
@@ -414,6 +439,7 @@ def test_a_wrong_hash_leaves_nothing_behind(tmp_path, server, monkeypatch):
     assert os.listdir(tmp_path / "data") == [".lock"]
 
 
+@pytest.mark.fast
 def test_a_wrong_archive_that_lies_there_already_is_an_error_and_stays(tmp_path, server, monkeypatch):
     (tmp_path / "data").mkdir()
     shutil.copy(pack(tmp_path), tmp_path / "data")
@@ -424,6 +450,7 @@ def test_a_wrong_archive_that_lies_there_already_is_an_error_and_stays(tmp_path,
     assert (tmp_path / "data" / "words.tar.gz").exists()
 
 
+@pytest.mark.fast
 def test_what_a_killed_download_left_is_in_nobodys_way(tmp_path, server):
     pack(tmp_path)
     (tmp_path / "data" / download.DOWNLOADS_FOLDER).mkdir(parents=True)
@@ -432,6 +459,7 @@ def test_what_a_killed_download_left_is_in_nobodys_way(tmp_path, server):
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "cat", "off", "on"]
 
 
+@pytest.mark.fast
 def test_an_archive_with_one_folder_around_the_words_says_where_they_are(tmp_path, server):
     make_words(tmp_path / "source" / "outer", speakers=SPEAKERS[:1])
     with tarfile.open(tmp_path / "www" / "words.tar.gz", "w:gz") as tar:
@@ -440,6 +468,7 @@ def test_an_archive_with_one_folder_around_the_words_says_where_they_are(tmp_pat
         download.prepare_recordings(tmp_path / "data", f"{server}/words.tar.gz")
 
 
+@pytest.mark.fast
 def test_the_canonical_test_set_is_downloaded_where_its_folder_is_missing(tmp_path, server, monkeypatch):
     url = f"{server}/speech_commands_test_set_v0.02.tar.gz"
     monkeypatch.setattr(input_data, "TEST_SET_URL", url)
@@ -452,6 +481,7 @@ def test_the_canonical_test_set_is_downloaded_where_its_folder_is_missing(tmp_pa
         input_data.open_test_dir(tmp_path / "my_tests", words)
 
 
+@pytest.mark.fast
 def test_a_right_hash_is_accepted(tmp_path, server, monkeypatch):
     archive = pack(tmp_path)
     url = f"{server}/words.tar.gz"
@@ -459,6 +489,7 @@ def test_a_right_hash_is_accepted(tmp_path, server, monkeypatch):
     assert download.word_folders(download.prepare_recordings(tmp_path / "data", url)) == ["cat", "off", "on"]
 
 
+@pytest.mark.fast
 def test_a_broken_archive_leaves_nothing_behind_and_the_next_run_downloads_again(tmp_path, server):
     archive = pack(tmp_path)
     whole = archive.read_bytes()
@@ -470,6 +501,7 @@ def test_a_broken_archive_leaves_nothing_behind_and_the_next_run_downloads_again
     download.prepare_recordings(tmp_path / "data", f"{server}/words.tar.gz")
 
 
+@pytest.mark.fast
 def test_an_interrupted_extraction_is_done_again(tmp_path, server):
     pack(tmp_path)
     folder = download.prepare_recordings(tmp_path / "data", f"{server}/words.tar.gz")
@@ -479,6 +511,7 @@ def test_an_interrupted_extraction_is_done_again(tmp_path, server):
     assert download.word_folders(folder) == ["cat", "off", "on"]
 
 
+@pytest.mark.fast
 def test_no_server_and_no_page_are_one_clear_line(tmp_path, server):
     for url in (f"{server}/nothing.tar.gz", "http://127.0.0.1:9/words.tar.gz"):
         with pytest.raises(UserError, match="cannot download"):
@@ -503,6 +536,7 @@ MISCHIEF = {
 }
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("kind", MISCHIEF)
 def test_an_archive_with_mischief_is_refused(tmp_path, server, kind):
     pack(tmp_path, members=[MISCHIEF[kind]])
@@ -530,6 +564,7 @@ def augmented(data, chosen, variation, front_end):
     return augment(data.training.audio(chosen), drawn, data.noise)
 
 
+@pytest.mark.fast
 def test_without_augmentation_the_audio_is_the_clip(data_options, dnn_small):
     data, variation = open_sample(data_options, dnn_small, time_shift_ms=0, background_frequency=0)
     audio = augmented(data, np.array([3, 5]), variation, dnn_small.front_end)
@@ -547,6 +582,7 @@ def varied(clip, count=200, noise=(), is_silence=False, **flags):
     return augment(np.tile(np.int16(clip), (count, 1)), drawn, list(noise))
 
 
+@pytest.mark.fast
 def test_shifts_go_both_ways_up_to_the_flag_and_fill_with_zeros():
     clip = np.arange(1, RATE + 1, dtype=np.int16)
     audio = varied(clip, 3000, time_shift_ms=100) * 32768
@@ -562,6 +598,7 @@ def test_shifts_go_both_ways_up_to_the_flag_and_fill_with_zeros():
     assert abs(np.mean(shifts)) < 60
 
 
+@pytest.mark.fast
 def test_noise_comes_as_often_and_as_loud_as_the_flags_say(data_options, dnn_small):
     data, variation = open_sample(
         data_options, dnn_small, time_shift_ms=0, background_frequency=0.6, background_volume=0.2
@@ -574,12 +611,14 @@ def test_noise_comes_as_often_and_as_loud_as_the_flags_say(data_options, dnn_sma
     assert 0.9 * 0.2 * loudest < np.abs(audio).max() <= 0.2 * loudest
 
 
+@pytest.mark.fast
 def test_the_sum_of_clip_and_noise_is_clipped():
     noise = [np.ones(2 * RATE, np.float32)]
     audio = varied(np.full(RATE, 32767), 1, noise, background_volume=1.0, background_frequency=1.0)
     assert audio.max() == 1
 
 
+@pytest.mark.fast
 def test_speed_changes_pitch_and_length_by_up_to_the_flag():
     time = np.arange(RATE) / RATE - 0.5
     tone = 10000 * np.sin(2 * np.pi * 400 * time) * (abs(time) < 0.2)
@@ -590,6 +629,7 @@ def test_speed_changes_pitch_and_length_by_up_to_the_flag():
     np.testing.assert_allclose(lengths * hertz / 400, 1, atol=0.02)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("speed", "expected"),
     [
@@ -605,12 +645,14 @@ def test_speed_keeps_the_middle_and_fills_the_ends_with_zeros(speed, expected):
     np.testing.assert_allclose(audio * 32768 / 100, expected, atol=1e-5)
 
 
+@pytest.mark.fast
 def test_volume_changes_by_up_to_the_flag():
     audio = varied(np.full(RATE, 1000), volume_change_db=6)
     decibels = 20 * np.log10(audio[:, 0] / (1000 / 32768))
     assert -6 < decibels.min() < -5.7 and 5.7 < decibels.max() < 6 and abs(decibels.mean()) < 0.6
 
 
+@pytest.mark.fast
 def test_silence_has_a_volume_of_its_own(data_options, dnn_small):
     data, variation = open_sample(
         data_options, dnn_small, silence_volume=0.9, background_volume=0, time_shift_ms=0
@@ -624,6 +666,7 @@ def test_silence_has_a_volume_of_its_own(data_options, dnn_small):
     assert not np.any(np.array(loud)[data.training.label > 0])
 
 
+@pytest.mark.fast
 def test_unknown_words_of_an_epoch_have_a_flag_of_their_own(data_options, dnn_small):
     few, many = (
         input_data.open_data(data_options(**flag), dnn_small)
@@ -633,6 +676,7 @@ def test_unknown_words_of_an_epoch_have_a_flag_of_their_own(data_options, dnn_sm
     assert len(few.validation) == len(many.validation)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("echo", [1, 2])
 @pytest.mark.parametrize("same_front_end", [True, False])
 def test_a_teacher_gets_the_same_augmented_clips(data_options, dnn_small, echo, same_front_end):
@@ -667,6 +711,7 @@ def take_batches(data_options, settings, seed, steps):
     )
 
 
+@pytest.mark.fast
 def test_batches_depend_on_seed_and_step_alone(data_options, dnn_small):
     whole = take_batches(data_options, dnn_small, 1, range(20))
     rest = take_batches(data_options, dnn_small, 1, range(12, 20))
@@ -685,6 +730,7 @@ def echoed_batches(data_options, settings, steps, **options):
     )
 
 
+@pytest.mark.fast
 def test_echoed_batches_hold_the_same_features_regrouped(data_options, dnn_small, monkeypatch):
     period = 30
     monkeypatch.setattr(batches, "ECHO_BYTES", period * 4 * 250 * 2)
@@ -707,6 +753,7 @@ def test_echoed_batches_hold_the_same_features_regrouped(data_options, dnn_small
         assert (ours[7][0] != theirs[7][0]).any()
 
 
+@pytest.mark.fast
 def test_echoing_lasts_the_whole_run_where_memory_allows(data_options, dnn_small):
     echoed = echoed_batches(data_options, dnn_small, range(20), echo=3)
     fresh = {features.tobytes() for batch in echoed[:7] for features in batch[0]}
@@ -714,6 +761,7 @@ def test_echoing_lasts_the_whole_run_where_memory_allows(data_options, dnn_small
     assert all(features.tobytes() in fresh for batch in echoed for features in batch[0])
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("start", [20, 45, 70])
 def test_echoed_batches_from_the_middle_are_those_of_an_unbroken_run(
     start, data_options, dnn_small, monkeypatch
@@ -726,6 +774,7 @@ def test_echoed_batches_from_the_middle_are_those_of_an_unbroken_run(
         np.testing.assert_array_equal(labels, labels_again)
 
 
+@pytest.mark.fast
 def test_the_shares_of_workers_make_up_the_batch_of_one(data_options, dnn_small):
     steps = range(30)
     whole = echoed_batches(data_options, dnn_small, steps, echo=2)
@@ -744,6 +793,7 @@ def epoch_order(data, seed):
     return batches.EpochOrder(always, pool, data.unknown_per_epoch, seed)
 
 
+@pytest.mark.fast
 def test_each_epoch_has_every_wanted_clip_once_and_its_own_draw_of_unknown_words(data_options, dnn_small):
     data, _ = open_sample(data_options, dnn_small)
     order = epoch_order(data, seed=5)
@@ -757,6 +807,7 @@ def test_each_epoch_has_every_wanted_clip_once_and_its_own_draw_of_unknown_words
     assert draws[0] != draws[1] != draws[2]
 
 
+@pytest.mark.fast
 def test_augmentation_is_fresh_in_each_epoch(data_options, dnn_small):
     data, variation = open_sample(data_options, dnn_small)
     order = epoch_order(data, seed=0)

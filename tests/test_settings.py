@@ -25,10 +25,12 @@ def parse(*flags):
     return SettingsFlags.from_arguments(parser.parse_args(flags))
 
 
+@pytest.mark.fast
 def test_without_flags_the_settings_are_the_defaults():
     assert parse().resolve() == Settings()
 
 
+@pytest.mark.fast
 def test_flags_become_settings():
     flags = ("--wanted_words", "on, off", "--model_size_info", "7", "8", "--window_size_ms", "40")
     settings = parse(*flags).resolve()
@@ -37,6 +39,7 @@ def test_flags_become_settings():
     assert settings.window_size_ms == 40
 
 
+@pytest.mark.fast
 def test_a_flag_that_agrees_with_the_model_is_fine_and_one_that_contradicts_names_both_values():
     stored = Settings(window_size_ms=40)
     assert parse("--window_size_ms", "40").resolve(stored, "file") == stored
@@ -44,10 +47,12 @@ def test_a_flag_that_agrees_with_the_model_is_fine_and_one_that_contradicts_name
         parse("--window_size_ms", "30").resolve(stored, "file")
 
 
+@pytest.mark.fast
 def test_frames_and_features_of_dnn_small(dnn_small):
     assert (dnn_small.frame_count, dnn_small.feature_count) == (25, 250)
 
 
+@pytest.mark.fast
 def test_json_round_trip(dnn_small):
     assert Settings.from_json(dnn_small.to_json(), "") == dnn_small
 
@@ -65,12 +70,14 @@ def damaged():
     yield "a truth value", json.dumps(good | {"sample_rate": True})
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("text", [text for _, text in damaged()], ids=[name for name, _ in damaged()])
 def test_damaged_settings_name_their_source(text):
     with pytest.raises(UserError, match=r"x\.json: the settings in it are damaged"):
         Settings.from_json(text, "x.json")
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("values", "message"),
     [

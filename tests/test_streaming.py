@@ -36,27 +36,32 @@ def detected(settings, scores, threshold=0.5, **changes):
     return [(round(detection.seconds, 2), detection.label) for detection in found]
 
 
+@pytest.mark.fast
 def test_a_word_is_detected_in_the_middle_of_the_first_window_that_predicts_it(dnn_small):
     scores = predicted(0, 0, 0, YES, YES, 1, 1, NO)
     assert detected(dnn_small, scores, refractory_ms=0) == [(0.8, YES), (0.9, YES), (1.2, NO)]
     assert detected(dnn_small, scores, threshold=0.95) == []
 
 
+@pytest.mark.fast
 def test_silence_and_unknown_words_are_not_detected(dnn_small):
     assert detected(dnn_small, predicted(0, 1, 0, 1), refractory_ms=0) == []
 
 
+@pytest.mark.fast
 def test_nothing_is_detected_in_the_refractory_time(dnn_small):
     scores = predicted(*[YES] * 25)
     assert detected(dnn_small, scores) == [(0.5, YES), (1.5, YES), (2.5, YES)]
 
 
+@pytest.mark.fast
 def test_smoothed_scores_are_means_over_the_last_windows(dnn_small):
     scores = predicted(0, 0, 0, YES, YES, YES, 0, 0, 0, 0)
     assert detected(dnn_small, scores, threshold=0.6, smoothing_ms=300) == [(0.5 + 0.35, YES)]
     assert detected(dnn_small, scores, threshold=0.8, smoothing_ms=300) == []
 
 
+@pytest.mark.fast
 def test_scores_that_come_one_by_one_give_what_all_at_once_give(dnn_small):
     scores = np.random.default_rng(0).dirichlet(np.full(12, 0.1), 200).astype(np.float32)
     smoothed = options(smoothing_ms=300, threshold=0.4)
@@ -67,6 +72,7 @@ def test_scores_that_come_one_by_one_give_what_all_at_once_give(dnn_small):
     assert [detection[:2] for detection in one_by_one] == [detection[:2] for detection in at_once]
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("hop_ms", [40, 100, 1500])
 def test_windows_are_the_same_however_the_recording_comes(dnn_small, hop_ms):
     samples = np.random.default_rng(0).integers(-9000, 9000, 5 * RATE + 77).astype(np.int16)
@@ -84,6 +90,7 @@ def test_windows_are_the_same_however_the_recording_comes(dnn_small, hop_ms):
         np.testing.assert_allclose(features(block_samples), expected, atol=1e-4)
 
 
+@pytest.mark.fast
 def test_each_word_is_matched_once_by_a_detection_of_it_near_by():
     words = [(1.0, YES), (3.0, NO), (9.0, YES)]
     found = [
@@ -94,6 +101,7 @@ def test_each_word_is_matched_once_by_a_detection_of_it_near_by():
     assert streaming.matches([streaming.Detection(2.2, NO, 1.0)], words) == 0
 
 
+@pytest.mark.fast
 def test_the_operating_point_misses_least_of_what_alarms_seldom_enough():
     outcomes = [
         streaming.Outcome(*values)
@@ -208,6 +216,7 @@ def test_a_given_recording_is_evaluated_with_its_words(trained, long_recording):
     assert_one_clear_line(call(*command, "--stream_words", words, check=False), "line 2", "seconds,word")
 
 
+@pytest.mark.fast
 def test_a_recording_without_clips_cannot_be_made(dnn_small, data_options):
     data = input_data.open_data(data_options(), dnn_small)
     with pytest.raises(UserError, match="no clips"):
