@@ -1,18 +1,26 @@
 """What the tests share: the scripts called as a user calls them, the sample data, and models made from it."""
 
 import contextlib
+import dataclasses
 import functools
 import http.server
 import os
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
+import input_data
+import models
 from input_data import DataOptions
-from kws.settings import Settings
+from kws.augmentation import Augmentation
+from kws.cli import new_parser
+from kws.settings import Settings, SettingsFlags
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -124,6 +132,123 @@ def data_options():
         return DataOptions(**({"data_dir": str(SAMPLE_DATA)} | changes))
 
     return options
+
+
+DATA = ("--data_dir", SAMPLE_DATA)
+
+
+TC_RESNET = ("--model_architecture", "tc_resnet", "--model_size_info", "3", "8", "8")
+
+
+RECIPE = (
+    *("--batch_norm", "--learning_rate_schedule", "cosine", "--echo_factor", "2", "--speed_change", "10"),
+    *("--volume_change_db", "6", "--silence_volume", "0.5", "--training_unknown_percentage", "20"),
+)
+
+
+def interrupt(command, how):
+    """Start a training command and send the signal `how` after its first validation; its standard error."""
+    script, *arguments = map(str, command)
+    running = subprocess.Popen(
+        [sys.executable, "-u", str(ROOT / script), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
+    )
+    for line in running.stdout:
+        if line.startswith("step 20"):
+            running.send_signal(how)
+            break
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in errors
+    return errors
+
+
+@pytest.fixture(scope="session")
+def distilled(trained, tmp_path_factory):
+    """A folder in which train.py has run with every flag of the recipe, taught by the model in `trained`."""
+    folder = tmp_path_factory.mktemp("distilled")
+    output = train(folder, "--teacher", trained / "best", *RECIPE).stdout
+    (folder / "output.txt").write_text(output)
+    return folder
+
+
+def clustering(checkpoint, folder):
+    """The command that clusters `checkpoint`, briefly."""
+    return [
+        *("optimisations.py", "--checkpoint", checkpoint, *DATA, "--train_dir", folder),
+        *("--how_many_training_steps", "40,20", "--eval_step_interval", "20"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def clustered(trained, tmp_path_factory):
+    """A folder in which optimisations.py has run."""
+    folder = tmp_path_factory.mktemp("clustered")
+    result = call(*clustering(trained / "best", folder))
+    (folder / "output.txt").write_text(result.stdout)
+    return folder
+
+
+SPEAKERS = [f"{number:08x}" for number in range(40)]
+
+
+def write_wav(path, seconds=1.0, rate=RATE, channels=1, level=0.1):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = level * np.random.default_rng(0).normal(size=(int(seconds * rate), channels))
+    soundfile.write(path, samples, rate, subtype="PCM_16", format="WAV")
+
+
+def make_words(folder, words=("on", "off", "cat"), speakers=SPEAKERS):
+    """A small data set of noise."""
+    for word in words:
+        for speaker in speakers:
+            write_wav(folder / word / f"{speaker}_nohash_0.wav")
+    return folder
+
+
+ON_OFF = Settings(wanted_words=("on", "off"))
+
+
+def open_sample(data_options, settings, **changes):
+    """The sample data, and the Augmentation with these flags."""
+    fields = {field.name for field in dataclasses.fields(Augmentation)}
+    options = {name: value for name, value in changes.items() if name not in fields}
+    variation = Augmentation(**{name: value for name, value in changes.items() if name in fields})
+    return input_data.open_data(data_options(**options), settings), variation
+
+
+def flags_of(*typed):
+    parser = new_parser("")
+    input_data.add_arguments(parser)
+    models.add_arguments(parser)
+    return SettingsFlags.from_arguments(parser.parse_args(typed))
+
+
+@pytest.fixture(scope="session")
+def tflite_files(trained, tmp_path_factory):
+    """One TFLite file of each kind: {kind: path}."""
+    folder = tmp_path_factory.mktemp("tflite")
+    kinds = {
+        "fp32": ["--no-quantize"],
+        "int8 inside": [],
+        "int8": ["--inference_type", "int8"],
+        "int16": ["--inference_type", "int16"],
+    }
+    paths = {kind: folder / f"{kind.replace(' ', '_')}.tflite" for kind in kinds}
+    for kind, path in paths.items():
+        base = ["--checkpoint", trained / "best", "--data_dir", SAMPLE_DATA, "--output", path]
+        call("convert_to_tflite.py", *base, *kinds[kind])
+    return paths
+
+
+@pytest.fixture(scope="session")
+def labelled_features(data_options, dnn_small):
+    """(features, labels) of the sample data's test partition, and the ranges that features have."""
+    data = input_data.open_data(data_options(), dnn_small)
+    return input_data.features(data.testing, dnn_small.front_end), data.testing.label
 
 
 def shipped_recordings(tmp_path, part):

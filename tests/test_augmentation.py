@@ -1,0 +1,116 @@
+"""Variation and noise of training clips."""
+
+import numpy as np
+import pytest
+
+from conftest import ON_OFF, RATE, open_sample
+from kws.augmentation import Augmentation, Variations, augment, draw_variations
+
+
+def augmented(data, chosen, variation, front_end):
+    """The clips `chosen`, augmented, float32 [chosen, clip_samples]."""
+    silence = data.training.label[chosen] == 0
+    drawn = draw_variations(variation, silence, front_end, np.random.default_rng(0))
+    return augment(data.training.audio(chosen), drawn, data.noise)
+
+
+@pytest.mark.fast
+def test_without_augmentation_the_audio_is_the_clip(data_options, dnn_small):
+    data, variation = open_sample(data_options, dnn_small, time_shift_ms=0, background_frequency=0)
+    audio = augmented(data, np.array([3, 5]), variation, dnn_small.front_end)
+    expected = np.stack([data.training.samples(clip) for clip in (3, 5)]) / np.float32(32768)
+    np.testing.assert_array_equal(audio, expected)
+
+
+FRONT_END = ON_OFF.front_end
+
+
+def varied(clip, count=200, noise=(), is_silence=False, **flags):
+    """`clip`, [clip_samples], augmented `count` times; without noise and shifts where `flags` say nothing."""
+    variation = Augmentation(**({"time_shift_ms": 0, "background_frequency": 0} | flags))
+    drawn = draw_variations(variation, np.full(count, is_silence), FRONT_END, np.random.default_rng(0))
+    return augment(np.tile(np.int16(clip), (count, 1)), drawn, list(noise))
+
+
+@pytest.mark.fast
+def test_shifts_go_both_ways_up_to_the_flag_and_fill_with_zeros():
+    clip = np.arange(1, RATE + 1, dtype=np.int16)
+    audio = varied(clip, 3000, time_shift_ms=100) * 32768
+    shifts = []
+    for moved in np.rint(audio).astype(int):
+        start = np.flatnonzero(moved)[0]
+        shift = start if start else 1 - moved[0]
+        expected = np.zeros(RATE, int)
+        expected[max(0, shift) : RATE + min(0, shift)] = clip[max(0, -shift) : RATE - max(0, shift)]
+        np.testing.assert_array_equal(moved, expected)
+        shifts.append(shift)
+    assert min(shifts) in range(-1600, -1580) and max(shifts) in range(1580, 1601)
+    assert abs(np.mean(shifts)) < 60
+
+
+@pytest.mark.fast
+def test_noise_comes_as_often_and_as_loud_as_the_flags_say(data_options, dnn_small):
+    data, variation = open_sample(
+        data_options, dnn_small, time_shift_ms=0, background_frequency=0.6, background_volume=0.2
+    )
+    silence = np.flatnonzero(data.training.label == 0)
+    audio = augmented(data, np.resize(silence, 2000), variation, dnn_small.front_end)
+    noisy = audio.any(1)
+    assert abs(noisy.mean() - 0.6) < 0.04
+    loudest = max(np.abs(recording).max() for recording in data.noise)
+    assert 0.9 * 0.2 * loudest < np.abs(audio).max() <= 0.2 * loudest
+
+
+@pytest.mark.fast
+def test_the_sum_of_clip_and_noise_is_clipped():
+    noise = [np.ones(2 * RATE, np.float32)]
+    audio = varied(np.full(RATE, 32767), 1, noise, background_volume=1.0, background_frequency=1.0)
+    assert audio.max() == 1
+
+
+@pytest.mark.fast
+def test_speed_changes_pitch_and_length_by_up_to_the_flag():
+    time = np.arange(RATE) / RATE - 0.5
+    tone = 10000 * np.sin(2 * np.pi * 400 * time) * (abs(time) < 0.2)
+    audio = varied(tone, speed_change=10)
+    hertz = np.abs(np.fft.rfft(audio)).argmax(1)  # 1 Hz a bin
+    lengths = np.array([np.ptp(np.flatnonzero(clip)) for clip in audio]) / (0.4 * RATE)
+    assert 358 <= hertz.min() <= 366 and 434 <= hertz.max() <= 442
+    np.testing.assert_allclose(lengths * hertz / 400, 1, atol=0.02)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("speed", "expected"),
+    [
+        (0.5, np.arange(-25, 25.5, 0.5)),
+        (2, [0] * 25 + list(range(-50, 51, 2)) + [0] * 25),
+    ],
+)
+def test_speed_keeps_the_middle_and_fills_the_ends_with_zeros(speed, expected):
+    ramp = 100 * np.arange(-50, 51, dtype=np.int16)
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    drawn = Variations(np.zeros(1, int), speed * one, one, zero, np.zeros((1, 2)))
+    audio = augment(ramp[None], drawn, [])[0]
+    np.testing.assert_allclose(audio * 32768 / 100, expected, atol=1e-5)
+
+
+@pytest.mark.fast
+def test_volume_changes_by_up_to_the_flag():
+    audio = varied(np.full(RATE, 1000), volume_change_db=6)
+    decibels = 20 * np.log10(audio[:, 0] / (1000 / 32768))
+    assert -6 < decibels.min() < -5.7 and 5.7 < decibels.max() < 6 and abs(decibels.mean()) < 0.6
+
+
+@pytest.mark.fast
+def test_silence_has_a_volume_of_its_own(data_options, dnn_small):
+    data, variation = open_sample(
+        data_options, dnn_small, silence_volume=0.9, background_volume=0, time_shift_ms=0
+    )
+    chosen = np.arange(len(data.training))
+    audio = augmented(data, chosen, variation, dnn_small.front_end) * 32768
+    loud = [
+        (np.abs(now - data.training.samples(clip)) > 1).any() for clip, now in zip(chosen, audio, strict=True)
+    ]
+    assert np.mean(np.array(loud)[data.training.label == 0]) > 0.5
+    assert not np.any(np.array(loud)[data.training.label > 0])

@@ -1,0 +1,28 @@
+"""convert_to_tflite.py as a user calls it."""
+
+import re
+
+from conftest import DATA, assert_one_clear_line, call
+
+
+def test_conversion_has_default_names_and_evaluates_what_it_wrote(trained, tmp_path):
+    for flags, name in (([], "dnn_quantized.tflite"), (["--no-quantize"], "dnn.tflite")):
+        result = call("convert_to_tflite.py", "--checkpoint", trained / "best", *DATA, *flags, cwd=tmp_path)
+        size = (tmp_path / name).stat().st_size
+        assert f"wrote {name}: {size:,} bytes" in result.stdout
+        assert re.search(rf"{name}: testing, .*accuracy [\d.]+ %.*N = 48", result.stdout)
+
+
+def test_the_same_seed_gives_the_same_file(trained, tmp_path):
+    def converted(name, *flags):
+        base = ["--checkpoint", trained / "best", *DATA, "--inference_type", "int8"]
+        call("convert_to_tflite.py", *base, "--output", tmp_path / name, *flags)
+        return (tmp_path / name).read_bytes()
+
+    assert converted("a") == converted("b")
+
+
+def test_integer_in_and_out_of_a_float_model_is_an_error(trained):
+    flags = ["--no-quantize", "--inference_type", "int8"]
+    result = call("convert_to_tflite.py", "--checkpoint", trained / "best", *flags, check=False)
+    assert_one_clear_line(result, "--no-quantize")

@@ -1,0 +1,74 @@
+"""evaluation.py as a user calls it, on the sample data."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+
+from conftest import DATA, ROOT, SAMPLE_DATA, call
+from kws.tflite import zipped_size
+
+
+def test_evaluation_needs_nothing_but_the_model(trained, tmp_path):
+    json_file = tmp_path / "report.json"
+    result = call("evaluation.py", "--checkpoint", trained / "best", *DATA, "--json", json_file)
+    (reports,) = json.loads(json_file.read_text()).values()
+    assert [(report["set"].split(",")[0], report["N"]) for report in reports] == [
+        ("validation", 48),
+        ("testing", 48),
+    ]
+    for report in reports:
+        confusion = np.array(report["confusion"])
+        assert report["correct"] == confusion.trace() and report["accuracy"] == confusion.trace() / 48
+        assert f"accuracy {100 * report['accuracy']:.2f} %" in result.stdout
+        np.testing.assert_allclose(
+            [value or 0 for value in report["recall"]], confusion.diagonal() / confusion.sum(1)
+        )
+    for label in ("_silence_", "_unknown_", "yes", "go"):
+        assert re.search(rf"^{label}  .* %", result.stdout, re.M)
+
+
+def test_training_and_evaluation_give_the_same_figure(trained):
+    said = re.search(r"testing, .*: (accuracy .*)", (trained / "output.txt").read_text())[1]
+    assert said in call("evaluation.py", "--checkpoint", trained / "best", *DATA).stdout
+
+
+def test_several_models_end_in_one_table(trained, tmp_path):
+    paths = [tmp_path / "float.tflite", tmp_path / "int8.tflite"]
+    for path, flags in zip(paths, (["--no-quantize"], ["--inference_type", "int8"]), strict=True):
+        call("convert_to_tflite.py", "--checkpoint", trained / "best", *DATA, *flags, "--output", path)
+    result = call("evaluation.py", "--checkpoint", trained / "best", "--tflite_path", *paths, *DATA)
+    heading, of_checkpoint, *rows = [
+        re.split("  +", line) for line in result.stdout.strip().splitlines()[-len(paths) - 2 :]
+    ]
+    assert heading[:5] == ["model", "bytes", "zipped", "parameters", "MACs"]
+    assert heading[5:] == ["validation", "testing", "agreement"]
+    assert of_checkpoint[3:5] == ["79,644", "79,200"] and of_checkpoint[-1] == "100.00 %"
+    for path, row in zip(paths, rows, strict=True):
+        content = path.read_bytes()
+        assert row[:3] == [str(path), f"{len(content):,}", f"{zipped_size(content):,}"]
+        assert row[3:5] == of_checkpoint[3:5]
+        assert 80 < float(row[-1].removesuffix(" %")) <= 100
+    assert rows[0][-3:] == [*of_checkpoint[-3:-1], "100.00 %"]
+
+
+def test_a_tflite_file_is_evaluated_without_tensorflow(tmp_path):
+    code = (
+        "import sys, runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__');"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    shipped = ROOT / "model_archive" / "TFLite" / "tflite_int8" / "dnn_small_int8.tflite"
+    command = [sys.executable, "-c", code, "evaluation.py", "--tflite_path", shipped, *DATA]
+    subprocess.run(list(map(str, command)), cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_folder_laid_out_like_the_canonical_test_set_is_evaluated(trained, tmp_path):
+    labels = {"_unknown_": "tree", "_silence_": "_background_noise_", "yes": "yes", "no": "no"}
+    for label, word in labels.items():
+        shutil.copytree(SAMPLE_DATA / word, tmp_path / label)
+    result = call("evaluation.py", "--checkpoint", trained / "best", "--test_dir", tmp_path, *DATA)
+    assert re.search(rf"test_dir, the clips in {tmp_path.name}: accuracy .*, N = 75", result.stdout)
+    assert "no recordings of up, down" in result.stderr

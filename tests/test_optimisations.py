@@ -1,0 +1,71 @@
+"""optimisations.py as a user calls it, on the sample data."""
+
+import re
+import signal
+
+import numpy as np
+import pytest
+
+from conftest import DATA, call, clustering, interrupt, weights
+from kws import checkpoints
+from kws.tflite import zipped_size
+
+
+def test_an_interrupted_clustering_goes_on_and_ends_as_an_undisturbed_one(trained, clustered, tmp_path):
+    interrupt(clustering(trained / "best", tmp_path), signal.SIGKILL)
+    output = call(*clustering(trained / "best", tmp_path)).stdout
+    assert re.search(r"resuming after step (20|40) of 60", output)
+    for first, second in zip(weights(clustered / "best"), weights(tmp_path / "best"), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_clustering_leaves_at_most_32_values_per_kernel(clustered):
+    layers = checkpoints.read_weights(clustered / "best")
+    counts = [len(np.unique(layer["kernel"])) for layer in layers]
+    assert len(counts) == 4 and max(counts) <= 32
+    output = (clustered / "output.txt").read_text()
+    assert [int(n) for n in re.findall(r"distinct values of \w+/kernel: (\d+)", output)] == counts
+
+
+def test_clustering_says_how_good_the_model_was_and_is(clustered):
+    output = (clustered / "output.txt").read_text()
+    assert re.search(r"testing before clustering, .*accuracy [\d.]+ %.*N = 48", output)
+    assert re.search(r"testing after clustering, .*accuracy [\d.]+ %.*N = 48", output)
+
+
+def test_clustering_fine_tunes(trained, clustered):
+    biases = [
+        [layer["bias"] for layer in checkpoints.read_weights(folder / "best")]
+        for folder in (trained, clustered)
+    ]
+    assert all((before != after).any() for before, after in zip(*biases, strict=True))
+
+
+@pytest.mark.parametrize(
+    "flags", [["--no-quantize"], ["--inference_type", "int8"], ["--inference_type", "int16"]]
+)
+def test_clusters_survive_conversion(clustered, tmp_path, flags):
+    from ai_edge_litert import schema_py_generated as schema
+
+    path = tmp_path / "x.tflite"
+    call("convert_to_tflite.py", "--checkpoint", clustered / "best", *DATA, *flags, "--output", path)
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+    kernels = [
+        tensor for tensor in model.subgraphs[0].tensors if len(tensor.shape) == 2 and tensor.shape[0] > 1
+    ]
+    assert len(kernels) == 4
+    for kernel in kernels:
+        kind = np.float32 if kernel.type == schema.TensorType.FLOAT32 else np.int8
+        values = np.frombuffer(bytes(model.buffers[kernel.buffer].data), kind)
+        assert len(values) == np.prod(kernel.shape) and len(np.unique(values)) <= 32
+
+
+def test_a_clustered_model_is_smaller_when_zipped(trained, clustered, tmp_path):
+    sizes = []
+    for number, folder in enumerate((trained, clustered)):
+        path = tmp_path / f"{number}.tflite"
+        call(
+            "convert_to_tflite.py", "--checkpoint", folder / "best", *DATA, "--no-quantize", "--output", path
+        )
+        sizes.append(zipped_size(path.read_bytes()))
+    assert sizes[1] < sizes[0] / 3

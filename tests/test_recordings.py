@@ -1,0 +1,178 @@
+"""Recordings of many formats, good and bad, decoded once."""
+
+import numpy as np
+import pytest
+import soundfile
+
+import input_data
+from conftest import ON_OFF, RATE, SPEAKERS, make_words, write_wav
+from kws.cli import UserError
+from kws.recordings import CACHE_FOLDER, decode_folders, one_clip, read_audio
+
+
+@pytest.mark.fast
+def test_short_clips_are_padded_and_long_ones_cut(tmp_path, data_options):
+    make_words(tmp_path)
+    write_wav(tmp_path / "on" / "00000000_nohash_1.wav", seconds=0.5)
+    write_wav(tmp_path / "on" / "00000000_nohash_2.wav", seconds=1.5)
+    shard = decode_folders(tmp_path, ["on"], ON_OFF.front_end)["on"]
+    rows = {name: shard.pcm[row] for row, name in enumerate(shard.names)}
+    short, long = rows["00000000_nohash_1.wav"], rows["00000000_nohash_2.wav"]
+    assert short[:8000].any() and not short[8000:].any()
+    expected, _ = soundfile.read(tmp_path / "on" / "00000000_nohash_2.wav", dtype="int16")
+    np.testing.assert_array_equal(long, expected[:RATE])
+
+
+def cut_short(path, share=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+def make_flac(path):
+    soundfile.write(path.with_suffix(".flac"), np.random.default_rng(0).normal(size=RATE) / 9, RATE)
+    path.unlink()
+    return path.with_suffix(".flac")
+
+
+BAD_FILES = {
+    "is empty": lambda path: path.write_bytes(b""),
+    "is truncated": cut_short,
+    "is not audio": lambda path: path.write_text("hello" * 1000),
+    "is not audio that can be read": lambda path: cut_short(make_flac(path), 0.0005),
+    "holds no samples": lambda path: write_wav(path, seconds=0),
+}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("reason", BAD_FILES)
+def test_a_bad_file_among_many_is_named_and_left_out_again_and_again(tmp_path, data_options, capfd, reason):
+    make_words(tmp_path)
+    BAD_FILES[reason](tmp_path / "on" / "00000003_nohash_0.wav")
+    for _ in range(2):
+        data = input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+        errors = capfd.readouterr().err
+        assert "left out 1 of 120 files" in errors
+        assert f"{tmp_path}/on/00000003_nohash_0" in errors and reason in errors
+        names = [name for part in input_data.PARTITIONS for name in getattr(data, part).names]
+        assert sum(name.startswith("on/") for name in names) == 39
+
+
+@pytest.mark.fast
+def test_a_truncated_flac_file_is_left_out(tmp_path, data_options, capfd):
+    make_words(tmp_path)
+    write_wav(tmp_path / "on" / "x.wav")
+    cut_short(make_flac(tmp_path / "on" / "x.wav"))
+    input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+    assert "on/x.flac" in capfd.readouterr().err
+
+
+@pytest.mark.fast
+def test_a_wav_file_written_into_a_pipe_is_no_bad_file(tmp_path):
+    write_wav(tmp_path / "x.wav")
+    content = bytearray((tmp_path / "x.wav").read_bytes())
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+    (tmp_path / "x.wav").write_bytes(content)
+    samples, changes = read_audio(tmp_path / "x.wav", RATE)
+    assert len(samples) == RATE and not changes
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("suffix", "subtype", "rate", "channels", "tolerance"),
+    [
+        ("wav", "PCM_U8", RATE, 1, 0.01),
+        ("wav", "PCM_24", 44100, 2, 0.001),
+        ("wav", "PCM_16", RATE, 2, 0.001),
+        ("wav", "FLOAT", 8000, 1, 0.001),
+        ("wav", "FLOAT", RATE, 1, 0.0001),
+        ("wav", "PCM_24", RATE, 1, 0.0001),
+        ("flac", "PCM_16", 48000, 2, 0.001),
+        ("ogg", "VORBIS", 22050, 1, 0.05),
+        ("mp3", "MPEG_LAYER_III", 44100, 2, 0.05),
+    ],
+)
+def test_recordings_of_other_rates_channels_and_formats_sound_the_same(
+    tmp_path, suffix, subtype, rate, channels, tolerance
+):
+    def tone(rate):
+        return 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+
+    path = tmp_path / f"x.{suffix}"
+    soundfile.write(path, np.repeat(tone(rate)[:, None], channels, 1), rate, subtype)
+    samples, changes = read_audio(path, RATE)
+    assert samples.dtype == np.int16
+    assert (f"from {rate} Hz" in changes) == (rate != RATE)
+    assert (f"from {channels} channels" in changes) == (channels > 1)
+    middle = slice(RATE // 4, RATE // 2)
+    np.testing.assert_allclose(samples[middle] / 32768, tone(RATE)[middle], atol=tolerance)
+
+
+@pytest.mark.fast
+def test_conversion_happens_once_and_is_told(tmp_path, data_options, capfd):
+    make_words(tmp_path)
+    soundfile.write(tmp_path / "on" / "x.mp3", np.random.default_rng(0).normal(size=(44100, 2)) / 9, 44100)
+    write_wav(tmp_path / "off" / "y.wav", seconds=3)
+    for told in (True, False):
+        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+        line = "converted: 1 cut to their loudest 1000 ms, 1 from 2 channels, 1 from 44100 Hz"
+        assert (line in capfd.readouterr().err) == told
+
+
+@pytest.mark.fast
+def test_of_a_long_recording_the_part_around_the_word_is_used():
+    word = np.random.default_rng(0).normal(scale=3000, size=RATE // 2).astype(np.int16)
+    recording = np.zeros(5 * RATE, np.int16)
+    recording[3 * RATE : 3 * RATE + len(word)] = word
+    part = one_clip(recording, RATE)
+    start = np.flatnonzero(part)[0]
+    assert len(part) == RATE and abs(start - RATE // 4) <= RATE // 50
+    np.testing.assert_array_equal(part[start : start + len(word)], word[np.flatnonzero(word)[0] :])
+    np.testing.assert_array_equal(one_clip(word, RATE), np.pad(word, (0, RATE - len(word))))
+    for length in (RATE, 22_050 - 7):
+        for count in (length, length + 1, length + 300, 3 * length + 1):
+            assert len(one_clip(np.arange(count, dtype=np.int16), length)) == length
+
+
+@pytest.mark.fast
+def test_too_many_bad_files_are_an_error(tmp_path, data_options):
+    make_words(tmp_path, words=("on",))
+    make_words(tmp_path, words=("off",), speakers=[])
+    for speaker in SPEAKERS:
+        write_wav(tmp_path / "off" / f"{speaker}_nohash_0.wav", seconds=0)
+    with pytest.raises(UserError, match="40 of 80 files .* cannot be used; the first: .*holds no samples"):
+        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+
+
+def cache_files(folder):
+    return {path: path.stat().st_mtime_ns for path in (folder / CACHE_FOLDER).iterdir()}
+
+
+@pytest.mark.fast
+def test_recordings_are_decoded_once_and_a_changed_folder_alone_again(tmp_path, data_options):
+    make_words(tmp_path)
+    args = data_options(data_dir=tmp_path)
+    input_data.open_data(args, ON_OFF)
+    first = cache_files(tmp_path)
+    input_data.open_data(args, ON_OFF)
+    assert cache_files(tmp_path) == first
+    write_wav(tmp_path / "on" / "00000000_nohash_9.wav")
+    data = input_data.open_data(args, ON_OFF)
+    changed = cache_files(tmp_path).items() ^ first.items()
+    assert {path.name.split("-")[0] for path, _ in changed} == {"on"}
+    assert len(cache_files(tmp_path)) == len(first)
+    assert "on/00000000_nohash_9.wav" in (*data.training.names, *data.validation.names, *data.testing.names)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("suffix", [".pcm", ".json"])
+def test_a_damaged_cache_is_made_again(tmp_path, data_options, suffix):
+    make_words(tmp_path)
+    before = input_data.features(
+        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF).training, ON_OFF.front_end
+    )
+    for path in (tmp_path / CACHE_FOLDER).glob(f"*{suffix}"):
+        cut_short(path)
+    after = input_data.features(
+        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF).training, ON_OFF.front_end
+    )
+    np.testing.assert_array_equal(before, after)
