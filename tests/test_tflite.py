@@ -81,9 +81,8 @@ def test_buffers_are_aligned(tflite_files, kind):
     assert [start % 16 for start in starts] == [0] * len(starts)
 
 
-def test_a_tflite_file_without_settings_needs_flags_and_they_suffice(
-    tflite_files, tmp_path, labelled_features
-):
+def test_a_file_without_settings_needs_flags_and_they_suffice(tflite_files, tmp_path, labelled_features):
+    features, _ = labelled_features
     model = schema.ModelT.InitFromPackedBuf(tflite_files["int8"].read_bytes())
     model.metadata = []
     import flatbuffers
