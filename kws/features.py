@@ -97,14 +97,21 @@ def _mel_bands(front_end):
     return bands
 
 
+@functools.cache
+def _opencv():  # imported when needed: --help need not wait for it
+    import cv2  # for its FFT of rows of float32, which takes half of scipy's time (benchmarks/README.md)
+
+    cv2.setNumThreads(1)  # callers have threads of their own
+    return cv2
+
+
 def mfcc(audio: np.ndarray, front_end: FrontEnd, out: np.ndarray | None = None) -> np.ndarray:
     """The features of clips: int16 or float32 [clips, clip_samples] -> float32 [clips, feature_count].
 
     Frame by frame, coefficients in order; into `out` where given. A clip's features have the same bits
     whatever other clips are in the call. On one thread, and mostly without Python's lock.
     """
-    from scipy.fft import rfft  # here, as the import takes 0.1 s, which --help need not wait for
-
+    cv2 = _opencv()
     clips, frame_count, coefficients = len(audio), front_end.frame_count, front_end.dct_coefficient_count
     out = np.empty((clips, frame_count * coefficients), np.float32) if out is None else out
     window, fft_length, filters, dct = mfcc_tables(front_end)
@@ -113,13 +120,15 @@ def mfcc(audio: np.ndarray, front_end: FrontEnd, out: np.ndarray | None = None) 
     cut = cut[:, :: front_end.stride_samples]  # a view: [clips, frames, window_samples]
     at_once = max(1, min(clips, FRAMES_AT_ONCE // frame_count))
     padded = np.zeros((at_once, frame_count, fft_length), np.float32)  # beyond the window it stays 0
+    packed = np.empty_like(padded)
     magnitudes = np.empty((at_once, frame_count, len(filters)), np.float32)
     mel = np.empty((at_once, frame_count, MEL_CHANNELS), np.float32)
     for first in range(0, clips, at_once):
         part, rows = slice(first, first + at_once), slice(0, min(at_once, clips - first))
         np.multiply(cut[part], window, out=padded[rows, :, : len(window)], dtype=np.float32)
-        spectra = rfft(padded[rows])  # complex64 [clips, frames, fft_length / 2 + 1]
-        np.abs(spectra[:, :, 1 : 1 + len(filters)], out=magnitudes[rows])
+        # each row: real bin 0, then real and imaginary part of bin 1, of bin 2, ...
+        cv2.dft(padded.reshape(-1, fft_length), packed.reshape(-1, fft_length), flags=cv2.DFT_ROWS)
+        np.abs(packed[rows, :, 1 : 1 + 2 * len(filters)].view(np.complex64), out=magnitudes[rows])
         # matmul multiplies clip by clip: for a product of all frames at once, BLAS would add in an order that
         # depends on how many there are
         for channels, bins, weights in _mel_bands(front_end):
