@@ -1,7 +1,4 @@
-"""The MFCC front end: from one clip of audio to the numbers a model sees.
-
-This is the contract between PC and board: a model works on the board if the board computes these numbers.
-One clip, step by step:
+"""The MFCC front end: the contract between PC and board. From one clip of audio to the numbers a model sees:
 
 1. Cut it into frames of `window_samples`, one each `stride_samples`; what would pass the end is left out.
 2. Multiply each frame by a periodic Hann window, append zeros up to a power of two, and take its FFT.
@@ -10,12 +7,10 @@ One clip, step by step:
 5. Natural logarithm, of at least 1e-12 (so silence is -27.6, not minus infinity).
 6. DCT-II of the 40 logarithms; the first `dct_coefficient_count` coefficients are the frame's features.
 
-Audio has full scale 1: int16 samples are divided by 32768, float samples are from -1 to 1. Nothing is
-normalised by loudness, and there is no pre-emphasis.
-
-The formulas are those of TensorFlow's ops AudioSpectrogram(magnitude_squared=True) and Mfcc: spectrogram.cc,
-mfcc.cc, mfcc_mel_filterbank.cc and mfcc_dct.cc in tensorflow/core/kernels. The numbers agree up to float32
-rounding. The mel scale is O'Shaughnessy's, mel = 1127 ln(1 + f / 700 Hz).
+Audio has full scale 1: int16 samples are divided by 32768. Nothing is normalised by loudness; no pre-emphasis.
+The formulas are those of TensorFlow's ops AudioSpectrogram (magnitude_squared) and Mfcc, up to float32 rounding
+(tensorflow/core/kernels: spectrogram.cc, mfcc.cc, mfcc_mel_filterbank.cc, mfcc_dct.cc).
+The mel scale is O'Shaughnessy's, mel = 1127 ln(1 + f / 700 Hz).
 """
 
 import functools

@@ -1,10 +1,12 @@
 """What the tests share: the scripts called as a user calls them, the sample data, and models made from it."""
 
 import contextlib
-import dataclasses
+import fcntl
 import functools
 import http.server
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,26 +17,53 @@ import numpy as np
 import pytest
 import soundfile
 
-import input_data
-import models
-from input_data import DataOptions
-from kws.augmentation import Augmentation
-from kws.cli import new_parser
-from kws.settings import Settings, SettingsFlags
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "model_archive")]
+
+import input_data  # noqa: E402
+import models  # noqa: E402
+from input_data import DataOptions  # noqa: E402
+from kws import checkpoints, streaming  # noqa: E402
+from kws.cli import new_parser  # noqa: E402
+from kws.settings import Settings, SettingsFlags  # noqa: E402
 
 SAMPLE_DATA = ROOT / "sample_data"
+DATA = ("--data_dir", SAMPLE_DATA)
 RECORDINGS = Path(os.environ.get("SPEECH_COMMANDS", ROOT.parent / "shared" / "speech_commands"))
 WEIGHTS = ROOT / "model_archive" / "model_source" / "weights"
-SHIPPED_INT8 = ROOT / "model_archive" / "TFLite" / "tflite_int8" / "dnn_small_int8.tflite"
+SHIPPED = {
+    kind: ROOT / "model_archive" / "TFLite" / f"tflite_{kind}" / f"dnn_small_{kind}.tflite"
+    for kind in ("fp32", "int8", "int16", "clustered_int8")
+}
+SHIPPED_INT8 = SHIPPED["int8"]
 RATE = 16000  # Hz
-DNN_SMALL_FLAGS = (
-    "--model_size_info 144 144 144 --dct_coefficient_count 10 --window_size_ms 40 --window_stride_ms 40"
-).split()
+SPEAKERS = [f"{number:08x}" for number in range(40)]
+ON_OFF = Settings(wanted_words=("on", "off"))
+TC_RESNET_FLAGS = "--model_architecture tc_resnet --model_size_info 3 8 8".split()
+DNN_SMALL_FLAGS = "--model_size_info 144 144 144 --dct_coefficient_count 10".split()
+DNN_SMALL_FLAGS += "--window_size_ms 40 --window_stride_ms 40".split()
 # Scores are softmaxes of sums of up to some hundred products, whose order differs between processors and ways
 # of computing. float32 rounds to 6e-8, so sums differ by up to 1e-6 and scores by less than ten times that.
 FLOAT32_TOLERANCE = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def fast_means_fast(request, monkeypatch):
+    """Tests marked `fast` start no process and do not load TensorFlow."""
+    if request.node.get_closest_marker("fast") is None:
+        yield
+        return
+
+    def refuse(*args, **options):
+        raise AssertionError("a test marked fast starts a process")
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    had_tensorflow = "tensorflow" in sys.modules
+    yield
+    assert had_tensorflow or "tensorflow" not in sys.modules, "a test marked fast loads TensorFlow"
+
+
+# ---- scripts and what they leave ----
 
 
 def call(script, *arguments, cwd=ROOT, check=True, **options):
@@ -55,16 +84,6 @@ def assert_one_clear_line(result, *parts):
         assert str(part) in line
 
 
-# Files whose tests start neither a process nor TensorFlow; single tests elsewhere have the mark themselves.
-FAST_FILES = "test_layout test_features_division test_reports test_library".split()
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.stem in FAST_FILES:
-            item.add_marker(pytest.mark.fast)
-
-
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args):
         pass
@@ -75,7 +94,7 @@ def web_server(folder, handler=QuietHandler):
     """The address of a web server for a folder."""
     handler = functools.partial(handler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))  # looks for its end so often
         thread.start()
         yield f"http://127.0.0.1:{running.server_port}"
         running.shutdown()
@@ -85,11 +104,7 @@ def web_server(folder, handler=QuietHandler):
 def training_command(folder, *flags, data_dir=SAMPLE_DATA):
     """The command that trains briefly with DNN Small's settings."""
     return [
-        "train.py",
-        "--data_dir",
-        data_dir,
-        "--train_dir",
-        folder,
+        *["train.py", "--data_dir", data_dir, "--train_dir", folder],
         *"--how_many_training_steps 60,20 --learning_rate 0.001,0.0001 --eval_step_interval 20".split(),
         *DNN_SMALL_FLAGS,
         *flags,
@@ -101,19 +116,90 @@ def train(folder, *flags, data_dir=SAMPLE_DATA, **options):
     return call(*training_command(folder, *flags, data_dir=data_dir), **options)
 
 
+def interrupt(command, by):
+    """Start a training command and send the signal `by` after its first validation; its standard error."""
+    script, *arguments = map(str, command)
+    running = subprocess.Popen(
+        [sys.executable, "-u", str(ROOT / script), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
+    )
+    for line in running.stdout:
+        if line.startswith("step 20"):
+            running.send_signal(by)
+            break
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == (130 if by == signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in errors
+    return errors
+
+
 def weights(path):
     """The weights in a checkpoint or SavedModel, one array after the other."""
-    from kws import checkpoints
-
     return [value for layer in checkpoints.read_weights(path) for _, value in sorted(layer.items())]
+
+
+def assert_same_weights(path, other):
+    for ours, theirs in zip(weights(path), weights(other), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def made_once(tmp_path_factory, name, make):
+    """The folder `name`, filled by make(folder) once in a run of the tests, by whichever worker is first."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the workers' folders lie in one
+        base = base.parent
+    folder, complete = base / name, base / f"{name}.complete"
+    with open(base / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            complete.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A folder in which train.py has run on the sample data."""
-    folder = tmp_path_factory.mktemp("train")
-    folder.joinpath("output.txt").write_text(train(folder).stdout)
-    return folder
+    return made_once(
+        tmp_path_factory,
+        "trained",
+        lambda folder: folder.joinpath("output.txt").write_text(train(folder).stdout),
+    )
+
+
+@pytest.fixture(scope="session")
+def tflite(trained, tmp_path_factory):
+    """One TFLite file of each kind, made from `trained`: {kind: path}."""
+    kinds = {
+        "fp32": ["--no-quantize"],
+        "int8 inside": [],
+        "int8": ["--inference_type", "int8"],
+        "int16": ["--inference_type", "int16"],
+    }
+
+    def make(folder):
+        for kind, flags in kinds.items():
+            command = ["convert_to_tflite.py", "--checkpoint", trained / "best", *DATA, *flags]
+            call(*command, "--output", folder / f"{kind}.tflite")
+
+    folder = made_once(tmp_path_factory, "tflite", make)
+    return {kind: folder / f"{kind}.tflite" for kind in kinds}
+
+
+# ---- settings and data ----
+
+
+def settings_flags(*typed):
+    """Typed flags as the scripts read them."""
+    parser = new_parser("")
+    input_data.add_arguments(parser)
+    models.add_arguments(parser)
+    return SettingsFlags.from_arguments(parser.parse_args(typed))
 
 
 @pytest.fixture(scope="session")
@@ -134,121 +220,45 @@ def data_options():
     return options
 
 
-DATA = ("--data_dir", SAMPLE_DATA)
-
-
-TC_RESNET = ("--model_architecture", "tc_resnet", "--model_size_info", "3", "8", "8")
-
-
-RECIPE = (
-    *("--batch_norm", "--learning_rate_schedule", "cosine", "--echo_factor", "2", "--speed_change", "10"),
-    *("--volume_change_db", "6", "--silence_volume", "0.5", "--training_unknown_percentage", "20"),
-)
-
-
-def interrupt(command, how):
-    """Start a training command and send the signal `how` after its first validation; its standard error."""
-    script, *arguments = map(str, command)
-    running = subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / script), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
-    )
-    for line in running.stdout:
-        if line.startswith("step 20"):
-            running.send_signal(how)
-            break
-    _, errors = running.communicate(timeout=60)
-    assert running.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
-    assert "Traceback" not in errors
-    return errors
+@pytest.fixture(scope="session")
+def sample(data_options, dnn_small):
+    """The sample data as DNN Small takes it."""
+    return input_data.open_data(data_options(), dnn_small)
 
 
 @pytest.fixture(scope="session")
-def distilled(trained, tmp_path_factory):
-    """A folder in which train.py has run with every flag of the recipe, taught by the model in `trained`."""
-    folder = tmp_path_factory.mktemp("distilled")
-    output = train(folder, "--teacher", trained / "best", *RECIPE).stdout
-    (folder / "output.txt").write_text(output)
-    return folder
+def test_set(sample, dnn_small):
+    """(features, labels) of the sample data's test partition."""
+    return input_data.features(sample.testing, dnn_small.front_end), sample.testing.label
 
 
-def clustering(checkpoint, folder):
-    """The command that clusters `checkpoint`, briefly."""
-    return [
-        *("optimisations.py", "--checkpoint", checkpoint, *DATA, "--train_dir", folder),
-        *("--how_many_training_steps", "40,20", "--eval_step_interval", "20"),
-    ]
+@pytest.fixture
+def long_recording(tmp_path, trained, data_options):
+    """Path of a recording of the sample data's words, and the words in it."""
+    settings = checkpoints.read_settings(trained / "best")
+    data = input_data.open_data(data_options(), settings)
+    recording = streaming.make_recording("x", data.training, data.noise, 1, [0], settings)
+    soundfile.write(tmp_path / "long.wav", recording.samples, RATE)
+    lines = [f"{seconds:.3f},{settings.labels[label]}\n" for seconds, label in recording.words]
+    (tmp_path / "words.csv").write_text("".join(lines))
+    return tmp_path / "long.wav", tmp_path / "words.csv", recording
 
 
-@pytest.fixture(scope="session")
-def clustered(trained, tmp_path_factory):
-    """A folder in which optimisations.py has run."""
-    folder = tmp_path_factory.mktemp("clustered")
-    result = call(*clustering(trained / "best", folder))
-    (folder / "output.txt").write_text(result.stdout)
-    return folder
-
-
-SPEAKERS = [f"{number:08x}" for number in range(40)]
-
-
-def write_wav(path, seconds=1.0, rate=RATE, channels=1, level=0.1):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    samples = level * np.random.default_rng(0).normal(size=(int(seconds * rate), channels))
-    soundfile.write(path, samples, rate, subtype="PCM_16", format="WAV")
+def write_wav(file, seconds=1.0):
+    """Write a recording of noise, one channel at RATE."""
+    samples = 0.1 * np.random.default_rng(0).normal(size=int(seconds * RATE))
+    soundfile.write(file, samples, RATE, subtype="PCM_16", format="WAV")
 
 
 def make_words(folder, words=("on", "off", "cat"), speakers=SPEAKERS):
-    """A small data set of noise."""
+    """A small data set of noise, the same in every clip."""
+    content = io.BytesIO()
+    write_wav(content)
     for word in words:
+        (folder / word).mkdir(parents=True, exist_ok=True)
         for speaker in speakers:
-            write_wav(folder / word / f"{speaker}_nohash_0.wav")
+            (folder / word / f"{speaker}_nohash_0.wav").write_bytes(content.getbuffer())
     return folder
-
-
-ON_OFF = Settings(wanted_words=("on", "off"))
-
-
-def open_sample(data_options, settings, **changes):
-    """The sample data, and the Augmentation with these flags."""
-    fields = {field.name for field in dataclasses.fields(Augmentation)}
-    options = {name: value for name, value in changes.items() if name not in fields}
-    variation = Augmentation(**{name: value for name, value in changes.items() if name in fields})
-    return input_data.open_data(data_options(**options), settings), variation
-
-
-def flags_of(*typed):
-    parser = new_parser("")
-    input_data.add_arguments(parser)
-    models.add_arguments(parser)
-    return SettingsFlags.from_arguments(parser.parse_args(typed))
-
-
-@pytest.fixture(scope="session")
-def tflite_files(trained, tmp_path_factory):
-    """One TFLite file of each kind: {kind: path}."""
-    folder = tmp_path_factory.mktemp("tflite")
-    kinds = {
-        "fp32": ["--no-quantize"],
-        "int8 inside": [],
-        "int8": ["--inference_type", "int8"],
-        "int16": ["--inference_type", "int16"],
-    }
-    paths = {kind: folder / f"{kind.replace(' ', '_')}.tflite" for kind in kinds}
-    for kind, path in paths.items():
-        base = ["--checkpoint", trained / "best", "--data_dir", SAMPLE_DATA, "--output", path]
-        call("convert_to_tflite.py", *base, *kinds[kind])
-    return paths
-
-
-@pytest.fixture(scope="session")
-def labelled_features(data_options, dnn_small):
-    """(features, labels) of the sample data's test partition, and the ranges that features have."""
-    data = input_data.open_data(data_options(), dnn_small)
-    return input_data.features(data.testing, dnn_small.front_end), data.testing.label
 
 
 def shipped_recordings(tmp_path, part):

@@ -33,11 +33,13 @@ def by_name(folder):
     return folder.name
 
 
+@pytest.mark.fast
 def test_there_is_a_file_of_each_kind():
     kinds = ["clustered_int8", "fp32", "int16", "int8"]
     assert [folder.name for folder in TFLITE_FOLDERS] == [f"tflite_{kind}" for kind in kinds]
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     "path",
     [
@@ -52,6 +54,7 @@ def test_every_shipped_form_carries_the_settings_of_dnn_small(path):
     assert checkpoints.read_settings(path) == EXPECTED
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("folder", TFLITE_FOLDERS, ids=by_name)
 def test_the_definition_describes_the_file(folder):
     stated, content = definition(folder), tflite_file(folder).read_bytes()
@@ -85,11 +88,13 @@ def test_an_npu_needs_what_is_stated(kind):
     assert build.npu_cost(tflite_file(folder)) == definition(folder)[build.NPU]
 
 
+@pytest.mark.fast
 def test_the_integer_files_are_small():
     assert definition(ARCHIVE / "TFLite" / "tflite_int8")["bytes"] <= 84_000
     assert definition(ARCHIVE / "TFLite" / "tflite_clustered_int8")["zipped_bytes"] <= 50_000
 
 
+@pytest.mark.fast
 def test_the_clustered_kernels_have_32_values():
     from ai_edge_litert.interpreter import Interpreter
 
@@ -103,6 +108,7 @@ def test_the_clustered_kernels_have_32_values():
     assert len(kernels) == 4 and all(len(np.unique(kernel)) <= 32 for kernel in kernels)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("folder", TFLITE_FOLDERS, ids=by_name)
 def test_the_regression_vectors_hold(folder):
     model = TFLiteModel(tflite_file(folder))
@@ -169,13 +175,14 @@ def test_the_stated_accuracies_are_measured_again(recordings, tmp_path):
             assert accuracy[f"tflite_{kind}", test_set] >= accuracy["tflite_fp32", test_set] - loss
 
 
-def test_the_sample_data_is_small_and_has_all_partitions(data_options, dnn_small):
+@pytest.mark.fast
+def test_the_sample_data_is_small_and_has_all_partitions(sample):
     files = [file for file in SAMPLE_DATA.rglob("*") if file.is_file() and ".pcm_cache" not in file.parts]
     assert sum(file.stat().st_size for file in files) < 8_000_000
-    data = input_data.open_data(data_options(), dnn_small)
-    assert all(len(getattr(data, partition)) for partition in input_data.PARTITIONS)
+    assert all(len(getattr(sample, partition)) for partition in input_data.PARTITIONS)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("folder", TFLITE_FOLDERS, ids=by_name)
 def test_the_readme_states_the_figures_of_the_definitions(folder):
     stated = definition(folder)

@@ -1,10 +1,12 @@
-"""Variation and noise of training clips."""
+"""Variation of training clips: shifts, speed, volume and noise, as the flags say."""
 
 import numpy as np
 import pytest
 
-from conftest import ON_OFF, RATE, open_sample
+from conftest import ON_OFF, RATE
 from kws.augmentation import Augmentation, Variations, augment, draw_variations
+
+pytestmark = pytest.mark.fast
 
 
 def augmented(data, chosen, variation, front_end):
@@ -12,14 +14,6 @@ def augmented(data, chosen, variation, front_end):
     silence = data.training.label[chosen] == 0
     drawn = draw_variations(variation, silence, front_end, np.random.default_rng(0))
     return augment(data.training.audio(chosen), drawn, data.noise)
-
-
-@pytest.mark.fast
-def test_without_augmentation_the_audio_is_the_clip(data_options, dnn_small):
-    data, variation = open_sample(data_options, dnn_small, time_shift_ms=0, background_frequency=0)
-    audio = augmented(data, np.array([3, 5]), variation, dnn_small.front_end)
-    expected = np.stack([data.training.samples(clip) for clip in (3, 5)]) / np.float32(32768)
-    np.testing.assert_array_equal(audio, expected)
 
 
 FRONT_END = ON_OFF.front_end
@@ -32,7 +26,13 @@ def varied(clip, count=200, noise=(), is_silence=False, **flags):
     return augment(np.tile(np.int16(clip), (count, 1)), drawn, list(noise))
 
 
-@pytest.mark.fast
+def test_without_augmentation_the_audio_is_the_clip(sample, dnn_small):
+    variation = Augmentation(time_shift_ms=0, background_frequency=0)
+    audio = augmented(sample, np.array([3, 5]), variation, dnn_small.front_end)
+    expected = np.stack([sample.training.samples(clip) for clip in (3, 5)]) / np.float32(32768)
+    np.testing.assert_array_equal(audio, expected)
+
+
 def test_shifts_go_both_ways_up_to_the_flag_and_fill_with_zeros():
     clip = np.arange(1, RATE + 1, dtype=np.int16)
     audio = varied(clip, 3000, time_shift_ms=100) * 32768
@@ -48,27 +48,22 @@ def test_shifts_go_both_ways_up_to_the_flag_and_fill_with_zeros():
     assert abs(np.mean(shifts)) < 60
 
 
-@pytest.mark.fast
-def test_noise_comes_as_often_and_as_loud_as_the_flags_say(data_options, dnn_small):
-    data, variation = open_sample(
-        data_options, dnn_small, time_shift_ms=0, background_frequency=0.6, background_volume=0.2
-    )
-    silence = np.flatnonzero(data.training.label == 0)
-    audio = augmented(data, np.resize(silence, 2000), variation, dnn_small.front_end)
+def test_noise_comes_as_often_and_as_loud_as_the_flags_say(sample, dnn_small):
+    variation = Augmentation(time_shift_ms=0, background_frequency=0.6, background_volume=0.2)
+    silence = np.flatnonzero(sample.training.label == 0)
+    audio = augmented(sample, np.resize(silence, 2000), variation, dnn_small.front_end)
     noisy = audio.any(1)
     assert abs(noisy.mean() - 0.6) < 0.04
-    loudest = max(np.abs(recording).max() for recording in data.noise)
+    loudest = max(np.abs(recording).max() for recording in sample.noise)
     assert 0.9 * 0.2 * loudest < np.abs(audio).max() <= 0.2 * loudest
 
 
-@pytest.mark.fast
 def test_the_sum_of_clip_and_noise_is_clipped():
     noise = [np.ones(2 * RATE, np.float32)]
     audio = varied(np.full(RATE, 32767), 1, noise, background_volume=1.0, background_frequency=1.0)
     assert audio.max() == 1
 
 
-@pytest.mark.fast
 def test_speed_changes_pitch_and_length_by_up_to_the_flag():
     time = np.arange(RATE) / RATE - 0.5
     tone = 10000 * np.sin(2 * np.pi * 400 * time) * (abs(time) < 0.2)
@@ -79,7 +74,6 @@ def test_speed_changes_pitch_and_length_by_up_to_the_flag():
     np.testing.assert_allclose(lengths * hertz / 400, 1, atol=0.02)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("speed", "expected"),
     [
@@ -95,22 +89,19 @@ def test_speed_keeps_the_middle_and_fills_the_ends_with_zeros(speed, expected):
     np.testing.assert_allclose(audio * 32768 / 100, expected, atol=1e-5)
 
 
-@pytest.mark.fast
 def test_volume_changes_by_up_to_the_flag():
     audio = varied(np.full(RATE, 1000), volume_change_db=6)
     decibels = 20 * np.log10(audio[:, 0] / (1000 / 32768))
     assert -6 < decibels.min() < -5.7 and 5.7 < decibels.max() < 6 and abs(decibels.mean()) < 0.6
 
 
-@pytest.mark.fast
-def test_silence_has_a_volume_of_its_own(data_options, dnn_small):
-    data, variation = open_sample(
-        data_options, dnn_small, silence_volume=0.9, background_volume=0, time_shift_ms=0
-    )
-    chosen = np.arange(len(data.training))
-    audio = augmented(data, chosen, variation, dnn_small.front_end) * 32768
+def test_silence_has_a_volume_of_its_own(sample, dnn_small):
+    variation = Augmentation(silence_volume=0.9, background_volume=0, time_shift_ms=0)
+    chosen = np.arange(len(sample.training))
+    audio = augmented(sample, chosen, variation, dnn_small.front_end) * 32768
     loud = [
-        (np.abs(now - data.training.samples(clip)) > 1).any() for clip, now in zip(chosen, audio, strict=True)
+        (np.abs(now - sample.training.samples(clip)) > 1).any()
+        for clip, now in zip(chosen, audio, strict=True)
     ]
-    assert np.mean(np.array(loud)[data.training.label == 0]) > 0.5
-    assert not np.any(np.array(loud)[data.training.label > 0])
+    assert np.mean(np.array(loud)[sample.training.label == 0]) > 0.5
+    assert not np.any(np.array(loud)[sample.training.label > 0])

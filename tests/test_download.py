@@ -1,4 +1,4 @@
-"""Archives over HTTP, whole, broken and hostile."""
+"""Archives over HTTP: downloaded, verified, extracted."""
 
 import hashlib
 import io
@@ -14,6 +14,8 @@ from conftest import ON_OFF, SPEAKERS, make_words, web_server
 from kws import download
 from kws.cli import UserError
 from kws.settings import Settings
+
+pytestmark = pytest.mark.fast
 
 
 @pytest.fixture
@@ -34,7 +36,6 @@ def pack(tmp_path, name="words.tar.gz", members=()):
     return tmp_path / "www" / name
 
 
-@pytest.mark.fast
 def test_an_archive_is_downloaded_extracted_and_not_needed_again(tmp_path, server, data_options):
     archive = pack(tmp_path)
     args = data_options(data_dir=tmp_path / "data", data_url=f"{server}/words.tar.gz")
@@ -44,7 +45,6 @@ def test_an_archive_is_downloaded_extracted_and_not_needed_again(tmp_path, serve
     assert input_data.open_data(args, ON_OFF).training.names == first.training.names
 
 
-@pytest.mark.fast
 def test_an_archive_that_lies_there_already_is_used(tmp_path, server, data_options):
     archive = pack(tmp_path)
     (tmp_path / "data").mkdir()
@@ -53,37 +53,6 @@ def test_an_archive_that_lies_there_already_is_used(tmp_path, server, data_optio
     assert len(input_data.open_data(args, ON_OFF).training)
 
 
-@pytest.mark.fast
-def test_a_wrong_hash_leaves_nothing_behind(tmp_path, server, monkeypatch):
-    pack(tmp_path)
-    url = f"{server}/words.tar.gz"
-    monkeypatch.setitem(download.SHA256, url, hashlib.sha256(b"something else").hexdigest())
-    with pytest.raises(UserError, match="cannot download .*hash"):
-        download.prepare_recordings(tmp_path / "data", url)
-    assert os.listdir(tmp_path / "data") == [".lock"]
-
-
-@pytest.mark.fast
-def test_a_wrong_archive_that_lies_there_already_is_an_error_and_stays(tmp_path, server, monkeypatch):
-    (tmp_path / "data").mkdir()
-    shutil.copy(pack(tmp_path), tmp_path / "data")
-    url = f"{server}/words.tar.gz"
-    monkeypatch.setitem(download.SHA256, url, hashlib.sha256(b"something else").hexdigest())
-    with pytest.raises(UserError, match="is not the published archive"):
-        download.prepare_recordings(tmp_path / "data", url)
-    assert (tmp_path / "data" / "words.tar.gz").exists()
-
-
-@pytest.mark.fast
-def test_what_a_killed_download_left_is_in_nobodys_way(tmp_path, server):
-    pack(tmp_path)
-    (tmp_path / "data" / download.DOWNLOADS_FOLDER).mkdir(parents=True)
-    (tmp_path / "data" / download.DOWNLOADS_FOLDER / "tmpabc").write_bytes(b"half")
-    folder = download.prepare_recordings(tmp_path / "data", f"{server}/words.tar.gz")
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "cat", "off", "on"]
-
-
-@pytest.mark.fast
 def test_an_archive_with_one_folder_around_the_words_says_where_they_are(tmp_path, server):
     make_words(tmp_path / "source" / "outer", speakers=SPEAKERS[:1])
     with tarfile.open(tmp_path / "www" / "words.tar.gz", "w:gz") as tar:
@@ -92,7 +61,6 @@ def test_an_archive_with_one_folder_around_the_words_says_where_they_are(tmp_pat
         download.prepare_recordings(tmp_path / "data", f"{server}/words.tar.gz")
 
 
-@pytest.mark.fast
 def test_the_canonical_test_set_is_downloaded_where_its_folder_is_missing(tmp_path, server, monkeypatch):
     url = f"{server}/speech_commands_test_set_v0.02.tar.gz"
     monkeypatch.setattr(input_data, "TEST_SET_URL", url)
@@ -105,7 +73,6 @@ def test_the_canonical_test_set_is_downloaded_where_its_folder_is_missing(tmp_pa
         input_data.open_test_dir(tmp_path / "my_tests", words)
 
 
-@pytest.mark.fast
 def test_a_right_hash_is_accepted(tmp_path, server, monkeypatch):
     archive = pack(tmp_path)
     url = f"{server}/words.tar.gz"
@@ -113,7 +80,33 @@ def test_a_right_hash_is_accepted(tmp_path, server, monkeypatch):
     assert download.word_folders(download.prepare_recordings(tmp_path / "data", url)) == ["cat", "off", "on"]
 
 
-@pytest.mark.fast
+def test_a_wrong_hash_leaves_nothing_behind(tmp_path, server, monkeypatch):
+    pack(tmp_path)
+    url = f"{server}/words.tar.gz"
+    monkeypatch.setitem(download.SHA256, url, hashlib.sha256(b"something else").hexdigest())
+    with pytest.raises(UserError, match="cannot download .*hash"):
+        download.prepare_recordings(tmp_path / "data", url)
+    assert os.listdir(tmp_path / "data") == [".lock"]
+
+
+def test_a_wrong_archive_that_lies_there_already_is_an_error_and_stays(tmp_path, server, monkeypatch):
+    (tmp_path / "data").mkdir()
+    shutil.copy(pack(tmp_path), tmp_path / "data")
+    url = f"{server}/words.tar.gz"
+    monkeypatch.setitem(download.SHA256, url, hashlib.sha256(b"something else").hexdigest())
+    with pytest.raises(UserError, match="is not the published archive"):
+        download.prepare_recordings(tmp_path / "data", url)
+    assert (tmp_path / "data" / "words.tar.gz").exists()
+
+
+def test_what_a_killed_download_left_is_in_nobodys_way(tmp_path, server):
+    pack(tmp_path)
+    (tmp_path / "data" / download.DOWNLOADS_FOLDER).mkdir(parents=True)
+    (tmp_path / "data" / download.DOWNLOADS_FOLDER / "tmpabc").write_bytes(b"half")
+    folder = download.prepare_recordings(tmp_path / "data", f"{server}/words.tar.gz")
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "cat", "off", "on"]
+
+
 def test_a_broken_archive_leaves_nothing_behind_and_the_next_run_downloads_again(tmp_path, server):
     archive = pack(tmp_path)
     whole = archive.read_bytes()
@@ -125,7 +118,6 @@ def test_a_broken_archive_leaves_nothing_behind_and_the_next_run_downloads_again
     download.prepare_recordings(tmp_path / "data", f"{server}/words.tar.gz")
 
 
-@pytest.mark.fast
 def test_an_interrupted_extraction_is_done_again(tmp_path, server):
     pack(tmp_path)
     folder = download.prepare_recordings(tmp_path / "data", f"{server}/words.tar.gz")
@@ -135,7 +127,6 @@ def test_an_interrupted_extraction_is_done_again(tmp_path, server):
     assert download.word_folders(folder) == ["cat", "off", "on"]
 
 
-@pytest.mark.fast
 def test_no_server_and_no_page_are_one_clear_line(tmp_path, server):
     for url in (f"{server}/nothing.tar.gz", "http://127.0.0.1:9/words.tar.gz"):
         with pytest.raises(UserError, match="cannot download"):
@@ -160,7 +151,6 @@ MISCHIEF = {
 }
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("kind", MISCHIEF)
 def test_an_archive_with_mischief_is_refused(tmp_path, server, kind):
     pack(tmp_path, members=[MISCHIEF[kind]])

@@ -1,4 +1,4 @@
-"""evaluation.py as a user calls it, on the sample data."""
+"""evaluation.py as a user calls it, on clips and on long recordings."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from conftest import DATA, ROOT, SAMPLE_DATA, call
+from conftest import DATA, ROOT, SAMPLE_DATA, assert_one_clear_line, call
 from kws.tflite import zipped_size
 
 
@@ -72,3 +72,30 @@ def test_a_folder_laid_out_like_the_canonical_test_set_is_evaluated(trained, tmp
     result = call("evaluation.py", "--checkpoint", trained / "best", "--test_dir", tmp_path, *DATA)
     assert re.search(rf"test_dir, the clips in {tmp_path.name}: accuracy .*, N = 75", result.stdout)
     assert "no recordings of up, down" in result.stderr
+
+
+def test_a_tflite_file_that_does_not_exist(tmp_path):
+    result = call("evaluation.py", "--tflite_path", tmp_path / "none.tflite", *DATA, check=False)
+    assert_one_clear_line(result, tmp_path / "none.tflite", "does not exist")
+
+
+# ---- long recordings ----
+
+
+def test_a_stream_is_evaluated_at_the_threshold_chosen_on_another(trained, tmp_path):
+    flags = [*DATA, "--stream", "--stream_minutes", "1", "--json", tmp_path / "x.json"]
+    output = call("evaluation.py", "--checkpoint", trained / "best", *flags).stdout
+    assert "validation, 1.0 minutes" in output and "testing, 1.0 minutes" in output
+    (result,) = json.loads((tmp_path / "x.json").read_text()).values()
+    assert result["validation"]["chosen_threshold"] == result["testing"]["chosen_threshold"]
+    alarms = [outcome["false_alarms"] for outcome in result["testing"]["outcomes"]]
+    assert alarms[0] > alarms[-1]
+
+
+def test_a_given_recording_is_evaluated_with_its_words(trained, long_recording):
+    path, words, recording = long_recording
+    command = ["evaluation.py", "--checkpoint", trained / "best", "--stream_wav", path]
+    output = call(*command, "--stream_words", words).stdout
+    assert f"{path}, 1.0 minutes with {len(recording.words)} words" in output
+    words.write_text("1.0,yes\nsoon,no\n")
+    assert_one_clear_line(call(*command, "--stream_words", words, check=False), "line 2", "seconds,word")

@@ -12,7 +12,8 @@ import convert_to_tflite
 import export_c
 import input_data
 import models
-from conftest import ROOT, SHIPPED_INT8, assert_one_clear_line, call, shipped_recordings
+from conftest import ROOT, SHIPPED, SHIPPED_INT8, assert_one_clear_line, call, shipped_recordings
+from kws.cli import UserError
 from kws.features import mfcc
 from kws.settings import Settings
 from kws.tflite import TFLiteModel, embed_settings, quantize
@@ -20,16 +21,20 @@ from kws.tflite import TFLiteModel, embed_settings, quantize
 STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror"]
 
 
+@pytest.fixture(scope="session")
+def c_tools():
+    """Skips tests where C cannot be compiled."""
+    if not (shutil.which("cc") and shutil.which("make")):
+        pytest.skip("cc or make not installed")
+
+
 def needs(*programs):
     absent = [program for program in programs if shutil.which(program) is None]
     return pytest.mark.skipif(bool(absent), reason=f"{', '.join(absent)} not installed")
 
 
-pytestmark = needs("cc", "make")
-
-
 @pytest.fixture(scope="module")
-def shipped(tmp_path_factory):
+def shipped(tmp_path_factory, c_tools):
     """The shipped int8 model's module, and the model."""
     folder = tmp_path_factory.mktemp("c") / "kws"
     call("export_c.py", SHIPPED_INT8, "--output", folder)
@@ -62,9 +67,8 @@ class Module:
         return state[: settings.feature_count]
 
 
-def recordings(data_options, settings):
+def recordings(data, settings):
     """Speech, silence, and noise from quiet to full scale, int16 [clips, clip_samples]."""
-    data = input_data.open_data(data_options(), settings)
     speech = [clips.samples(clip) for clips in (data.training, data.testing) for clip in range(len(clips))]
     rng = np.random.default_rng(0)
     noise = [
@@ -77,9 +81,9 @@ def recordings(data_options, settings):
     return np.concatenate([speech, noise, square, silence]).astype(np.int16)
 
 
-def test_features_and_labels_are_those_of_the_pc(shipped, data_options, dnn_small):
+def test_features_and_labels_are_those_of_the_pc(shipped, sample, dnn_small):
     module, model = shipped
-    clips = recordings(data_options, dnn_small)
+    clips = recordings(sample, dnn_small)
     assert len(clips) >= 500
     expected = mfcc(clips / np.float32(32768), dnn_small.front_end)
     frames = clips[:, : 25 * 640].reshape(-1, 640)
@@ -114,6 +118,7 @@ def test_labels_of_real_speech_are_those_of_the_pc(shipped, tmp_path, dnn_small)
     assert len(clips) > 2000 and (np.array(found) == expected).mean() >= 0.999
 
 
+@pytest.mark.usefixtures("c_tools")
 @pytest.mark.parametrize(("window_ms", "stride_ms"), [(40, 40), (40, 20), (30, 10), (20, 25)])
 def test_a_stream_gives_the_features_of_its_last_clip(tmp_path, window_ms, stride_ms):
     settings = Settings(
@@ -143,17 +148,16 @@ def test_the_module_checks_itself_without_undefined_behaviour(shipped):
     assert "4 of 4 clips as on the PC" in result.stdout
 
 
-def test_the_module_names_what_is_said_in_files_and_notices_wrong_scores(shipped, data_options, dnn_small):
+def test_the_module_names_the_words_in_files_and_notices_wrong_scores(shipped, sample, dnn_small):
     module, model = shipped
-    data = input_data.open_data(data_options(), dnn_small)
-    samples = data.testing.samples(0)
+    samples = sample.testing.samples(0)
     (module.folder / "x.raw").write_bytes(samples.astype("<i2").tobytes())
     subprocess.run(["make", "-B", "-C", module.folder, "kws"], check=True, capture_output=True)
-    said = subprocess.run(
+    output = subprocess.run(
         [module.folder / "kws", module.folder / "x.raw"], capture_output=True, text=True
     ).stdout
-    heard = model.predict(input_data.features(data.testing.take([0]), dnn_small.front_end))[0]
-    assert said.startswith(f"{module.folder / 'x.raw'}: {dnn_small.labels[heard.argmax()]} ")
+    predicted = model.predict(input_data.features(sample.testing.take([0]), dnn_small.front_end))[0]
+    assert output.startswith(f"{module.folder / 'x.raw'}: {dnn_small.labels[predicted.argmax()]} ")
     shutil.copytree(module.folder, module.folder / "wrong")
     table = (module.folder / "kws_model.c").read_text().replace("bias_3[] = {\n    ", "bias_3[] = {\n    1")
     (module.folder / "wrong" / "kws_model.c").write_text(table)
@@ -162,7 +166,7 @@ def test_the_module_names_what_is_said_in_files_and_notices_wrong_scores(shipped
 
 
 @needs("arm-none-eabi-gcc", "qemu-system-arm")
-def test_emulated_microcontrollers_hear_what_the_pc_hears(shipped):
+def test_emulated_microcontrollers_predict_what_the_pc_predicts(shipped):
     module, _ = shipped
     result = subprocess.run(
         ["make", "-C", module.folder, "m4", "m55", "qemu"], capture_output=True, text=True, timeout=300
@@ -188,7 +192,7 @@ def test_cmsis_nn_is_called_with_what_the_layers_are(shipped, tmp_path, targets)
     assert all(b"arm_fully_connected_s8" in path.read_bytes() for path in programs)
 
 
-def test_cmsis_dsp_computes_the_same_features(shipped, data_options, dnn_small):
+def test_cmsis_dsp_computes_the_same_features(shipped, sample, dnn_small):
     dsp = pytest.importorskip("cmsisdsp")
     folder = shipped[0].folder
     names = [f"kws_dsp_{name}" for name in ("dct", "positions", "lengths", "filters", "window")]
@@ -208,7 +212,7 @@ def test_cmsis_dsp_computes_the_same_features(shipped, data_options, dnn_small):
     ]
     instance = dsp.arm_mfcc_instance_f32()
     assert dsp.arm_mfcc_init_f32(instance, 1024, 40, 10, *tables) == 0
-    clips = recordings(data_options, dnn_small) / np.float32(32768)
+    clips = recordings(sample, dnn_small) / np.float32(32768)
     assert len(clips) >= 500
     frames = np.pad(clips[:, : 25 * 640].reshape(-1, 640), [(0, 0), (0, 1024 - 640)])
     found = np.stack([dsp.arm_mfcc_f32(instance, frame, np.zeros(2050, np.float32)) for frame in frames])
@@ -217,11 +221,33 @@ def test_cmsis_dsp_computes_the_same_features(shipped, data_options, dnn_small):
     np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-3)
 
 
+@pytest.mark.fast
 def test_multipliers_are_the_nearest_of_31_bits():
     for scale in (0.0272, 0.5, 1 - 1e-12, 1.7, 1e-6):
         multiplier, shift = export_c.multiplier_and_shift(scale)
         assert 2**30 <= multiplier < 2**31
         assert multiplier * 2.0 ** (shift - 31) == pytest.approx(scale, rel=2**-30)
+
+
+@pytest.mark.fast
+def test_the_tables_hold_what_the_header_and_the_network_say(dnn_small):
+    network = export_c.read_network(SHIPPED_INT8.read_bytes(), SHIPPED_INT8)
+    sizes = dict(re.findall(r"#define KWS_(\w+) (\S+)", export_c.header(network, dnn_small)))
+    assert [sizes[name] for name in ("FRAMES", "COEFFICIENTS", "LABELS", "LAYERS")] == ["25", "10", "12", "4"]
+    tables = export_c.tables(network, dnn_small)
+    arrays = dict(re.findall(r" (\w+)\[[^=]*\] = {\n(.*?)};\n", tables, re.S))
+    for number, layer in enumerate(network.layers):
+        weights = np.array(arrays[f"weights_{number}"].replace(",", " ").split(), int)
+        np.testing.assert_array_equal(weights, layer.weights.ravel())
+    for name, count in (("kws_window", int(sizes["WINDOW"])), ("kws_dct", 10 * 40), ("kws_softmax", 256)):
+        assert arrays[name].count(",") == count
+    assert arrays["kws_bins"].count("{") == int(sizes["BINS"])
+
+
+@pytest.mark.fast
+def test_a_float_model_cannot_be_exported():
+    with pytest.raises(UserError, match="--inference_type int8"):
+        export_c.read_network(SHIPPED["fp32"].read_bytes(), SHIPPED["fp32"])
 
 
 BOARD = """
@@ -236,17 +262,17 @@ void led(int on) { if (on) printf("%d\\n", now); }
 """
 
 
-def test_the_readme_lights_an_led_at_a_word(shipped, tmp_path, data_options, dnn_small):
+def test_the_readme_lights_an_led_at_a_word(shipped, tmp_path, sample, dnn_small):
     module, model = shipped
     (program,) = re.findall("```c\n(.*?)```", (ROOT / "c" / "README.md").read_text(), re.S)
     (tmp_path / "board.c").write_text(program + BOARD)
     sources = [module.folder / name for name in ("kws_features.c", "kws_nn.c", "kws_model.c")]
     board = [tmp_path / "board.c", "-I", module.folder, *sources, "-lm"]
     subprocess.run(["cc", *STRICT, "-o", tmp_path / "board", *board], check=True)
-    clips = input_data.open_data(data_options(), dnn_small).training
-    heard = model.predict(input_data.features(clips, dnn_small.front_end)).argmax(1)
+    clips = sample.training
+    predicted = model.predict(input_data.features(clips, dnn_small.front_end)).argmax(1)
     (yes, no) = (
-        next(clip for clip in range(len(clips)) if clips.label[clip] == heard[clip] == label)
+        next(clip for clip in range(len(clips)) if clips.label[clip] == predicted[clip] == label)
         for label in map(dnn_small.labels.index, ("yes", "no"))
     )
     pause = np.zeros(2 * 16000, np.int16)
@@ -257,10 +283,9 @@ def test_the_readme_lights_an_led_at_a_word(shipped, tmp_path, data_options, dnn
 
 
 def test_other_models_are_refused_in_one_line(tmp_path):
-    floating = SHIPPED_INT8.parent.parent / "tflite_fp32" / "dnn_small_fp32.tflite"
     keras_file = ROOT / "model_archive" / "model_source" / "dnn_small.keras"
     for model, *parts in (
-        (floating, "--inference_type int8"),
+        (SHIPPED["fp32"], "--inference_type int8"),
         (tmp_path / "none.tflite", "none.tflite"),
         (keras_file, "is not a TFLite model"),
     ):

@@ -1,5 +1,5 @@
 """Killed at any moment, a run leaves nothing that keeps the same command from ending like an undisturbed one;
-and two runs at once do not disturb each other.
+two runs at once do not disturb each other; and a full disk leaves nothing half.
 
 KILLS says how often to kill each command; the moments are random, but the same in every run of the tests.
 """
@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,7 +17,20 @@ import time
 import numpy as np
 import pytest
 
-from conftest import ROOT, SAMPLE_DATA, WEIGHTS, QuietHandler, call, training_command, web_server, weights
+from conftest import (
+    DATA,
+    ROOT,
+    SAMPLE_DATA,
+    WEIGHTS,
+    QuietHandler,
+    assert_one_clear_line,
+    call,
+    train,
+    training_command,
+    web_server,
+    weights,
+)
+from kws import checkpoints
 
 COUNT = int(os.environ.get("KILLS", "4"))
 WORDS = ("yes", "no", "up")
@@ -158,8 +172,63 @@ def test_what_tensorflow_leaves_when_killed_while_saving_goes(tmp_path):
 
 def test_conversion(tmp_path):
     def command(folder):
-        flags = ["--data_dir", SAMPLE_DATA, "--checkpoint", WEIGHTS, "--inference_type", "int8"]
+        flags = [*DATA, "--checkpoint", WEIGHTS, "--inference_type", "int8"]
         folder.mkdir(exist_ok=True)
         return ["convert_to_tflite.py", "--output", folder / "x.tflite", *flags]
 
     survives_kills(command, files, tmp_path)
+
+
+# ---- full disks ----
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system with 700 kB; skips where none can be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_clear_line_and_the_best_checkpoint_stays_whole(small_disk, trained):
+    result = train(small_disk / "train", check=False)
+    assert_one_clear_line(result, "No space left on device", small_disk)
+    checkpoints.load_checkpoint(small_disk / "train" / "best")
+
+
+def test_a_full_disk_leaves_no_half_cache(small_disk):
+    for word in ("yes", "no"):
+        shutil.copytree(SAMPLE_DATA / word, small_disk / word)
+    result = call("input_data.py", "--data_dir", small_disk, "--wanted_words", "yes,no", check=False)
+    assert_one_clear_line(result, "No space left on device", small_disk)
+    assert [path.name for path in (small_disk / ".pcm_cache").iterdir()] == ["lock"]
+
+
+def test_a_full_disk_while_extracting_keeps_the_archive(small_disk, tmp_path):
+    archive = small_disk / "words.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for word in ("yes", "no", "up"):
+            tar.add(SAMPLE_DATA / word, arcname=word)
+    size = archive.stat().st_size
+    result = call(
+        "input_data.py",
+        "--data_dir",
+        small_disk,
+        "--data_url",
+        "http://127.0.0.1:9/words.tar.gz",
+        check=False,
+    )
+    assert result.returncode == 2 and "No space left on device" in result.stderr.splitlines()[-1]
+    assert archive.stat().st_size == size
+    assert not (small_disk / "yes").exists()
+
+
+def test_a_full_disk_leaves_no_half_model(small_disk, trained):
+    (small_disk / "fill").write_bytes(bytes(650_000))
+    flags = ["--checkpoint", trained / "best", *DATA, "--output", small_disk / "x.tflite"]
+    assert_one_clear_line(call("convert_to_tflite.py", *flags, check=False), "x.tflite: No space left")
+    assert [path.name for path in small_disk.iterdir()] == ["fill"]

@@ -1,69 +1,77 @@
-"""MFCC features, with TensorFlow's ops as the reference."""
+"""MFCCs of a clip: the same bits whatever the other clips, and however the clips are divided."""
 
 import numpy as np
 import pytest
-import soundfile
 
 import input_data
-import plain
-from conftest import RATE, SAMPLE_DATA
-from kws.features import mfcc
-from kws.settings import Settings
+from kws import features
+from kws.features import FrontEnd, mfcc
 
+pytestmark = pytest.mark.fast
 
-def tensorflow_mfcc(audio, settings):
-    """The same features by TensorFlow's own ops, clip by clip."""
-    return np.array([plain.mfcc(samples, settings).numpy() for samples in audio])
-
-
-def sample_speech():
-    files = sorted(SAMPLE_DATA.glob("[a-z]*/*.flac"))[::7]
-    return np.stack([np.resize(soundfile.read(file, dtype="float32")[0], RATE) for file in files])
-
-
-def sine(hz):
-    return np.sin(2 * np.pi * hz * np.arange(RATE) / RATE)[None].astype(np.float32)
-
-
-AUDIO = {
-    "speech": sample_speech,
-    "quiet speech": lambda: sample_speech() / 1000,
-    "silence": lambda: np.zeros((2, RATE), np.float32),
-    "full-scale noise": lambda: np.random.default_rng(0).uniform(-1, 1, (50, RATE)).astype(np.float32),
-    "one bit of noise": lambda: (np.random.default_rng(0).integers(0, 2, (5, RATE)) / 32768).astype(
-        np.float32
-    ),
-    "a full-scale square wave": lambda: np.sign(sine(100.5)),
+FRONT_ENDS = {
+    "dnn small": FrontEnd(16000, 16000, 640, 640, 10),
+    "defaults": FrontEnd(16000, 16000, 480, 160, 40),
+    "window of a power of two": FrontEnd(16000, 16000, 512, 256, 13),
+    "8 kHz": FrontEnd(8000, 8000, 320, 160, 40),
+    "one frame": FrontEnd(16000, 16000, 16000, 16000, 10),
+    "three frames": FrontEnd(16000, 8000, 2000, 2500, 1),
 }
 
 
-@pytest.mark.parametrize("kind", AUDIO)
-@pytest.mark.parametrize(
-    "settings",
-    [
-        Settings(window_size_ms=40, window_stride_ms=40, dct_coefficient_count=10),
-        Settings(),
-        Settings(window_size_ms=32, window_stride_ms=16, dct_coefficient_count=13),
-    ],
-    ids=["dnn small", "defaults", "window of a power of two"],
-)
-def test_mfcc_is_that_of_tensorflows_ops(kind, settings):
-    audio = AUDIO[kind]()
-    expected = tensorflow_mfcc(audio, settings)
-    found = mfcc(audio, settings.front_end)
-    assert found.shape == (len(audio), settings.feature_count)
-    assert np.abs(found - expected).max() < 2e-4
+def clips_of(front_end, count=23):
+    noise = np.random.default_rng(0).normal(scale=3000, size=(count, front_end.clip_samples))
+    return noise.astype(np.int16)
 
 
-def test_mfcc_of_another_rate_is_that_of_tensorflows_ops():
-    settings = Settings(sample_rate=8000, window_size_ms=40, window_stride_ms=20)
-    audio = np.random.default_rng(0).uniform(-1, 1, (5, 8000)).astype(np.float32)
-    assert np.abs(mfcc(audio, settings.front_end) - tensorflow_mfcc(audio, settings)).max() < 2e-4
+@pytest.fixture(params=FRONT_ENDS)
+def front_end(request):
+    return FRONT_ENDS[request.param]
 
 
-@pytest.mark.fast
-def test_features_of_clips_are_the_mfcc_of_their_samples(data_options, dnn_small):
-    clips = input_data.open_data(data_options(), dnn_small).validation
+@pytest.mark.parametrize("part", [1, 2, 3, 5, 8, 22])
+def test_bits_do_not_depend_on_the_division_into_calls(front_end, part):
+    audio = clips_of(front_end)
+    parts = [mfcc(audio[first : first + part], front_end) for first in range(0, len(audio), part)]
+    np.testing.assert_array_equal(np.concatenate(parts), mfcc(audio, front_end))
+
+
+@pytest.mark.parametrize("at_once", [1, 25, 80, 10_000])
+def test_bits_do_not_depend_on_the_division_within_a_call(front_end, at_once, monkeypatch):
+    audio = clips_of(front_end)
+    expected = mfcc(audio, front_end)
+    monkeypatch.setattr(features, "FRAMES_AT_ONCE", at_once)
+    np.testing.assert_array_equal(mfcc(audio, front_end), expected)
+
+
+def test_bits_do_not_depend_on_order_or_on_where_the_samples_lie(front_end):
+    audio = clips_of(front_end)
+    expected = mfcc(audio, front_end)
+    np.testing.assert_array_equal(mfcc(audio[::-1], front_end)[::-1], expected)
+    shifted = np.empty(audio.size + 1, np.int16)[1:].reshape(audio.shape)
+    shifted[:] = audio
+    np.testing.assert_array_equal(mfcc(shifted, front_end), expected)
+
+
+def test_int16_and_float_of_full_scale_one_have_the_same_bits(front_end):
+    audio = clips_of(front_end)
+    np.testing.assert_array_equal(mfcc(audio / np.float32(32768), front_end), mfcc(audio, front_end))
+
+
+def test_features_go_where_they_are_asked_to(front_end):
+    audio = clips_of(front_end)
+    target = np.full((25, front_end.feature_count), np.nan, np.float32)
+    assert mfcc(audio, front_end, target[1:-1]).base is target
+    np.testing.assert_array_equal(target[1:-1], mfcc(audio, front_end))
+    assert np.isnan(target[[0, -1]]).all()
+
+
+def test_no_clips_have_no_features(front_end):
+    assert mfcc(clips_of(front_end, 0), front_end).shape == (0, front_end.feature_count)
+
+
+def test_features_of_clips_are_the_mfcc_of_their_samples(sample, dnn_small):
+    clips = sample.validation
     audio = np.stack([clips.samples(clip) for clip in range(len(clips))]) / np.float32(32768)
     expected = mfcc(audio, dnn_small.front_end)
     np.testing.assert_allclose(input_data.features(clips, dnn_small.front_end), expected, rtol=0, atol=2e-5)

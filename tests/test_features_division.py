@@ -6,6 +6,8 @@ import pytest
 from kws import features
 from kws.features import FrontEnd, mfcc
 
+pytestmark = pytest.mark.fast
+
 FRONT_ENDS = {
     "dnn small": FrontEnd(16000, 16000, 640, 640, 10),
     "defaults": FrontEnd(16000, 16000, 480, 160, 40),

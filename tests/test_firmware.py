@@ -9,13 +9,13 @@ import pytest
 import convert_to_tflite
 import input_data
 import models
-from conftest import ROOT, SAMPLE_DATA, WEIGHTS, assert_one_clear_line, call
+from conftest import DATA, ROOT, WEIGHTS, assert_one_clear_line, call
 from kws import firmware
 from kws.settings import Settings
 from kws.tflite import TFLiteModel, quantize
 
 ARCHIVE = ROOT / "model_archive" / "TFLite"
-INT8 = ("--checkpoint", WEIGHTS, "--data_dir", SAMPLE_DATA, "--inference_type", "int8")
+INT8 = ("--checkpoint", WEIGHTS, *DATA, "--inference_type", "int8")
 
 
 @pytest.mark.parametrize(("suffix", "compiler"), [("c", "cc"), ("cc", "c++")])
@@ -58,6 +58,7 @@ def test_vela_wants_integers(tmp_path):
     assert_one_clear_line(result, "--vela needs an integer model")
 
 
+@pytest.mark.fast
 def test_the_lines_that_register_operators():
     assert firmware.resolver(["AVERAGE_POOL_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"]).splitlines() == [
         "tflite::MicroMutableOpResolver<3> resolver;",
@@ -82,10 +83,10 @@ def on_micro(tflite, features):
     return np.array(found, np.float64), np.array(expected, np.float64)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("tflite", sorted(ARCHIVE.glob("*/*.tflite")), ids=lambda path: path.stem)
-def test_tensorflow_lite_micro_predicts_the_same(tflite, data_options, dnn_small):
-    data = input_data.open_data(data_options(), dnn_small)
-    micro, litert = on_micro(tflite, input_data.features(data.testing, dnn_small.front_end))
+def test_tensorflow_lite_micro_predicts_the_same(tflite, sample, dnn_small):
+    micro, litert = on_micro(tflite, input_data.features(sample.testing, dnn_small.front_end))
     assert (micro.argmax(1) == litert.argmax(1)).mean() >= 0.95 and len(set(micro.argmax(1))) > 5
 
 

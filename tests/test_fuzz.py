@@ -116,6 +116,7 @@ def test_tflite_files(tmp_path):
     in_a_process(survives, read, content, tmp_path, "x.tflite", 3000)
 
 
+@pytest.mark.fast
 def test_tflite_files_to_export(tmp_path):
     def read(path):
         network = export_c.read_network(path.read_bytes(), path)

@@ -1,4 +1,4 @@
-"""Partitions, labels, and folders laid out like the canonical test set."""
+"""From folders of recordings to labelled clips: partitions, labels, mixture."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,9 @@ from conftest import ON_OFF, RECORDINGS, SAMPLE_DATA, SPEAKERS, make_words
 from kws.cli import UserError
 from kws.settings import Settings
 
+pytestmark = pytest.mark.fast
 
-@pytest.mark.fast
+
 @pytest.mark.parametrize("partition", ["validation", "testing"])
 def test_partitions_are_those_of_the_official_lists(partition):
     lists = {name: RECORDINGS / f"{name}_list.txt" for name in ("validation", "testing")}
@@ -21,14 +22,12 @@ def test_partitions_are_those_of_the_official_lists(partition):
     assert [name for name in names if input_data.which_partition(name, 10, 10) != partition] == []
 
 
-@pytest.mark.fast
 def test_all_clips_of_a_speaker_are_in_one_partition():
     for speaker in SPEAKERS:
         names = (f"{speaker}_nohash_0.wav", f"{speaker}_nohash_17.wav", f"word/{speaker}_nohash_1.flac")
         assert len({input_data.which_partition(name, 10, 10) for name in names}) == 1
 
 
-@pytest.mark.fast
 def test_larger_partitions_take_from_training_only():
     names = [f"{number:08x}_nohash_0.wav" for number in range(2000)]
     for name in names:
@@ -39,13 +38,11 @@ def test_larger_partitions_take_from_training_only():
     assert abs(shares.count("testing") / 2000 - 0.3) < 0.04
 
 
-@pytest.mark.fast
-def test_a_data_set_has_all_wanted_clips_and_ten_percent_each_of_silence_and_unknown(data_options, dnn_small):
-    data = input_data.open_data(data_options(), dnn_small)
+def test_a_data_set_has_all_wanted_clips_and_ten_percent_each_of_silence_and_unknown(sample, dnn_small):
     labels = dnn_small.labels
-    assert data.unknown_per_epoch == 16
+    assert sample.unknown_per_epoch == 16
     for partition, speakers, unknown in (("training", 16, 64), ("validation", 4, 4), ("testing", 4, 4)):
-        clips = getattr(data, partition)
+        clips = getattr(sample, partition)
         counts = dict(zip(labels, np.bincount(clips.label, minlength=len(labels)), strict=True))
         assert all(counts[word] == speakers for word in dnn_small.wanted_words)
         assert (counts["_silence_"], counts["_unknown_"]) == (speakers, unknown)
@@ -60,14 +57,12 @@ def test_a_data_set_has_all_wanted_clips_and_ten_percent_each_of_silence_and_unk
             np.testing.assert_array_equal(clips.samples(clip), expected)
 
 
-@pytest.mark.fast
 def test_the_percentages_of_silence_and_unknown_words_are_flags(data_options, dnn_small):
     data = input_data.open_data(data_options(silence_percentage=25, unknown_percentage=0), dnn_small)
     assert (data.testing.label == 0).sum() == 10
     assert (data.testing.label == 1).sum() == 0
 
 
-@pytest.mark.fast
 def test_the_unknown_words_drawn_are_always_the_same_and_of_several_kinds(data_options, dnn_small):
     first, second = (input_data.open_data(data_options(), dnn_small).testing.names for _ in range(2))
     assert first == second
@@ -75,13 +70,20 @@ def test_the_unknown_words_drawn_are_always_the_same_and_of_several_kinds(data_o
     assert len(unknown) > 2
 
 
-@pytest.mark.fast
+def test_unknown_words_of_an_epoch_have_a_flag_of_their_own(data_options, dnn_small):
+    few, many = (
+        input_data.open_data(data_options(**flag), dnn_small)
+        for flag in ({}, {"training_unknown_percentage": 25})
+    )
+    assert (few.unknown_per_epoch, many.unknown_per_epoch) == (16, 40)
+    assert len(few.validation) == len(many.validation)
+
+
 def test_a_wanted_word_without_recordings_is_an_error_that_lists_what_there_is(data_options):
     with pytest.raises(UserError, match=r"no recordings of banana.*there are: bird, down"):
         input_data.open_data(data_options(), Settings(wanted_words=("yes", "banana")))
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     "make", [lambda folder: None, lambda folder: folder.mkdir()], ids=["missing", "empty"]
 )
@@ -91,14 +93,15 @@ def test_a_missing_or_empty_folder_without_a_url_is_an_error(tmp_path, data_opti
         input_data.open_data(data_options(data_dir=tmp_path / "data", data_url=""), ON_OFF)
 
 
-@pytest.mark.fast
 def test_a_folder_with_other_things_is_never_filled_with_a_download(tmp_path, data_options):
     make_words(tmp_path / "inner", speakers=SPEAKERS[:1])
     with pytest.raises(UserError, match=r"has no recordings: expected .*did you mean --data_dir .*inner"):
         input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
 
 
-@pytest.mark.fast
+# ---- the canonical layout ----
+
+
 def test_a_test_folder_is_labelled_by_its_folders(tmp_path):
     make_words(tmp_path, words=("_silence_", "_unknown_", "on", "off"), speakers=SPEAKERS[:3])
     clips = input_data.open_test_dir(tmp_path, ON_OFF)
@@ -110,7 +113,6 @@ def test_a_test_folder_is_labelled_by_its_folders(tmp_path):
     ]
 
 
-@pytest.mark.fast
 def test_a_test_folder_with_a_strange_label_is_an_error(tmp_path):
     make_words(tmp_path, words=("on", "of"), speakers=SPEAKERS[:1])
     with pytest.raises(UserError, match=r"/of is named like no label of the model; its labels are _silence_"):

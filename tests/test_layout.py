@@ -8,6 +8,8 @@ import pytest
 
 from conftest import ROOT
 
+pytestmark = pytest.mark.fast
+
 # Lowest first: a module imports only from those before it. CONTRIBUTING.md explains them.
 FLOORS = """
 kws.cli kws.files kws.quiet_tf kws.features kws.settings kws.download kws.recordings kws.augmentation

@@ -4,11 +4,14 @@ import re
 import runpy
 
 import numpy as np
+import pytest
 
 from conftest import ROOT, SAMPLE_DATA, SHIPPED_INT8
 from input_data import DataOptions, features, open_data
 from kws.checkpoints import load
 from kws.streaming import DetectorOptions, detect
+
+pytestmark = pytest.mark.fast
 
 
 def test_the_readmes_lines_print_the_word_that_is_spoken(tmp_path, monkeypatch, capsys):

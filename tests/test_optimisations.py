@@ -1,4 +1,4 @@
-"""optimisations.py as a user calls it, on the sample data."""
+"""optimisations.py as a user calls it, and what clusters are worth after conversion."""
 
 import re
 import signal
@@ -6,17 +6,25 @@ import signal
 import numpy as np
 import pytest
 
-from conftest import DATA, call, clustering, interrupt, weights
+from conftest import DATA, TC_RESNET_FLAGS, assert_same_weights, call, interrupt, made_once, train
 from kws import checkpoints
 from kws.tflite import zipped_size
 
 
-def test_an_interrupted_clustering_goes_on_and_ends_as_an_undisturbed_one(trained, clustered, tmp_path):
-    interrupt(clustering(trained / "best", tmp_path), signal.SIGKILL)
-    output = call(*clustering(trained / "best", tmp_path)).stdout
-    assert re.search(r"resuming after step (20|40) of 60", output)
-    for first, second in zip(weights(clustered / "best"), weights(tmp_path / "best"), strict=True):
-        np.testing.assert_array_equal(first, second)
+def clustering(checkpoint, folder):
+    """The command that clusters `checkpoint`, briefly."""
+    brief = "--how_many_training_steps 40,20 --eval_step_interval 20".split()
+    return ["optimisations.py", "--checkpoint", checkpoint, *DATA, "--train_dir", folder, *brief]
+
+
+@pytest.fixture(scope="session")
+def clustered(trained, tmp_path_factory):
+    """A folder in which optimisations.py has run."""
+
+    def make(folder):
+        (folder / "output.txt").write_text(call(*clustering(trained / "best", folder)).stdout)
+
+    return made_once(tmp_path_factory, "clustered", make)
 
 
 def test_clustering_leaves_at_most_32_values_per_kernel(clustered):
@@ -39,6 +47,21 @@ def test_clustering_fine_tunes(trained, clustered):
         for folder in (trained, clustered)
     ]
     assert all((before != after).any() for before, after in zip(*biases, strict=True))
+
+
+def test_an_interrupted_clustering_resumes_and_ends_as_an_undisturbed_one(trained, clustered, tmp_path):
+    interrupt(clustering(trained / "best", tmp_path), signal.SIGKILL)
+    output = call(*clustering(trained / "best", tmp_path)).stdout
+    assert re.search(r"resuming after step (20|40) of 60", output)
+    assert_same_weights(clustered / "best", tmp_path / "best")
+
+
+def test_a_convolutional_network_is_trained_and_clustered(tmp_path):
+    output = train(tmp_path / "train", *TC_RESNET_FLAGS, "--how_many_training_steps", "60,2").stdout
+    assert "step 62 of 62" in output
+    command = clustering(tmp_path / "train" / "best", tmp_path / "clustered")
+    output = call(*command, "--how_many_training_steps", "2,1").stdout
+    assert "distinct values of output/kernel" in output
 
 
 @pytest.mark.parametrize(

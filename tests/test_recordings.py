@@ -1,4 +1,4 @@
-"""Recordings of many formats, good and bad, decoded once."""
+"""Recordings of all kinds decoded, once: real files, whole and damaged."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,9 @@ from conftest import ON_OFF, RATE, SPEAKERS, make_words, write_wav
 from kws.cli import UserError
 from kws.recordings import CACHE_FOLDER, decode_folders, one_clip, read_audio
 
+pytestmark = pytest.mark.fast
 
-@pytest.mark.fast
+
 def test_short_clips_are_padded_and_long_ones_cut(tmp_path, data_options):
     make_words(tmp_path)
     write_wav(tmp_path / "on" / "00000000_nohash_1.wav", seconds=0.5)
@@ -23,60 +24,6 @@ def test_short_clips_are_padded_and_long_ones_cut(tmp_path, data_options):
     np.testing.assert_array_equal(long, expected[:RATE])
 
 
-def cut_short(path, share=0.5):
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
-
-
-def make_flac(path):
-    soundfile.write(path.with_suffix(".flac"), np.random.default_rng(0).normal(size=RATE) / 9, RATE)
-    path.unlink()
-    return path.with_suffix(".flac")
-
-
-BAD_FILES = {
-    "is empty": lambda path: path.write_bytes(b""),
-    "is truncated": cut_short,
-    "is not audio": lambda path: path.write_text("hello" * 1000),
-    "is not audio that can be read": lambda path: cut_short(make_flac(path), 0.0005),
-    "holds no samples": lambda path: write_wav(path, seconds=0),
-}
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize("reason", BAD_FILES)
-def test_a_bad_file_among_many_is_named_and_left_out_again_and_again(tmp_path, data_options, capfd, reason):
-    make_words(tmp_path)
-    BAD_FILES[reason](tmp_path / "on" / "00000003_nohash_0.wav")
-    for _ in range(2):
-        data = input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
-        errors = capfd.readouterr().err
-        assert "left out 1 of 120 files" in errors
-        assert f"{tmp_path}/on/00000003_nohash_0" in errors and reason in errors
-        names = [name for part in input_data.PARTITIONS for name in getattr(data, part).names]
-        assert sum(name.startswith("on/") for name in names) == 39
-
-
-@pytest.mark.fast
-def test_a_truncated_flac_file_is_left_out(tmp_path, data_options, capfd):
-    make_words(tmp_path)
-    write_wav(tmp_path / "on" / "x.wav")
-    cut_short(make_flac(tmp_path / "on" / "x.wav"))
-    input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
-    assert "on/x.flac" in capfd.readouterr().err
-
-
-@pytest.mark.fast
-def test_a_wav_file_written_into_a_pipe_is_no_bad_file(tmp_path):
-    write_wav(tmp_path / "x.wav")
-    content = bytearray((tmp_path / "x.wav").read_bytes())
-    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
-    (tmp_path / "x.wav").write_bytes(content)
-    samples, changes = read_audio(tmp_path / "x.wav", RATE)
-    assert len(samples) == RATE and not changes
-
-
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("suffix", "subtype", "rate", "channels", "tolerance"),
     [
@@ -107,18 +54,6 @@ def test_recordings_of_other_rates_channels_and_formats_sound_the_same(
     np.testing.assert_allclose(samples[middle] / 32768, tone(RATE)[middle], atol=tolerance)
 
 
-@pytest.mark.fast
-def test_conversion_happens_once_and_is_told(tmp_path, data_options, capfd):
-    make_words(tmp_path)
-    soundfile.write(tmp_path / "on" / "x.mp3", np.random.default_rng(0).normal(size=(44100, 2)) / 9, 44100)
-    write_wav(tmp_path / "off" / "y.wav", seconds=3)
-    for told in (True, False):
-        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
-        line = "converted: 1 cut to their loudest 1000 ms, 1 from 2 channels, 1 from 44100 Hz"
-        assert (line in capfd.readouterr().err) == told
-
-
-@pytest.mark.fast
 def test_of_a_long_recording_the_part_around_the_word_is_used():
     word = np.random.default_rng(0).normal(scale=3000, size=RATE // 2).astype(np.int16)
     recording = np.zeros(5 * RATE, np.int16)
@@ -133,7 +68,69 @@ def test_of_a_long_recording_the_part_around_the_word_is_used():
             assert len(one_clip(np.arange(count, dtype=np.int16), length)) == length
 
 
-@pytest.mark.fast
+def test_conversion_happens_once_and_is_told(tmp_path, data_options, capfd):
+    make_words(tmp_path)
+    soundfile.write(tmp_path / "on" / "x.mp3", np.random.default_rng(0).normal(size=(44100, 2)) / 9, 44100)
+    write_wav(tmp_path / "off" / "y.wav", seconds=3)
+    for told in (True, False):
+        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+        line = "converted: 1 cut to their loudest 1000 ms, 1 from 2 channels, 1 from 44100 Hz"
+        assert (line in capfd.readouterr().err) == told
+
+
+# ---- damaged files ----
+
+
+def cut_short(path, share=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+def make_flac(path):
+    soundfile.write(path.with_suffix(".flac"), np.random.default_rng(0).normal(size=RATE) / 9, RATE)
+    path.unlink()
+    return path.with_suffix(".flac")
+
+
+BAD_FILES = {
+    "is empty": lambda path: path.write_bytes(b""),
+    "is truncated": cut_short,
+    "is not audio": lambda path: path.write_text("hello" * 1000),
+    "is not audio that can be read": lambda path: cut_short(make_flac(path), 0.0005),
+    "holds no samples": lambda path: write_wav(path, seconds=0),
+}
+
+
+@pytest.mark.parametrize("reason", BAD_FILES)
+def test_a_bad_file_among_many_is_named_and_left_out_again_and_again(tmp_path, data_options, capfd, reason):
+    make_words(tmp_path)
+    BAD_FILES[reason](tmp_path / "on" / "00000003_nohash_0.wav")
+    for _ in range(2):
+        data = input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+        errors = capfd.readouterr().err
+        assert "left out 1 of 120 files" in errors
+        assert f"{tmp_path}/on/00000003_nohash_0" in errors and reason in errors
+        names = [name for part in input_data.PARTITIONS for name in getattr(data, part).names]
+        assert sum(name.startswith("on/") for name in names) == 39
+
+
+def test_a_truncated_flac_file_is_left_out(tmp_path, data_options, capfd):
+    make_words(tmp_path)
+    write_wav(tmp_path / "on" / "x.wav")
+    cut_short(make_flac(tmp_path / "on" / "x.wav"))
+    input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+    assert "on/x.flac" in capfd.readouterr().err
+
+
+def test_a_wav_file_written_into_a_pipe_is_no_bad_file(tmp_path):
+    write_wav(tmp_path / "x.wav")
+    content = bytearray((tmp_path / "x.wav").read_bytes())
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+    (tmp_path / "x.wav").write_bytes(content)
+    samples, changes = read_audio(tmp_path / "x.wav", RATE)
+    assert len(samples) == RATE and not changes
+
+
 def test_too_many_bad_files_are_an_error(tmp_path, data_options):
     make_words(tmp_path, words=("on",))
     make_words(tmp_path, words=("off",), speakers=[])
@@ -143,11 +140,13 @@ def test_too_many_bad_files_are_an_error(tmp_path, data_options):
         input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
 
 
+# ---- the cache ----
+
+
 def cache_files(folder):
     return {path: path.stat().st_mtime_ns for path in (folder / CACHE_FOLDER).iterdir()}
 
 
-@pytest.mark.fast
 def test_recordings_are_decoded_once_and_a_changed_folder_alone_again(tmp_path, data_options):
     make_words(tmp_path)
     args = data_options(data_dir=tmp_path)
@@ -163,7 +162,6 @@ def test_recordings_are_decoded_once_and_a_changed_folder_alone_again(tmp_path, 
     assert "on/00000000_nohash_9.wav" in (*data.training.names, *data.validation.names, *data.testing.names)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("suffix", [".pcm", ".json"])
 def test_a_damaged_cache_is_made_again(tmp_path, data_options, suffix):
     make_words(tmp_path)

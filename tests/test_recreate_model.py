@@ -1,4 +1,4 @@
-"""recreate_model.sh: the whole chain."""
+"""recreate_model.sh as a user calls it, in a copy of the repository."""
 
 import os
 import re
@@ -17,6 +17,14 @@ def recreate(*arguments, repository=ROOT, cwd=ROOT, **variables):
     command = ["bash", str(repository / "recreate_model.sh"), *map(str, arguments)]
     environment = os.environ | {"PATH": path} | variables
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
+
+
+def copy_of_the_repository(tmp_path):
+    """A repository that a test may change and write results into."""
+    copy = tmp_path / "copy"
+    ignored = shutil.ignore_patterns(".git", ".venv", "work", "data", "__pycache__", ".p*_cache", ".r*_cache")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    return copy
 
 
 @pytest.mark.parametrize(
@@ -40,10 +48,9 @@ def test_recreate_model_takes_a_checkpoint_and_relative_paths(trained, tmp_path)
     shutil.copytree(trained / "best", tmp_path / "my checkpoint")
     copy = copy_of_the_repository(tmp_path)
     recipe = copy / "recipes" / "cluster.txt"
-    assert "--how_many_training_steps 8000" in recipe.read_text()
-    recipe.write_text(
-        recipe.read_text().replace("--how_many_training_steps 8000", "--how_many_training_steps 60")
-    )
+    shorter = recipe.read_text().replace("--how_many_training_steps 8000", "--how_many_training_steps 60")
+    assert shorter != recipe.read_text()
+    recipe.write_text(shorter)
     flags = ("--data_dir", "my words", "--ckpt", "my checkpoint")
     result = recreate(*flags, repository=copy, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -86,13 +93,6 @@ def test_recreate_model_says_what_is_wrong_with_a_model(flags, parts):
     result = recreate(*flags)
     assert result.returncode == 2 and "recreate_model.sh: error: " in result.stderr.splitlines()[0]
     assert all(part in result.stderr.splitlines()[0] for part in parts)
-
-
-def copy_of_the_repository(tmp_path):
-    copy = tmp_path / "copy"
-    ignored = shutil.ignore_patterns(".git", ".venv", "work", "data", "__pycache__", ".p*_cache", ".r*_cache")
-    shutil.copytree(ROOT, copy, ignore=ignored)
-    return copy
 
 
 @pytest.mark.parametrize("flags", [[], ["--train"]], ids=["from the shipped weights", "--train"])

@@ -4,8 +4,11 @@ import json
 import math
 
 import numpy as np
+import pytest
 
 from kws.reports import Report, write_json
+
+pytestmark = pytest.mark.fast
 
 LABELS = ("_silence_", "_unknown_", "on", "off")
 TRUE = np.array([0, 0, 1, 2, 2, 2, 2, 3])

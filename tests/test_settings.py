@@ -4,55 +4,36 @@ import json
 
 import pytest
 
-import input_data
-import models
-from conftest import assert_one_clear_line, call
-from kws.cli import UserError, new_parser
-from kws.settings import Settings, SettingsFlags
+from conftest import settings_flags
+from kws.cli import UserError
+from kws.settings import Settings
 
-SCRIPTS = ("train.py", "optimisations.py", "convert_to_tflite.py", "evaluation.py", "input_data.py")
+pytestmark = pytest.mark.fast
 
 
-@pytest.mark.parametrize("script", ["benchmarks/run.py", "model_archive/build.py"])
-def test_the_makers_scripts_start_from_anywhere(script, tmp_path):
-    assert "--data_dir" in call(script, "--help", cwd=tmp_path).stdout
-
-
-def parse(*flags):
-    parser = new_parser("")
-    input_data.add_arguments(parser)
-    models.add_arguments(parser)
-    return SettingsFlags.from_arguments(parser.parse_args(flags))
-
-
-@pytest.mark.fast
 def test_without_flags_the_settings_are_the_defaults():
-    assert parse().resolve() == Settings()
+    assert settings_flags().resolve() == Settings()
 
 
-@pytest.mark.fast
 def test_flags_become_settings():
     flags = ("--wanted_words", "on, off", "--model_size_info", "7", "8", "--window_size_ms", "40")
-    settings = parse(*flags).resolve()
+    settings = settings_flags(*flags).resolve()
     assert settings.labels == ("_silence_", "_unknown_", "on", "off")
     assert settings.model_size_info == (7, 8)
     assert settings.window_size_ms == 40
 
 
-@pytest.mark.fast
 def test_a_flag_that_agrees_with_the_model_is_fine_and_one_that_contradicts_names_both_values():
     stored = Settings(window_size_ms=40)
-    assert parse("--window_size_ms", "40").resolve(stored, "file") == stored
+    assert settings_flags("--window_size_ms", "40").resolve(stored, "file") == stored
     with pytest.raises(UserError, match="--window_size_ms 30 contradicts 40, stored in file"):
-        parse("--window_size_ms", "30").resolve(stored, "file")
+        settings_flags("--window_size_ms", "30").resolve(stored, "file")
 
 
-@pytest.mark.fast
 def test_frames_and_features_of_dnn_small(dnn_small):
     assert (dnn_small.frame_count, dnn_small.feature_count) == (25, 250)
 
 
-@pytest.mark.fast
 def test_json_round_trip(dnn_small):
     assert Settings.from_json(dnn_small.to_json(), "") == dnn_small
 
@@ -70,14 +51,12 @@ def damaged():
     yield "a truth value", json.dumps(good | {"sample_rate": True})
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("text", [text for _, text in damaged()], ids=[name for name, _ in damaged()])
 def test_damaged_settings_name_their_source(text):
     with pytest.raises(UserError, match=r"x\.json: the settings in it are damaged"):
         Settings.from_json(text, "x.json")
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -95,33 +74,3 @@ def test_damaged_settings_name_their_source(text):
 def test_impossible_settings_are_errors(values, message):
     with pytest.raises(UserError, match=message):
         Settings(**values)
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_names_every_flag_and_needs_no_tensorflow(script):
-    result = call(script, "--help", env={"PATH": "", "PYTHONPROFILEIMPORTTIME": "1"})
-    assert "--wanted_words" in result.stdout
-    assert "tensorflow" not in result.stderr
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("flag", ["--wanted_word", "--data-dir", "--nonsense"])
-def test_unknown_and_shortened_flags_are_errors(script, flag):
-    result = call(script, "--checkpoint", "x", flag, "yes", check=False)
-    assert_one_clear_line(result, flag)
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("--background_volume", "2"),
-        ("--silence_percentage", "-1"),
-        ("--learning_rate", "0"),
-        ("--learning_rate", "0.1,x"),
-        ("--batch_size", "0"),
-        ("--how_many_training_steps", "100,100,100"),
-        ("--model_architecture", "transformer"),
-    ],
-)
-def test_impossible_training_flags_are_errors(flags):
-    assert_one_clear_line(call("train.py", *flags, check=False), flags[0])

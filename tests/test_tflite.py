@@ -1,16 +1,34 @@
-"""TFLite files: what they hold and compute."""
+"""TFLite files: what they hold, and that they compute what the network does."""
 
 import re
 
+import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from conftest import DNN_SMALL_FLAGS, flags_of
+import convert_to_tflite
+import models
+from conftest import DNN_SMALL_FLAGS, FLOAT32_TOLERANCE, SHIPPED, settings_flags
 from kws import checkpoints
 from kws.cli import UserError
-from kws.tflite import TFLiteModel, dequantize, quantize
+from kws.tflite import TFLiteModel, dequantize, embed_settings, operator_names, quantize
+from networks import TINY, network
+
+
+def of_kinds(*kinds):
+    """Runs a test with files of these kinds (`path`), as shipped and just converted."""
+    shipped = [pytest.param(kind, True, marks=pytest.mark.fast) for kind in kinds if kind in SHIPPED]
+    names = [f"{kind}, shipped" for kind in kinds if kind in SHIPPED] + [*kinds]
+    return pytest.mark.parametrize(
+        ("kind", "is_shipped"), shipped + [(kind, False) for kind in kinds], ids=names
+    )
+
+
+@pytest.fixture
+def path(request, kind, is_shipped):
+    return SHIPPED[kind] if is_shipped else request.getfixturevalue("tflite")[kind]
 
 
 def details(path):
@@ -18,49 +36,49 @@ def details(path):
     return interpreter.get_input_details(), interpreter.get_output_details(), interpreter.get_tensor_details()
 
 
-@pytest.mark.parametrize(("kind", "io"), [("fp32", "float32"), ("int8 inside", "float32"), ("int8", "int8")])
-def test_batch_is_one_and_fixed_and_the_input_is_named_input(tflite_files, kind, io):
-    (features,), (scores,), _ = details(tflite_files[kind])
+@of_kinds("fp32", "int8 inside", "int8")
+def test_batch_is_one_and_fixed_and_the_input_is_named_input(path, kind):
+    (features,), (scores,), _ = details(path)
     assert features["shape"].tolist() == features["shape_signature"].tolist() == [1, 250]
     assert scores["shape"].tolist() == scores["shape_signature"].tolist() == [1, 12]
-    assert np.dtype(features["dtype"]) == np.dtype(scores["dtype"]) == io
+    assert np.dtype(features["dtype"]) == np.dtype(scores["dtype"])
+    assert np.dtype(features["dtype"]) == ("int8" if kind == "int8" else "float32")
     assert "input" in features["name"]
 
 
-@pytest.mark.parametrize("kind", ["int8", "int16"])
-def test_an_integer_file_is_integer_throughout_with_one_scale_per_tensor(tflite_files, kind):
-    _, _, tensors = details(tflite_files[kind])
+@of_kinds("int8", "int16")
+def test_an_integer_file_is_integer_throughout_with_one_scale_per_tensor(path, kind):
+    _, _, tensors = details(path)
     assert tensors and all(np.issubdtype(tensor["dtype"], np.integer) for tensor in tensors)
     assert all(len(tensor["quantization_parameters"]["scales"]) == 1 for tensor in tensors)
     activations = {np.dtype(tensor["dtype"]).name for tensor in tensors if tensor["shape"][:1] == [1]}
     assert activations == {kind}
 
 
-def test_the_int8_file_is_small(tflite_files):
-    assert tflite_files["int8"].stat().st_size <= 84_000
+@of_kinds("int8")
+def test_the_int8_file_is_small(path):
+    assert path.stat().st_size <= 84_000
 
 
-@pytest.mark.parametrize("kind", ["fp32", "int8 inside", "int8", "int16"])
-def test_batches_give_what_clip_by_clip_gives(tflite_files, labelled_features, kind):
-    features, _ = labelled_features
-    model = TFLiteModel(tflite_files[kind])
+@of_kinds("fp32", "int8 inside", "int8", "int16")
+def test_batches_give_what_clip_by_clip_gives(path, test_set, kind):
+    features, _ = test_set
+    model = TFLiteModel(path)
     single = np.concatenate([model.predict(features[i : i + 1]) for i in range(len(features))])
-    batched = TFLiteModel(tflite_files[kind]).predict(features)
+    batched = TFLiteModel(path).predict(features)
     if kind == "fp32":
-        np.testing.assert_allclose(batched, single, atol=1e-5)
+        np.testing.assert_allclose(batched, single, atol=FLOAT32_TOLERANCE)
     else:
         np.testing.assert_array_equal(batched, single)
 
 
-@pytest.mark.parametrize("kind", ["int8", "int16"])
-def test_integer_scores_are_those_of_the_reference_kernels(tflite_files, labelled_features, kind):
-    reference = Interpreter(
-        model_path=str(tflite_files[kind]), experimental_op_resolver_type=OpResolverType.BUILTIN_REF
-    )
+@of_kinds("int8", "int16")
+def test_integer_scores_are_those_of_the_reference_kernels(path, test_set, kind):
+    reference = Interpreter(model_path=str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
     reference.allocate_tensors()
     (source,), (target,) = reference.get_input_details(), reference.get_output_details()
-    features, _ = labelled_features
-    scores = TFLiteModel(tflite_files[kind]).predict(features)
+    features, _ = test_set
+    scores = TFLiteModel(path).predict(features)
     for row, score in zip(features, scores, strict=True):
         reference.set_tensor(source["index"], quantize(row[None], source))
         reference.invoke()
@@ -68,9 +86,9 @@ def test_integer_scores_are_those_of_the_reference_kernels(tflite_files, labelle
         np.testing.assert_array_equal(score, expected)
 
 
-@pytest.mark.parametrize("kind", ["fp32", "int8", "int16"])
-def test_buffers_are_aligned(tflite_files, kind):
-    content = tflite_files[kind].read_bytes()
+@of_kinds("fp32", "int8", "int16")
+def test_buffers_are_aligned(path, kind):
+    content = path.read_bytes()
     model = schema.Model.GetRootAs(content, 0)
     starts = []
     for number in range(model.BuffersLength()):
@@ -81,11 +99,10 @@ def test_buffers_are_aligned(tflite_files, kind):
     assert [start % 16 for start in starts] == [0] * len(starts)
 
 
-def test_a_file_without_settings_needs_flags_and_they_suffice(tflite_files, tmp_path, labelled_features):
-    features, _ = labelled_features
-    model = schema.ModelT.InitFromPackedBuf(tflite_files["int8"].read_bytes())
+@of_kinds("int8")
+def test_a_tflite_file_without_settings_needs_flags_and_they_suffice(path, tmp_path, test_set):
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
     model.metadata = []
-    import flatbuffers
 
     builder = flatbuffers.Builder(0)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
@@ -93,16 +110,52 @@ def test_a_file_without_settings_needs_flags_and_they_suffice(tflite_files, tmp_
     bare.write_bytes(builder.Output())
     assert checkpoints.read_settings(bare) is None
     with pytest.raises(UserError, match=re.escape("takes (250,) features")):
-        TFLiteModel(bare, flags_of())
+        TFLiteModel(bare, settings_flags())
     with pytest.raises(UserError, match="carries no settings"):
         TFLiteModel(bare)
-    with_flags, expected = TFLiteModel(bare, flags_of(*DNN_SMALL_FLAGS)), TFLiteModel(tflite_files["int8"])
-    np.testing.assert_array_equal(with_flags.predict(features), expected.predict(features))
+    with_flags, expected = TFLiteModel(bare, settings_flags(*DNN_SMALL_FLAGS)), TFLiteModel(path)
+    np.testing.assert_array_equal(with_flags.predict(test_set[0]), expected.predict(test_set[0]))
 
 
+@of_kinds("int8")
+def test_a_flag_that_contradicts_a_tflite_file_is_an_error_naming_both(path):
+    flags = settings_flags("--wanted_words", "left,right")
+    with pytest.raises(UserError, match="--wanted_words left,right contradicts yes,no,up"):
+        TFLiteModel(path, flags)
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize("content", [b"", b"hello" * 100, b"\x00" * 1000])
 def test_a_file_that_is_no_tflite_model_is_an_error(tmp_path, content):
     path = tmp_path / "x.tflite"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"x\.tflite is not a TFLite model"):
         TFLiteModel(path)
+
+
+@pytest.mark.parametrize("architecture", TINY)
+def test_a_tflite_file_computes_what_the_network_does_with_integers_alone(architecture, tmp_path):
+    settings, model, given, expected = network(architecture, clips=40)
+    assert expected.std() > 0.005
+    for kind, tolerance in (("fp32", FLOAT32_TOLERANCE), ("int8", 0.2), ("int16", 0.05)):
+        calibration = None if kind == "fp32" else given
+        content = convert_to_tflite.convert(model, settings, calibration, kind)
+        path = tmp_path / f"{kind}.tflite"
+        path.write_bytes(embed_settings(content, settings))
+        loaded = TFLiteModel(path)
+        assert loaded.settings == settings
+        np.testing.assert_allclose(loaded.predict(given), expected, atol=tolerance)
+        np.testing.assert_array_equal(loaded.predict(given[:7]), loaded.predict(given[:7]))
+        row_by_row = np.concatenate([loaded.predict(row[None]) for row in given])
+        rounding = FLOAT32_TOLERANCE if kind == "fp32" else 0
+        np.testing.assert_allclose(loaded.predict(given), row_by_row, atol=rounding)
+        cost = loaded.cost()
+        assert cost.parameters == pytest.approx(
+            sum(weight.shape.num_elements() for weight in model.weights), rel=0.25
+        )
+        assert cost.macs == pytest.approx(models.operations(model) / 2, rel=0.11)  # frame 0 has no state
+        graph = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+        assert not {"CUSTOM", "WHILE", "IF", "CALL_ONCE"} & set(operator_names(path.read_bytes()))
+        assert all(len(tensor.shapeSignature or ()) == 0 for tensor in graph.subgraphs[0].tensors)
+        types = {tensor.type for tensor in graph.subgraphs[0].tensors}
+        assert (schema.TensorType.FLOAT32 in types) == (kind == "fp32")

@@ -1,5 +1,6 @@
-"""train.py as a user calls it, on the sample data."""
+"""train.py as a user calls it: what it prints and writes, what it resumes, how it fails."""
 
+import fcntl
 import re
 import shutil
 import signal
@@ -10,18 +11,36 @@ import pytest
 import input_data
 from conftest import (
     DATA,
-    RECIPE,
-    TC_RESNET,
+    ROOT,
+    SAMPLE_DATA,
+    TC_RESNET_FLAGS,
     WEIGHTS,
     assert_one_clear_line,
+    assert_same_weights,
     call,
-    clustering,
     interrupt,
+    made_once,
     train,
     training_command,
     weights,
 )
 from kws import checkpoints
+
+RECIPE = (
+    "--batch_norm --learning_rate_schedule cosine --echo_factor 2 --speed_change 10 --volume_change_db 6 "
+    "--silence_volume 0.5 --training_unknown_percentage 20"
+).split()
+
+
+@pytest.fixture(scope="session")
+def distilled(trained, tmp_path_factory):
+    """A folder in which train.py has run with every flag of the recipe, taught by the model in `trained`."""
+
+    def make(folder):
+        output = train(folder, "--teacher", trained / "best", *RECIPE).stdout
+        (folder / "output.txt").write_text(output)
+
+    return made_once(tmp_path_factory, "distilled", make)
 
 
 def test_training_says_how_good_the_best_checkpoint_is_and_where(trained):
@@ -57,28 +76,22 @@ def test_training_writes_summaries_for_tensorboard(trained):
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, tmp_path):
     train(tmp_path / "again")
-    for first, second in zip(
-        weights(trained / "saved_model"), weights(tmp_path / "again/saved_model"), strict=True
-    ):
-        np.testing.assert_array_equal(first, second)
+    assert_same_weights(trained / "saved_model", tmp_path / "again/saved_model")
     train(tmp_path / "other", "--seed", "1")
     assert (weights(tmp_path / "other/saved_model")[1] != weights(trained / "saved_model")[1]).any()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(trained, tmp_path, how):
-    errors = interrupt(training_command(tmp_path), how)
-    assert how == signal.SIGKILL or "run the same command to resume" in errors
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_training_resumes_and_ends_as_an_undisturbed_one(trained, tmp_path, by):
+    errors = interrupt(training_command(tmp_path), by)
+    assert by == signal.SIGKILL or "run the same command to resume" in errors
     output = train(tmp_path).stdout
     assert re.search(r"resuming after step (20|40) of 80", output)
-    for first, second in zip(
-        weights(trained / "saved_model"), weights(tmp_path / "saved_model"), strict=True
-    ):
-        np.testing.assert_array_equal(first, second)
+    assert_same_weights(trained / "saved_model", tmp_path / "saved_model")
 
 
 def test_a_single_learning_rate_and_an_odd_number_of_steps(tmp_path):
-    flags = ("--how_many_training_steps", "25", "--learning_rate", "0.002")
+    flags = "--how_many_training_steps 25 --learning_rate 0.002".split()
     output = train(tmp_path, *flags).stdout
     assert re.findall(r"^step (\d+) of 25: rate ([\d.]+)", output, re.M) == [("20", "0.002"), ("25", "0.002")]
 
@@ -102,6 +115,14 @@ def test_cosine_rates_fall_to_zero_over_each_part(tmp_path):
     np.testing.assert_allclose(rates, falling, rtol=1e-3)
 
 
+def test_a_flag_spelt_out_with_its_default_is_the_same_run(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "copy")
+    train(tmp_path / "copy", "--speed_change", "0", "--silence_percentage", "10.0", "--time_shift_ms", "100")
+
+
+# ---- the flags of the recipe ----
+
+
 def test_a_model_trained_with_batch_norm_is_a_plain_one(distilled):
     assert [weight.shape for weight in weights(distilled / "best")] == [
         weight.shape for weight in weights(WEIGHTS)
@@ -113,14 +134,13 @@ def test_a_model_trained_with_batch_norm_is_a_plain_one(distilled):
     assert f"{max(map(float, validated)):.2f} %" in output
 
 
-def test_a_taught_model_agrees_with_its_teacher_more_than_another(tmp_path, data_options, dnn_small):
-    flags = ("--how_many_training_steps", "1200,300", "--eval_step_interval", "1500")  # the last is the best
+def test_a_taught_model_agrees_with_its_teacher_more_than_another(tmp_path, test_set):
+    flags = "--how_many_training_steps 1200,300 --eval_step_interval 1500".split()  # the last is the best
     train(tmp_path / "teacher", "--seed", "3", *flags)
     train(tmp_path / "taught", "--teacher", tmp_path / "teacher" / "best", "--temperature", "2", *flags)
     train(tmp_path / "alone", *flags)
 
-    data = input_data.open_data(data_options(), dnn_small)
-    features = input_data.features(data.testing, dnn_small.front_end)
+    features, _ = test_set
 
     def scores(name):
         return checkpoints.load(tmp_path / name / "best").predict(features)
@@ -129,12 +149,11 @@ def test_a_taught_model_agrees_with_its_teacher_more_than_another(tmp_path, data
     assert far["taught"] < 0.9 * far["alone"], far
 
 
-def test_an_interrupted_distillation_goes_on_and_ends_as_an_undisturbed_one(distilled, trained, tmp_path):
+def test_an_interrupted_distillation_resumes_and_ends_as_an_undisturbed_one(distilled, trained, tmp_path):
     flags = ("--teacher", trained / "best", *RECIPE)
     interrupt(training_command(tmp_path, *flags), signal.SIGKILL)
     assert "resuming after" in train(tmp_path, *flags).stdout
-    for first, second in zip(weights(distilled / "best"), weights(tmp_path / "best"), strict=True):
-        np.testing.assert_array_equal(first, second)
+    assert_same_weights(distilled / "best", tmp_path / "best")
 
 
 @pytest.mark.parametrize(
@@ -143,8 +162,8 @@ def test_an_interrupted_distillation_goes_on_and_ends_as_an_undisturbed_one(dist
         (["--teacher", "TRAINED", "--wanted_words", "yes,no"], ["--teacher", "--wanted_words", "yes,no"]),
         (["--teacher", "TRAINED", "--testing_percentage", "5"], ["--teacher", "--testing_percentage 10"]),
         (["--temperature", "2"], ["--temperature", "--teacher"]),
-        (["--optimizer", "muon", *TC_RESNET], ["--optimizer muon", "hidden layers"]),
-        (["--batch_norm", *TC_RESNET], ["--batch_norm"]),
+        (["--optimizer", "muon", *TC_RESNET_FLAGS], ["--optimizer muon", "hidden layers"]),
+        (["--batch_norm", *TC_RESNET_FLAGS], ["--batch_norm"]),
     ],
     ids=lambda value: " ".join(value[:3]) if value[0].startswith("--") else "",
 )
@@ -162,14 +181,112 @@ def test_a_teacher_without_settings_is_taken_to_have_the_students(trained, tmp_p
     assert_one_clear_line(other, tmp_path / "bare", "carries no settings")
 
 
-def test_a_flag_spelt_out_with_its_default_is_the_same_run(trained, tmp_path):
+# ---- what goes wrong ----
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--background_volume", "2"),
+        ("--silence_percentage", "-1"),
+        ("--learning_rate", "0"),
+        ("--learning_rate", "0.1,x"),
+        ("--batch_size", "0"),
+        ("--how_many_training_steps", "100,100,100"),
+        ("--model_architecture", "transformer"),
+    ],
+)
+def test_impossible_training_flags_are_errors(flags):
+    assert_one_clear_line(call("train.py", *flags, check=False), flags[0])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--window_size_ms", "nan"),
+        ("--window_stride_ms", "inf"),
+        ("--time_shift_ms", "inf"),
+        ("--learning_rate", "nan,0.1"),
+        ("--seed", "99999999999"),
+    ],
+)
+def test_numbers_that_are_none(tmp_path, flags):
+    assert_one_clear_line(train(tmp_path, *flags, check=False), flags[0])
+
+
+def test_a_size_that_does_not_fit(tmp_path):
+    result = train(tmp_path, "--model_size_info", "144", "0", check=False)
+    assert_one_clear_line(result, "--model_size_info 144 0", "for example 144 144 144")
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "file"])
+def test_a_data_folder_without_recordings(tmp_path, kind):
+    folder = tmp_path / "data"
+    if kind == "empty":
+        folder.mkdir()
+    if kind == "file":
+        folder.write_text("")
+    result = train(tmp_path / "train", "--data_url", "", data_dir=folder, check=False)
+    assert_one_clear_line(result, folder)
+
+
+def test_a_wanted_word_without_recordings(tmp_path):
+    result = train(tmp_path, "--wanted_words", "yes,banana", check=False)
+    assert_one_clear_line(result, "no recordings of banana")
+
+
+def test_a_word_without_clips_to_learn_from(tmp_path):
+    shutil.copytree(SAMPLE_DATA, tmp_path / "data")
+    for file in (tmp_path / "data" / "yes").iterdir():
+        if input_data.which_partition(file.name, 10, 10) == "training":
+            file.unlink()
+    result = train(tmp_path / "train", "--wanted_words", "yes,no", data_dir=tmp_path / "data", check=False)
+    assert_one_clear_line(result, "no clips of yes to learn from")
+
+
+def test_an_empty_partition(tmp_path):
+    result = train(tmp_path, "--validation_percentage", "0", check=False)
+    assert_one_clear_line(result, "no clips for validation")
+
+
+def test_a_learning_rate_that_diverges(tmp_path):
+    result = train(tmp_path, "--learning_rate", "3e38,3e38", check=False)
+    assert_one_clear_line(result, "diverged", "--learning_rate")
+
+
+def test_a_damaged_resume_folder(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "copy")
-    train(tmp_path / "copy", "--speed_change", "0", "--silence_percentage", "10.0", "--time_shift_ms", "100")
+    for file in (tmp_path / "copy" / "resume").glob("ckpt*"):
+        file.write_bytes(b"damage")
+    assert_one_clear_line(
+        train(tmp_path / "copy", check=False), "resume is damaged or of another version; delete"
+    )
 
 
-def test_a_convolutional_network_is_trained_and_clustered(tmp_path):
-    output = train(tmp_path / "train", *TC_RESNET, "--how_many_training_steps", "60,2").stdout
-    assert "step 62 of 62" in output
-    command = clustering(tmp_path / "train" / "best", tmp_path / "clustered")
-    output = call(*command, "--how_many_training_steps", "2,1").stdout
-    assert "distinct values of output/kernel" in output
+def test_a_summaries_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = train(tmp_path / "train", "--summaries_dir", tmp_path / "file" / "x", check=False)
+    assert_one_clear_line(result, "cannot write", tmp_path / "file")
+
+
+def test_a_training_folder_that_tensorflow_would_take_for_a_pattern(tmp_path):
+    assert_one_clear_line(train(tmp_path / "t[1]", check=False), "wildcards")
+
+
+def test_a_first_try_that_failed_does_not_block_the_next(tmp_path):
+    train(tmp_path, "--learning_rate", "3e38,3e38", check=False)
+    assert "step 80 of 80" in train(tmp_path).stdout
+
+
+def test_two_runs_in_one_folder_at_once(tmp_path):
+    tmp_path.joinpath("train").mkdir()
+    with open(tmp_path / "train" / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert_one_clear_line(train(tmp_path / "train", check=False), "another run is training in")
+
+
+def test_a_folder_that_cannot_be_written(trained):
+    assert_one_clear_line(train(ROOT / "README.md" / "folder", check=False), "README.md")
+    output = ROOT / "README.md" / "x.tflite"
+    flags = ["--checkpoint", trained / "best", *DATA, "--output", output]
+    assert_one_clear_line(call("convert_to_tflite.py", *flags, check=False), output)
