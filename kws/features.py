@@ -1,16 +1,14 @@
-"""The MFCC front end: the contract between PC and board. From one clip of audio to the numbers a model sees:
+"""The MFCC front end, the contract between PC and board. From one clip of audio to the numbers a model sees:
 
 1. Cut it into frames of `window_samples`, one each `stride_samples`; what would pass the end is left out.
 2. Multiply each frame by a periodic Hann window, append zeros up to a power of two, and take its FFT.
 3. Magnitude |X[k]| (not power) of each bin k that a mel filter uses.
-4. 40 triangular filters, evenly spaced in mel from 20 to 4000 Hz: each a weighted sum of magnitudes.
+4. 40 triangular filters, evenly spaced in mel = 1127 ln(1 + f / 700 Hz) from 20 to 4000 Hz.
 5. Natural logarithm, of at least 1e-12 (so silence is -27.6, not minus infinity).
 6. DCT-II of the 40 logarithms; the first `dct_coefficient_count` coefficients are the frame's features.
 
-Audio has full scale 1: int16 samples are divided by 32768. Nothing is normalised by loudness; no pre-emphasis.
-The formulas are those of TensorFlow's ops AudioSpectrogram (magnitude_squared) and Mfcc, up to float32 rounding
-(tensorflow/core/kernels: spectrogram.cc, mfcc.cc, mfcc_mel_filterbank.cc, mfcc_dct.cc).
-The mel scale is O'Shaughnessy's, mel = 1127 ln(1 + f / 700 Hz).
+Audio has full scale 1: int16 samples are divided by 32768. No pre-emphasis. TensorFlow's ops
+AudioSpectrogram and Mfcc (tensorflow/core/kernels: spectrogram.cc, mfcc*.cc) compute the same up to rounding.
 """
 
 import functools
@@ -124,8 +122,7 @@ def mfcc(audio: np.ndarray, front_end: FrontEnd, out: np.ndarray | None = None) 
         # each row: real bin 0, then real and imaginary part of bin 1, of bin 2, ...
         cv2.dft(padded.reshape(-1, fft_length), packed.reshape(-1, fft_length), flags=cv2.DFT_ROWS)
         np.abs(packed[rows, :, 1 : 1 + 2 * len(filters)].view(np.complex64), out=magnitudes[rows])
-        # matmul multiplies clip by clip: for a product of all frames at once, BLAS would add in an order that
-        # depends on how many there are
+        # clip by clip, as BLAS may add in an order that depends on how many rows there are
         for channels, bins, weights in _mel_bands(front_end):
             np.matmul(magnitudes[rows, :, bins], weights, out=mel[rows, :, channels])
         np.log(np.maximum(mel, LOG_FLOOR, out=mel), out=mel)

@@ -48,7 +48,8 @@ def test_settled_batch_norm_changes_no_score_and_leaves_kernels_as_they_are(arch
     content = convert_to_tflite.convert(model, settings, None, "fp32")
     graph = schema.ModelT.InitFromPackedBuf(content)
     stored = [
-        np.unique(np.frombuffer(bytes(graph.buffers[tensor.buffer].data), np.float32))
+        # rounded, as the converter multiplies channels by 1, on some processors but for the last bit
+        np.unique(np.round(np.frombuffer(bytes(graph.buffers[tensor.buffer].data), np.float32), 5))
         for tensor in graph.subgraphs[0].tensors
         if len(tensor.shape) > 1 and graph.buffers[tensor.buffer].data is not None
     ]

@@ -12,7 +12,7 @@ import models
 from conftest import DATA, ROOT, WEIGHTS, assert_one_clear_line, call
 from kws import firmware
 from kws.settings import Settings
-from kws.tflite import TFLiteModel, quantize
+from kws.tflite import TFLiteModel, embed_settings, quantize
 
 ARCHIVE = ROOT / "model_archive" / "TFLite"
 INT8 = ("--checkpoint", WEIGHTS, *DATA, "--inference_type", "int8")
@@ -117,6 +117,7 @@ def test_tensorflow_lite_micro_takes_every_architecture(tmp_path, architecture, 
     model = models.build_model(settings)
     for weight in model.trainable_weights:  # so that scores differ between inputs
         weight.assign(1.4 * weight)
-    (tmp_path / "x.tflite").write_bytes(convert_to_tflite.convert(model, settings, features, "int8"))
+    content = convert_to_tflite.convert(model, settings, features, "int8")
+    (tmp_path / "x.tflite").write_bytes(embed_settings(content, settings))
     micro, litert = on_micro(tmp_path / "x.tflite", features)
     assert np.corrcoef(micro.ravel(), litert.ravel())[0, 1] >= 0.99 and len(set(litert.argmax(1))) > 1
