@@ -7,21 +7,16 @@ By default the weights and activations become int8. The batch is fixed to 1, and
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 import input_data
 import models
 from input_data import DataOptions
 from kws import checkpoints, firmware
-from kws.cli import UserError, bounded, new_parser, options_from, run
+from kws.cli import bounded, new_parser, options_from, run
 from kws.files import write_bytes, write_text
 from kws.quiet_tf import quiet, tf
 from kws.reports import Report
-from kws.settings import SILENCE_INDEX, SettingsFlags
+from kws.settings import SettingsFlags
 from kws.tflite import TFLiteModel, embed_settings, operator_names
-
-CALIBRATION_CLIPS = 500  # ranges hardly change with more
-SATURATED_BELOW = 0.01  # of the features; chosen on the validation partition
 
 
 def parse_arguments():
@@ -89,7 +84,7 @@ def main():
     output = output.with_suffix(".tflite") if array else output
     calibration = None
     if args.quantize:
-        calibration = calibration_features(data.validation, settings, args.seed)
+        calibration = input_data.calibration_features(data.validation, settings, args.seed)
     content = convert(network, settings, calibration, args.inference_type)
     write_bytes(output, embed_settings(content, settings))
     print(f"wrote {output}: {output.stat().st_size:,} bytes")
@@ -104,21 +99,6 @@ def main():
         write_text(array, firmware.c_array(array.stem, output.read_bytes()))
         print(f"wrote {array}, {output} as an array; its operators in TensorFlow Lite Micro:")
         print(firmware.resolver(operator_names(output.read_bytes())))
-
-
-def calibration_features(clips, settings, seed):
-    """Features of clips drawn from `clips`, to take the range of each tensor from: [500, feature_count].
-
-    Generated silence is left out, and the lowest percent of the values is raised to the next: they are logs
-    of almost nothing, from digital silence, and would leave too few steps for everything else.
-    """
-    recordings = np.flatnonzero(clips.label != SILENCE_INDEX)
-    if not len(recordings):
-        raise UserError("no clips for validation, so there is nothing to calibrate the quantized model with")
-    count = min(CALIBRATION_CLIPS, len(recordings))
-    chosen = np.random.default_rng(seed).choice(recordings, count, replace=False)
-    features = input_data.features(clips.take(chosen), settings.front_end)
-    return np.maximum(features, np.quantile(features, SATURATED_BELOW).astype(np.float32))
 
 
 def convert(model, settings, calibration, inference_type) -> bytes:

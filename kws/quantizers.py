@@ -8,7 +8,6 @@ import numpy as np
 
 from kws.quiet_tf import tf
 
-CLUSTERS = 32
 PRICE_OF_A_BIT = 0.0055  # in mean squares of a kernel's weights; chosen on the validation partition
 FIRST_BINS = 2000  # enough that a bin's width does not matter; more only take longer to merge
 ROUNDS = 80  # of moving centroids; they have converged before
@@ -50,7 +49,7 @@ class EightBitValues(tf.Module):
 
 
 class Clusters(tf.Module):
-    """At most CLUSTERS values, few bits after entropy coding: entropy-constrained quantization (P. A. Chou
+    """At most `count` values, few bits after entropy coding: entropy-constrained quantization (P. A. Chou
     et al., IEEE Trans. ASSP 37(1), 1989).
 
     A weight goes to the centroid with the least sum of two things: its squared distance, times the importance
@@ -59,23 +58,24 @@ class Clusters(tf.Module):
     multiplies, so that the outputs change least.
     """
 
-    def __init__(self, kernel, importance: np.ndarray, eight_bits: bool):
+    def __init__(self, kernel, importance: np.ndarray, count: int, eight_bits: bool):
         super().__init__()
+        self._count = count
         # an input that is always 0 makes its weights next to unimportant; 0 would leave their cluster open
         importance = importance + 1e-6 * importance.mean() + 1e-12
         self._importance = tf.constant(importance / importance.mean(), tf.float32)
         weights, importance = np.ravel(kernel), np.ravel(np.broadcast_to(self._importance, kernel.shape))
         self._price = PRICE_OF_A_BIT * float(np.mean(importance * weights**2))
-        centroids = initial_centroids(weights.astype(float), importance.astype(float), self._price)
+        centroids = initial_centroids(weights.astype(float), importance.astype(float), count, self._price)
         self._centroids = tf.Variable(centroids.astype(np.float32))
-        self._bits = tf.Variable(np.full(CLUSTERS, np.log2(CLUSTERS), np.float32))
+        self._bits = tf.Variable(np.full(count, np.log2(count), np.float32))
         self._eight_bits = EightBitValues() if eight_bits else tf.identity
         for _ in range(ROUNDS):
             self._improve(tf.convert_to_tensor(kernel))
 
     def __call__(self, weights):
         cluster = self._nearest(weights)
-        used = tf.math.unsorted_segment_sum(tf.ones_like(weights), cluster, CLUSTERS) > 0
+        used = tf.math.unsorted_segment_sum(tf.ones_like(weights), cluster, self._count) > 0
         return tf.gather(self._eight_bits(tf.where(used, self._centroids, 0.0)), cluster)
 
     def _nearest(self, weights):
@@ -88,7 +88,7 @@ class Clusters(tf.Module):
         cluster, importance = self._nearest(weights), tf.broadcast_to(self._importance, weights.shape)
 
         def cluster_sums(values):
-            return tf.math.unsorted_segment_sum(values, cluster, CLUSTERS)
+            return tf.math.unsorted_segment_sum(values, cluster, self._count)
 
         count = cluster_sums(tf.ones_like(weights))
         means = cluster_sums(importance * weights) / tf.maximum(cluster_sums(importance), 1e-30)
@@ -97,9 +97,9 @@ class Clusters(tf.Module):
         self._bits.assign(-tf.math.log(probability) / np.log(2).astype(np.float32))  # Shannon
 
 
-def initial_centroids(weights: np.ndarray, importance: np.ndarray, price: float) -> np.ndarray:
-    """CLUSTERS centroids to start from, [CLUSTERS]: of many narrow bins, the two neighbours whose union costs
-    least are merged again and again (W. H. Equitz, IEEE Trans. ASSP 37(10), 1989).
+def initial_centroids(weights: np.ndarray, importance: np.ndarray, most: int, price: float) -> np.ndarray:
+    """At most `most` centroids to start from, repeated to [most]: of many narrow bins, the two neighbours
+    whose union costs least are merged again and again (W. H. Equitz, IEEE Trans. ASSP 37(10), 1989).
     """
     bins = np.digitize(weights, np.linspace(weights.min(), weights.max(), FIRST_BINS))
     _, bins, count = np.unique(bins, return_inverse=True, return_counts=True)
@@ -109,7 +109,7 @@ def initial_centroids(weights: np.ndarray, importance: np.ndarray, price: float)
     def all_bits(count):
         return -count * np.log2(count / len(weights))
 
-    while len(count) > CLUSTERS:
+    while len(count) > most:
         union = count[:-1] + count[1:]
         error = mass[:-1] * mass[1:] / (mass[:-1] + mass[1:]) * np.diff(centroids) ** 2
         saved = all_bits(count[:-1]) + all_bits(count[1:]) - all_bits(union)
@@ -118,4 +118,4 @@ def initial_centroids(weights: np.ndarray, importance: np.ndarray, price: float)
         centroids[lower] = np.average(centroids[pair], weights=mass[pair])
         mass[lower], count[lower] = mass[pair].sum(), union[lower]
         centroids, mass, count = (np.delete(values, lower + 1) for values in (centroids, mass, count))
-    return np.resize(centroids, CLUSTERS)
+    return np.resize(centroids, most)

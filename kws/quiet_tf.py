@@ -43,14 +43,23 @@ def _imported():
     return {"tf": tensorflow, "keras": tf_keras}
 
 
+@functools.cache
+def _imported_tfmot():
+    _imported()
+    with quiet():
+        import tensorflow_model_optimization
+    return {"tfmot": tensorflow_model_optimization}
+
+
 class _OnFirstUse:
     """Stands for a module until one of its attributes is asked for."""
 
-    def __init__(self, name):
-        self._name = name
+    def __init__(self, name, imported=_imported):
+        self._name, self._imported = name, imported
 
     def __getattr__(self, attribute):
-        return getattr(_imported()[self._name], attribute)
+        return getattr(self._imported()[self._name], attribute)
 
 
 tf, keras = _OnFirstUse("tf"), _OnFirstUse("keras")
+tfmot = _OnFirstUse("tfmot", _imported_tfmot)  # apart: few commands need it

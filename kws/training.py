@@ -198,11 +198,12 @@ def fit(
     start: str,
     save: Callable[[str], None],
     latent=None,
+    keep_from: int = 0,
 ) -> None:
     """Train the Keras `model`; resume where an interrupted run stopped.
 
     After each `eval_step_interval` steps and at the end, the model is validated; `save(name)` is called
-    whenever it is the best so far, with a name that holds accuracy and step. `start` identifies the weights
+    whenever it is the best so far after `keep_from` steps or more, with a name that holds accuracy and step. `start` identifies the weights
     at the start. `latent`, the model's LatentWeights, is trained in its place, quantized after each step.
     For a model built under a tf.distribute strategy each worker makes its share of every batch, and worker 0
     does all else. A resumed run ends as an uninterrupted one does, except for what dropout leaves out. Raises
@@ -242,7 +243,7 @@ def fit(
             if validate:
                 validated = validate()
                 with writing(options.train_dir):
-                    if validated > float(state.best.read_value()):
+                    if end >= keep_from and validated > float(state.best.read_value()):
                         save(f"{settings.model_architecture}_{10000 * validated:04.0f}.ckpt-{end}")
                         state.best.assign(validated)
                     row = end, float(rates[end - 1]), loss, accuracy, validated
@@ -274,7 +275,9 @@ def compiled_steps(model, latent, optimizer, options: TrainingOptions):
         with tf.GradientTape() as tape:
             logits = logits_of(batch.features, training=True)  # [batch, feature_count] -> [batch, labels]
             loss = tf.reduce_sum(loss_of(logits, batch)) / options.batch_size
-        gradients = tape.gradient(loss, model.trainable_variables)
+        # tfmot keeps variables that take no part, such as a kernel that its clusters stand for
+        unconnected = tf.UnconnectedGradients.ZERO
+        gradients = tape.gradient(loss, model.trainable_variables, unconnected_gradients=unconnected)
         optimizer.apply_gradients(zip(gradients, latent.variables_to_train, strict=True))
         latent.quantize_into_model()
         predicted = tf.argmax(logits, 1, output_type=batch.labels.dtype)  # [batch]
