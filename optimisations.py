@@ -60,7 +60,6 @@ def main():
     before = report("before", KerasModel(network, settings))
     print(before.summary())
 
-    best = Path(options.train_dir) / "best"
     fold_batch_norm_in_place(network)
     tuned = compression.fine_tuning(
         network, how, options.total_steps, data.validation, settings, options.seed
@@ -73,11 +72,12 @@ def main():
         variation,
         data_options,
         start=f"{fingerprint(checkpoints.checkpoint_files(args.checkpoint))}, {how}",
-        save=lambda name: checkpoints.keep_best(tuned.plain(), settings, best, name),
+        plain=tuned.plain,
         latent=tuned.latent,
         keep_from=tuned.keep_from,
     )
 
+    best = Path(options.train_dir) / "best"
     model = checkpoints.load(best)
     for layer in model.network.layers:
         for kernel in models.kernels(layer):

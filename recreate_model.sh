@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2046  # $(short N) stands for several flags
-# Recreate a model: (train,) cluster, convert the plain and the clustered model to fp32 and int8, evaluate all four.
+# Recreate a model: (train,) cluster, convert the plain and the clustered models to fp32 and int8, evaluate them.
+# Clusters are made twice: by tensorflow-model-optimization, and with few bits after entropy coding.
 # The recipes are in recipes/: what each flag is for, and how to use them on your own words.
 set -euo pipefail
 
@@ -90,7 +91,7 @@ if [ -n "$checkpoint" ]; then
 elif [ "$model" != dnn_small ]; then
     out=$out/$model
 fi
-if $train; then out=$out/trained; else rm -rf "$out/clustered"; fi
+if $train; then out=$out/trained; else rm -rf "$out/clustered" "$out/entropy"; fi
 checkpoint=${checkpoint:-model_archive/model_source/weights}
 mkdir -p "$out"
 
@@ -111,8 +112,8 @@ python input_data.py "${data[@]}" ${test_set[@]+"${test_set[@]}"}
 # The flags in recipes/ come first, so that those after them override theirs.
 if $train; then
     case $name in
-        dnn) delete_outdated "$teacher" "$out/train" "$out/quantized" "$out/clustered" ;;
-        *) delete_outdated "$teacher" "$out/train" "$out/clustered" ;;
+        dnn) delete_outdated "$teacher" "$out/train" "$out/quantized" "$out/clustered" "$out/entropy" ;;
+        *) delete_outdated "$teacher" "$out/train" "$out/clustered" "$out/entropy" ;;
     esac
     echo "== train the teacher"
     python train.py @recipes/teacher.txt $(short 100) "${data[@]}" --train_dir "$teacher"
@@ -131,14 +132,16 @@ if $train; then
     fi
 fi
 
-echo "== cluster $checkpoint"
-if [ "$name" = dnn ]; then
-    python optimisations.py @recipes/cluster.txt $(short 300) "${data[@]}" ${network[@]+"${network[@]}"} \
-        --checkpoint "$checkpoint" --teacher "$checkpoint" --train_dir "$out/clustered"
-else
-    python optimisations.py @recipes/deep_cluster.txt $(short 100) "${data[@]}" ${network[@]+"${network[@]}"} \
-        --checkpoint "$checkpoint" --teacher "$checkpoint" --train_dir "$out/clustered"
-fi
+cluster() {  # cluster METHOD FOLDER: by that method of optimisations.py, the model before as its own teacher
+    echo "== cluster $checkpoint: $1"
+    if [ "$name" = dnn ]; then
+        python optimisations.py @recipes/cluster.txt $(short 300) "${data[@]}" ${network[@]+"${network[@]}"} \
+            --method "$1" --checkpoint "$checkpoint" --teacher "$checkpoint" --train_dir "$2"
+    else
+        python optimisations.py @recipes/deep_cluster.txt $(short 100) "${data[@]}" ${network[@]+"${network[@]}"} \
+            --method "$1" --checkpoint "$checkpoint" --teacher "$checkpoint" --train_dir "$2"
+    fi
+}
 
 files=()
 convert() {  # convert CHECKPOINT NAME: to NAME.tflite, float, and NAME_quantized.tflite, int8
@@ -150,7 +153,14 @@ convert() {  # convert CHECKPOINT NAME: to NAME.tflite, float, and NAME_quantize
     files+=("$out/$2.tflite" "$out/$2_quantized.tflite")
 }
 convert "$checkpoint" "$name"
-convert "$out/clustered/best" "${name}_clustered"
+if [ "$name" = lstm ]; then
+    echo "== tensorflow-model-optimization cannot cluster lstm's projected cells: by entropy only"
+else
+    cluster clustering "$out/clustered"
+    convert "$out/clustered/best" "${name}_clustered"
+fi
+cluster entropy "$out/entropy"
+convert "$out/entropy/best" "${name}_entropy"
 
 echo "== evaluate"
 python evaluation.py "${data[@]}" ${test_set[@]+"${test_set[@]}"} --tflite_path "${files[@]}"

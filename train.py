@@ -63,14 +63,11 @@ def main():
             recordings = data.validation.without_silence()
             model = with_batch_norm(model, input_data.features(recordings, settings.front_end))
 
-    best = Path(options.train_dir) / "best"
-
-    def save(name):
-        plain = fold_batch_norm_into_plain_model(model, settings) if args.batch_norm else model
-        checkpoints.keep_best(plain, settings, best, name)
+    def plain():
+        return fold_batch_norm_into_plain_model(model, settings) if args.batch_norm else model
 
     start = "random, with batch normalisation" if args.batch_norm else "random"
-    training.fit(model, data, settings, options, variation, data_options, start=start, save=save)
+    training.fit(model, data, settings, options, variation, data_options, start=start, plain=plain)
     worker, workers = distribution.worker_index_and_count(strategy)
     if worker == 0:
         finish(Path(options.train_dir), data, data_options.protocol, args.plots)

@@ -53,7 +53,7 @@ class FineTuning(NamedTuple):
     """What `training.fit` trains, and what is saved of it."""
 
     model: Any  # the Keras model to train, perhaps with tfmot's wrappers
-    plain: Callable  # () -> the Keras model of the settings, with the weights that `model` computes with
+    plain: Callable  # () -> the Keras model of the settings with the weights that `model` computes with
     latent: Any = None  # LatentWeights to train in place of those of `model`, if any
     keep_from: int = 0  # steps before which no checkpoint is kept
 
@@ -209,10 +209,11 @@ def _quantization_aware(network, scheme):
                 continue
             layer = network.get_layer(wrapper.layer.name)
             if models.kernels(layer):
-                # private, but the only way to the weights as the wrapped layer computes with them
+                # private, but the only way to the weights as the wrapped layer computes with them; as in
+                # training, where ranges and clusters follow the last step
                 ((weights, quantizer, variables),) = wrapper._weight_vars
                 (kernel,) = models.kernels(layer)
-                kernel.assign(quantizer(weights, False, weights=variables))
+                kernel.assign(quantizer(weights, True, weights=variables))
                 if layer.use_bias:
                     layer.bias.assign(wrapper.layer.bias)
         return network

@@ -19,6 +19,7 @@ from kws.batches import Batch
 from kws.checkpoints import (
     KerasModel,
     delete_unfinished,
+    keep_best,
     load_checkpoint,
     read_settings,
     writing,
@@ -196,19 +197,19 @@ def fit(
     data_options: DataOptions,
     *,
     start: str,
-    save: Callable[[str], None],
+    plain: Callable,
     latent=None,
     keep_from: int = 0,
 ) -> None:
     """Train the Keras `model`; resume where an interrupted run stopped.
 
-    After each `eval_step_interval` steps and at the end, the model is validated; `save(name)` is called
-    whenever it is the best so far after `keep_from` steps or more, with a name that holds accuracy and step. `start` identifies the weights
-    at the start. `latent`, the model's LatentWeights, is trained in its place, quantized after each step.
-    For a model built under a tf.distribute strategy each worker makes its share of every batch, and worker 0
-    does all else. A resumed run ends as an uninterrupted one does, except for what dropout leaves out. Raises
-    UserError where `train_dir` holds a run with other flags or one that is running, or where training
-    diverges.
+    After each `eval_step_interval` steps and at the end, the model is validated. `plain()` is called before
+    that, and returns the Keras model of `settings` with the weights of now; it is saved in `train_dir`/best
+    whenever it is the best so far, from `keep_from` steps on. `start` identifies the weights at the start.
+    `latent`, the model's LatentWeights, is trained in its place, quantized after each step. For a model built
+    under a tf.distribute strategy each worker makes its share of every batch, and worker 0 does all else. A
+    resumed run ends as an uninterrupted one does, except for what dropout leaves out. Raises UserError where
+    `train_dir` holds a run with other flags or one that is running, or where training diverges.
     """
     from kws.quantizers import LatentWeights
 
@@ -241,10 +242,12 @@ def fit(
             pace = (end - first) / (time.perf_counter() - started)
             state.step.assign(end)
             if validate:
+                network = plain()
                 validated = validate()
                 with writing(options.train_dir):
                     if end >= keep_from and validated > float(state.best.read_value()):
-                        save(f"{settings.model_architecture}_{10000 * validated:04.0f}.ckpt-{end}")
+                        name = f"{settings.model_architecture}_{10000 * validated:04.0f}.ckpt-{end}"
+                        keep_best(network, settings, Path(options.train_dir) / "best", name)
                         state.best.assign(validated)
                     row = end, float(rates[end - 1]), loss, accuracy, validated
                     write_history(options.train_dir, row)

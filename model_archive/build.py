@@ -1,7 +1,7 @@
-"""Write model_archive/ from a checkpoint and its clustered form: source forms, TFLite files, definitions and
+"""Write model_archive/ from a checkpoint and its clustered forms: source forms, TFLite files, definitions and
 regression vectors.
 
-    python model_archive/build.py --checkpoint PATH --clustered PATH --data_dir DIR --test_dir DIR
+    python model_archive/build.py --checkpoint CKPT --clustered CKPT --entropy CKPT --data_dir D --test_dir D
 
 Every figure in the definitions is read from a file, measured by evaluation.py, or comes from TensorFlow Lite
 Micro and Arm's vela (pip install -r tests/firmware_requirements.txt). Regression vectors come from the
@@ -38,7 +38,8 @@ CONVERSION_FLAGS = {  # of convert_to_tflite.py for each kind of file
     "fp32": ["--no-quantize"],
     "int8": ["--inference_type", "int8"],
     "int16": ["--inference_type", "int16"],
-    "clustered_int8": ["--inference_type", "int8"],
+    "clustered_int8": ["--inference_type", "int8"],  # clusters of tensorflow-model-optimization
+    "entropy_int8": ["--inference_type", "int8"],
 }
 NPU = "ethos-u55-128"
 PAPER = "Y. Zhang et al., Hello Edge: Keyword Spotting on Microcontrollers, arXiv:1711.07128, 2017"
@@ -48,7 +49,8 @@ LARGEST_ARENA = 64 * 1024  # bytes; more than any form of DNN Small needs
 def parse_arguments():
     parser = new_parser(__doc__)
     parser.add_argument("--checkpoint", required=True, metavar="PATH")
-    parser.add_argument("--clustered", required=True, metavar="PATH", help="checkpoint of optimisations.py")
+    parser.add_argument("--clustered", required=True, metavar="PATH", help="what --method clustering made")
+    parser.add_argument("--entropy", required=True, metavar="PATH", help="what --method entropy made")
     parser.add_argument("--test_dir", required=True, metavar="DIR", help="the canonical test set")
     input_data.add_arguments(parser)
     models.add_arguments(parser)
@@ -59,8 +61,9 @@ def main():
     args = parse_arguments()
     data_options = options_from(DataOptions, args)
     weights = write_sources(args.checkpoint, SettingsFlags.from_arguments(args))
+    checkpoint = {"clustered_int8": args.clustered, "entropy_int8": args.entropy}
     for kind in CONVERSION_FLAGS:
-        convert(args.clustered if kind.startswith("clustered") else weights, kind, data_options)
+        convert(checkpoint.get(kind, weights), kind, data_options)
     paths = {kind: tflite_path(kind) for kind in CONVERSION_FLAGS}
     accuracy = evaluate(["--tflite_path", *paths.values()], args.test_dir, data_options)
     for kind, path in paths.items():

@@ -78,7 +78,8 @@ def test_a_network_is_trained_clustered_converted_and_evaluated(architecture, tm
     steps = "--how_many_training_steps 4 --learning_rate 0.001".split()
     trained, clustered, file = tmp_path / "train" / "best", tmp_path / "clustered", tmp_path / "int8.tflite"
     call("train.py", *flags, *network, *frames, *steps, "--train_dir", tmp_path / "train")
-    command = ["optimisations.py", *flags, *steps, "--checkpoint", trained, "--train_dir", clustered]
+    command = ["optimisations.py", "--method", "entropy", *flags, *steps]
+    command += ["--checkpoint", trained, "--train_dir", clustered]
     output = call(*command).stdout
     assert "distinct values of output/kernel: " in output
     for layer in checkpoints.read_weights(clustered / "best"):

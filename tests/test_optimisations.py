@@ -6,15 +6,24 @@ import signal
 import numpy as np
 import pytest
 
-from conftest import DATA, TC_RESNET_FLAGS, assert_same_weights, call, interrupt, made_once, train
+from conftest import (
+    DATA,
+    TC_RESNET_FLAGS,
+    assert_one_clear_line,
+    assert_same_weights,
+    call,
+    interrupt,
+    made_once,
+    train,
+)
 from kws import checkpoints
 from kws.tflite import zipped_size
 
 
-def clustering(checkpoint, folder):
-    """The command that clusters `checkpoint`, briefly."""
+def optimising(checkpoint, folder, *flags):
+    """The command that clusters `checkpoint`, or does what the flags say, briefly."""
     brief = "--how_many_training_steps 40,20 --eval_step_interval 20".split()
-    return ["optimisations.py", "--checkpoint", checkpoint, *DATA, "--train_dir", folder, *brief]
+    return ["optimisations.py", "--checkpoint", checkpoint, *DATA, "--train_dir", folder, *brief, *flags]
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +31,7 @@ def clustered(trained, tmp_path_factory):
     """A folder in which optimisations.py has run."""
 
     def make(folder):
-        (folder / "output.txt").write_text(call(*clustering(trained / "best", folder)).stdout)
+        (folder / "output.txt").write_text(call(*optimising(trained / "best", folder)).stdout)
 
     return made_once(tmp_path_factory, "clustered", make)
 
@@ -49,19 +58,46 @@ def test_clustering_fine_tunes(trained, clustered):
     assert all((before != after).any() for before, after in zip(*biases, strict=True))
 
 
-def test_an_interrupted_clustering_resumes_and_ends_as_an_undisturbed_one(trained, clustered, tmp_path):
-    interrupt(clustering(trained / "best", tmp_path), signal.SIGKILL)
-    output = call(*clustering(trained / "best", tmp_path)).stdout
+@pytest.mark.parametrize(
+    ("start", "flags"),
+    [
+        ("trained", ["--method", "clustering"]),
+        ("trained", ["--method", "pruning", "--sparsity", "40"]),
+        ("trained", ["--method", "entropy"]),
+        ("clustered", ["--method", "cqat"]),
+    ],
+    ids=lambda value: value[1] if isinstance(value, list) else "from",
+)
+def test_an_interrupted_run_resumes_and_ends_as_an_undisturbed_one(start, flags, request, tmp_path):
+    checkpoint = request.getfixturevalue(start) / "best"
+    call(*optimising(checkpoint, tmp_path / "undisturbed", *flags))
+    interrupt(optimising(checkpoint, tmp_path / "resumed", *flags), signal.SIGKILL)
+    output = call(*optimising(checkpoint, tmp_path / "resumed", *flags)).stdout
     assert re.search(r"resuming after step (20|40) of 60", output)
-    assert_same_weights(clustered / "best", tmp_path / "best")
+    assert_same_weights(tmp_path / "undisturbed" / "best", tmp_path / "resumed" / "best")
+
+
+def test_another_number_of_clusters_is_another_run(clustered, trained):
+    result = call(*optimising(trained / "best", clustered, "--clusters", "8"), check=False)
+    assert_one_clear_line(result, "32 clusters", "8 clusters")
 
 
 def test_a_convolutional_network_is_trained_and_clustered(tmp_path):
     output = train(tmp_path / "train", *TC_RESNET_FLAGS, "--how_many_training_steps", "60,2").stdout
     assert "step 62 of 62" in output
-    command = clustering(tmp_path / "train" / "best", tmp_path / "clustered")
+    command = optimising(tmp_path / "train" / "best", tmp_path / "clustered")
     output = call(*command, "--how_many_training_steps", "2,1").stdout
     assert "distinct values of output/kernel" in output
+
+
+def test_a_checkpoint_without_clusters_cannot_keep_them(trained, tmp_path):
+    result = call(*optimising(trained / "best", tmp_path, "--method", "cqat"), check=False)
+    assert_one_clear_line(result, "hidden_1", "--method clustering")
+
+
+def test_only_clustering_keeps_zeros(trained, tmp_path):
+    command = optimising(trained / "best", tmp_path, "--method", "qat", "--preserve_sparsity")
+    assert_one_clear_line(call(*command, check=False), "--preserve_sparsity", "not qat")
 
 
 @pytest.mark.parametrize(
@@ -83,12 +119,14 @@ def test_clusters_survive_conversion(clustered, tmp_path, flags):
         assert len(values) == np.prod(kernel.shape) and len(np.unique(values)) <= 32
 
 
-def test_a_clustered_model_is_smaller_when_zipped(trained, clustered, tmp_path):
+def test_a_clustered_model_is_smaller_when_zipped_and_smallest_with_few_bits(trained, clustered, tmp_path):
+    call(*optimising(trained / "best", tmp_path / "entropy", "--method", "entropy"))
     sizes = []
-    for number, folder in enumerate((trained, clustered)):
+    for number, folder in enumerate((trained, clustered, tmp_path / "entropy")):
         path = tmp_path / f"{number}.tflite"
         call(
             "convert_to_tflite.py", "--checkpoint", folder / "best", *DATA, "--no-quantize", "--output", path
         )
         sizes.append(zipped_size(path.read_bytes()))
     assert sizes[1] < sizes[0] / 3
+    assert sizes[2] < 0.95 * sizes[1]

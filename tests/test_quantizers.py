@@ -13,10 +13,10 @@ def kernel():
     return np.random.default_rng(0).laplace(size=(ROWS, COLUMNS)).astype(np.float32)
 
 
-def clustered(kernel, importance, eight_bits=False):
+def clustered(kernel, importance, count=32, eight_bits=False):
     from kws.quantizers import Clusters
 
-    return Clusters(kernel, np.asarray(importance, np.float32)[:, None], eight_bits)(kernel).numpy()
+    return Clusters(kernel, np.asarray(importance, np.float32)[:, None], count, eight_bits)(kernel).numpy()
 
 
 def bits(values):
@@ -36,6 +36,10 @@ def test_clusters_are_few_and_their_price_saves_bits(kernel, monkeypatch):
     assert 16 <= len(np.unique(without_price)) <= 32
     assert bits(values) < bits(without_price) - 0.3
     assert ((values - kernel) ** 2).mean() > ((without_price - kernel) ** 2).mean()
+
+
+def test_there_are_no_more_clusters_than_asked_for(kernel):
+    assert 4 <= len(np.unique(clustered(kernel, np.ones(ROWS), count=8))) <= 8
 
 
 def test_clusters_cost_less_than_equal_steps_of_the_same_error(kernel):
@@ -62,7 +66,7 @@ def test_clusters_of_eight_bits_are_multiples_of_one_scale(kernel):
 def test_a_cluster_that_empties_leaves_the_scale_to_the_others(kernel):
     from kws.quantizers import Clusters
 
-    clusters = Clusters(kernel, np.ones((ROWS, 1), np.float32), eight_bits=True)
+    clusters = Clusters(kernel, np.ones((ROWS, 1), np.float32), count=32, eight_bits=True)
     for _ in range(3):
         values = clusters(kernel / 3).numpy()
     steps = values / (np.abs(values).max() / 127)

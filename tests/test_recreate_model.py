@@ -62,7 +62,7 @@ def test_recreate_model_takes_a_checkpoint_and_relative_paths(trained, tmp_path)
                 r"^work/recreated/my words-\d+/from_my checkpoint-\d+/dnn\S*\.tflite ", result.stdout, re.M
             )
         )
-        == 4
+        == 6
     )
 
 
@@ -78,7 +78,8 @@ def test_recreate_model_trains_another_network_of_the_paper(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     assert "== train the teacher" in result.stdout and "== quantize" not in result.stdout
     tables = re.findall(r"^work/recreated/sample_data/cnn_small/trained/(\S+)\.tflite  ", result.stdout, re.M)
-    assert tables == ["cnn", "cnn_quantized", "cnn_clustered", "cnn_clustered_quantized"]
+    forms = "cnn", "cnn_clustered", "cnn_entropy"
+    assert tables == [f"{form}{suffix}" for form in forms for suffix in ("", "_quantized")]
 
 
 @pytest.mark.parametrize(
@@ -104,15 +105,11 @@ def test_recreate_model_without_data_or_network_runs_on_sample_data_and_says_so(
     warning = "THESE FIGURES SAY NOTHING ABOUT THE MODEL"
     assert result.stdout.count(warning) == 2
     assert result.stdout.index(warning) < result.stdout.index("== cluster")
-    assert result.stdout.rindex(warning) > result.stdout.index("dnn_clustered_quantized.tflite")
+    assert result.stdout.rindex(warning) > result.stdout.index("dnn_entropy_quantized.tflite")
     table = [line.split() for line in result.stdout.splitlines() if re.match(r"work/\S+\.tflite  ", line)]
     sizes = {row[0].split("/")[-1]: int(row[1].replace(",", "")) for row in table}
-    assert list(sizes) == [
-        "dnn.tflite",
-        "dnn_quantized.tflite",
-        "dnn_clustered.tflite",
-        "dnn_clustered_quantized.tflite",
-    ]
+    forms = "dnn", "dnn_clustered", "dnn_entropy"
+    assert list(sizes) == [f"{form}{suffix}.tflite" for form in forms for suffix in ("", "_quantized")]
     assert sizes["dnn_quantized.tflite"] <= 84_000
     if flags:
         command = re.search(r"to convert it: +python (.*)", result.stdout)[1].split()
