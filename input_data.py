@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from kws import augmentation
 from kws.augmentation import Augmentation, augment, draw_variations
 from kws.batches import VARIATION, Batch, EpochOrder, echoed
-from kws.cli import UserError, bounded, flag_adder, new_parser, options_from, run, word_list
+from kws.cli import StoreTuple, UserError, bounded, flag_adder, new_parser, options_from, run, word_list
 from kws.download import (
     DATA_URL,
     TEST_SET_URL,
@@ -35,6 +35,7 @@ from kws.download import (
     word_folders,
 )
 from kws.features import FrontEnd, mfcc
+from kws.negatives import LongRecordings, TrainingAudio, open_long_recordings
 from kws.recordings import PcmFile, decode_folders, load_noise
 from kws.settings import SILENCE_INDEX, UNKNOWN_INDEX, Settings, SettingsFlags, add_setting
 
@@ -55,6 +56,9 @@ class DataOptions:
     silence_percentage: float = 10
     unknown_percentage: float = 10
     training_unknown_percentage: float | None = None  # unknown_percentage where None
+    negatives_dir: tuple[str, ...] = ()
+    negatives_percentage: float = 50
+    cut_words_percentage: float = 0
 
     @property
     def protocol(self) -> str:
@@ -92,11 +96,30 @@ def add_arguments(parser):
 
 def add_training_arguments(parser):
     """Add the flags that concern the training clips alone."""
-    flag_adder(augmentation.add_arguments(parser), DataOptions)(
+    add = flag_adder(augmentation.add_arguments(parser), DataOptions)
+    percent = bounded(float, 0)
+    add(
         "training_unknown_percentage",
         "clips of unknown words in an epoch of training, in %% of the wanted words' clips; "
         "--unknown_percentage if not given",
-        type=bounded(float, 0),
+        type=percent,
+        metavar="P",
+    )
+    add = flag_adder(parser.add_argument_group("negatives (what an open microphone hears)"), DataOptions)
+    add(
+        "negatives_dir",
+        "folders of recordings of any length without the wanted words: speech, music, noise. Windows of them "
+        "are _unknown_",
+        nargs="*",
+        action=StoreTuple,
+        metavar="DIR",
+    )
+    of_wanted = "in an epoch, in %% of the wanted words' clips"
+    add("negatives_percentage", f"windows of --negatives_dir {of_wanted}", type=percent, metavar="P")
+    add(
+        "cut_words_percentage",
+        f"windows that hold the end of one word and the beginning of another, _unknown_ too, {of_wanted}",
+        type=percent,
         metavar="P",
     )
 
@@ -151,6 +174,9 @@ class Data:
     validation: Clips
     testing: Clips
     noise: list[np.ndarray]  # float32 [samples] each, -1 to 1, none shorter than a clip
+    negatives: LongRecordings | None = None
+    negatives_per_epoch: int = 0  # windows of them
+    cut_words_per_epoch: int = 0
 
 
 def which_partition(file_name: str, validation_percentage: float, testing_percentage: float) -> str:
@@ -193,13 +219,17 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
     training = _label_clips(members["training"], shards, options, settings, all_unknown=True)
     percentage = options.training_unknown_percentage
     percentage = options.unknown_percentage if percentage is None else percentage
-    drawn = _percent_of(np.sum(training.label > UNKNOWN_INDEX), percentage)
+    wanted = int(np.sum(training.label > UNKNOWN_INDEX))
+    drawn = _percent_of(wanted, percentage)
     return Data(
         training=training,
         unknown_per_epoch=min(drawn, int(np.sum(training.label == UNKNOWN_INDEX))),
         validation=_label_clips(members["validation"], shards, options, settings),
         testing=_label_clips(members["testing"], shards, options, settings),
         noise=load_noise(folder, settings.front_end),
+        negatives=open_long_recordings(options.negatives_dir, settings.front_end),
+        negatives_per_epoch=_percent_of(wanted, options.negatives_percentage) if options.negatives_dir else 0,
+        cut_words_per_epoch=_percent_of(wanted, options.cut_words_percentage),
     )
 
 
@@ -360,15 +390,25 @@ def training_batches(
 
 def _fresh_batches(data, variation, front_end, batch_size, seed, numbers, rows, teacher, pool):
     """The freshly augmented batches with these numbers, made ahead by the threads of `pool`."""
-    clips = data.training
-    unknown = clips.label == UNKNOWN_INDEX
-    order = EpochOrder(np.flatnonzero(~unknown), np.flatnonzero(unknown), data.unknown_per_epoch, seed)
+    source = TrainingAudio(data.training, data.negatives)
+    unknown = data.training.label == UNKNOWN_INDEX
+    order = EpochOrder(
+        np.flatnonzero(~unknown),
+        np.flatnonzero(unknown),
+        data.unknown_per_epoch,
+        seed,
+        [
+            (source.windows, data.negatives_per_epoch),
+            (source.cut_words, data.cut_words_per_epoch),
+        ],
+    )
 
     def batch(number):
         chosen = order.clips(range(number * batch_size, (number + 1) * batch_size))
         rng = np.random.default_rng([seed, VARIATION, number])
         # of all rows, so that a row does not depend on how many workers share the batch
-        drawn = draw_variations(variation, clips.label[chosen] == SILENCE_INDEX, front_end, rng).of(rows)
+        labels = source.labels(chosen)
+        drawn = draw_variations(variation, labels == SILENCE_INDEX, front_end, rng).of(rows)
         chosen = chosen[rows]
         student_features = np.empty((len(chosen), front_end.feature_count), np.float32)
         teacher_features = student_features
@@ -376,12 +416,12 @@ def _fresh_batches(data, variation, front_end, batch_size, seed, numbers, rows, 
             teacher_features = np.empty((len(chosen), teacher.settings.feature_count), np.float32)
         for start in range(0, len(chosen), CLIPS_AT_ONCE):
             part = slice(start, start + CLIPS_AT_ONCE)
-            audio = augment(clips.audio(chosen[part]), drawn.of(part), data.noise)
+            audio = augment(source.audio(chosen[part]), drawn.of(part), data.noise)
             mfcc(audio, front_end, student_features[part])
             if teacher_features is not student_features:
                 mfcc(audio, teacher.settings.front_end, teacher_features[part])
         scores = teacher.predict(teacher_features) if teacher else None
-        return Batch(student_features, clips.label[chosen], scores)
+        return Batch(student_features, labels[rows], scores)
 
     ahead = deque()
     for number in numbers:

@@ -32,16 +32,25 @@ class Batch(NamedTuple):
 class EpochOrder:
     """The order of training clips: epoch after epoch, each shuffled.
 
-    An epoch holds each clip of `always` (indices) once, and `drawn` of the clips in `pool`, drawn afresh.
+    An epoch holds each clip of `always` (indices) once, and `drawn` of the clips in `pool`, drawn afresh; and
+    of each of `others`, ranges of further numbers that stand for windows, so many of them, drawn afresh too.
     """
 
-    def __init__(self, always: np.ndarray, pool: np.ndarray, drawn: int, seed: int):
+    def __init__(
+        self,
+        always: np.ndarray,
+        pool: np.ndarray,
+        drawn: int,
+        seed: int,
+        others: list[tuple[range, int]] = (),
+    ):
         self._always, self._pool, self._drawn, self._seed = always, pool, drawn, seed
+        self._others = others
         # a batch spans few epochs, and threads may ask for batches out of order
         self._epoch = functools.lru_cache(maxsize=4)(self._shuffled_epoch)
 
     def __len__(self):
-        return len(self._always) + self._drawn
+        return len(self._always) + self._drawn + sum(count for _, count in self._others)
 
     def clips(self, positions: range) -> np.ndarray:
         """The clips at `positions` of the endless sequence of epochs, int [positions]."""
@@ -52,7 +61,8 @@ class EpochOrder:
     def _shuffled_epoch(self, number):
         rng = np.random.default_rng([self._seed, ORDER, number])
         drawn = rng.choice(self._pool, self._drawn, replace=False)
-        return rng.permutation(np.concatenate([self._always, drawn]))
+        others = [rng.integers(numbers.start, numbers.stop, count) for numbers, count in self._others]
+        return rng.permutation(np.concatenate([self._always, drawn, *others]))
 
 
 def echoed(

@@ -156,7 +156,7 @@ def decode_folders(folder: Path, names: list[str], front_end: FrontEnd) -> dict[
     files = {name: _cache_name(name, listings[name], front_end) for name in names}
     shards = _open_shards(folder / CACHE_FOLDER, files, front_end)
     if len(shards) < len(names):
-        cache = _writable_cache(folder)
+        cache = writable_cache(folder)
         shards |= _open_shards(cache, files, front_end)
     if len(shards) < len(names):
         with lock(cache / "lock", f"waiting for another run that decodes {folder}"):
@@ -191,7 +191,8 @@ def _write_shards(cache, files, folder, listings, front_end):
         print(f"files of {folder} converted: {counts}", file=sys.stderr)
 
 
-def _writable_cache(folder):
+def writable_cache(folder: Path) -> Path:
+    """Where decoded recordings of `folder` can be written: in it, or else in the user's cache."""
     beside = folder / CACHE_FOLDER
     if os.access(beside if beside.is_dir() else folder, os.W_OK):
         cache = beside

@@ -1,0 +1,149 @@
+"""What an open microphone hears that is none of the words: windows of long recordings, and words cut in half.
+
+Both are drawn afresh in every epoch and labelled `_unknown_`.
+"""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from kws.cli import UserError
+from kws.download import list_recordings
+from kws.features import FrontEnd
+from kws.files import appears_complete, lock
+from kws.recordings import CACHE_VERSION, BadAudio, audio_blocks, open_audio, writable_cache
+from kws.settings import SILENCE_INDEX, UNKNOWN_INDEX
+
+CUT = 0.35, 0.65  # of a clip: where the first of two words ends and the second begins
+
+
+class LongRecordings:
+    """Recordings of any length, decoded to files of int16 samples that are read when they are asked for.
+
+    A window is numbered by the recording it is in and the sample that it begins at: there are `windows`.
+    """
+
+    def __init__(self, files: list[Path], window_samples: int):
+        lengths = np.array([file.stat().st_size // 2 for file in files])  # of int16
+        self._files = [open(file, "rb") for file in files]  # noqa: SIM115  (as long as this object lives)
+        self._ends = np.cumsum(np.maximum(0, lengths - window_samples + 1))
+        self.windows = int(self._ends[-1]) if len(files) else 0
+        self.samples = int(lengths.sum())
+
+    def read(self, window: int, out: np.ndarray) -> np.ndarray:
+        """The samples of a window, into `out`, int16 [window_samples]."""
+        number = int(np.searchsorted(self._ends, window, side="right"))
+        start = int(window) - (int(self._ends[number - 1]) if number else 0)
+        os.preadv(self._files[number].fileno(), [out], start * out.itemsize)
+        return out
+
+
+def open_long_recordings(folders: tuple[str, ...], front_end: FrontEnd) -> LongRecordings:
+    """All recordings in these folders and the folders in them, each decoded once, block after block.
+
+    UserError where a folder has none that can be read.
+    """
+    decoded = []
+    for folder in map(Path, folders):
+        found = _decoded(folder, front_end)
+        if not found:
+            raise UserError(f"{folder} has no recordings that can be read")
+        decoded += found
+    recordings = LongRecordings(decoded, front_end.clip_samples)
+    if folders and not recordings.windows:
+        raise UserError(f"{', '.join(folders)}: all recordings are shorter than a clip")
+    return recordings
+
+
+def recordings_below(folder: Path) -> list[Path]:
+    """The recordings in a folder and in the folders below it, sorted; links to folders are not followed."""
+    found = []
+    for place, folders, _ in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place) / name for name, _, _ in list_recordings(Path(place))]
+    return sorted(found)
+
+
+def _decoded(folder, front_end) -> list[Path]:
+    """The files of decoded samples of a folder's recordings, in its cache."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
+    from tqdm import tqdm
+
+    recordings = recordings_below(folder)
+    cache = writable_cache(folder)
+
+    def target(recording):
+        status = recording.stat()
+        what = CACHE_VERSION, str(recording.relative_to(folder)), status.st_size, status.st_mtime_ns
+        name = hashlib.sha256(json.dumps([*what, front_end.sample_rate]).encode()).hexdigest()[:24]
+        return cache / f"long-{name}.pcm"
+
+    def decode(recording):
+        try:
+            with (
+                open_audio(recording) as file,
+                appears_complete(target(recording)) as partial,
+                open(partial, "wb") as out,
+            ):
+                for block in audio_blocks(file, front_end.sample_rate):
+                    out.write(block.tobytes())
+        except BadAudio as error:
+            return f"left out {recording}: it {error}"
+        return None
+
+    with lock(cache / "lock", f"waiting for another run that decodes {folder}"):
+        missing = [recording for recording in recordings if not target(recording).exists()]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            progress = tqdm(
+                pool.map(decode, missing),
+                f"decoding {folder.name}",
+                len(missing),
+                unit=" files",
+                disable=None,
+            )
+            for problem in progress:
+                if problem:
+                    progress.write(problem)
+    return [target(recording) for recording in recordings if target(recording).exists()]
+
+
+class TrainingAudio:
+    """The clips that training draws, numbered: those of the data set (input_data.Clips), after them windows
+    of long recordings (`windows`), and windows between two words (`cut_words`).
+    """
+
+    def __init__(self, clips, negatives: LongRecordings | None):
+        self._clips, self._negatives = clips, negatives
+        self._recordings = np.flatnonzero(clips.label != SILENCE_INDEX)
+        end = len(clips) + (negatives.windows if negatives else 0)
+        self.windows, self.cut_words = range(len(clips), end), range(end, end + 2**31)
+
+    def labels(self, chosen: np.ndarray) -> np.ndarray:
+        """Label of each of the clips `chosen`, int32."""
+        is_clip = chosen < len(self._clips)
+        labels = self._clips.label[np.where(is_clip, chosen, 0)]
+        return np.where(is_clip, labels, UNKNOWN_INDEX).astype(np.int32)
+
+    def audio(self, chosen: np.ndarray) -> np.ndarray:
+        """Their samples, int16 [len(chosen), clip_samples]."""
+        audio = self._clips.audio(np.where(chosen < len(self._clips), chosen, 0))
+        for row in np.flatnonzero(chosen >= len(self._clips)):
+            number = int(chosen[row])
+            if number in self.windows:
+                self._negatives.read(number - self.windows.start, audio[row])
+            else:
+                self._between_words(number - self.cut_words.start, audio[row])
+        return audio
+
+    def _between_words(self, number, out):
+        """The end of one clip and the beginning of another; `number` chooses them and where they are cut."""
+        rng = np.random.default_rng(number)
+        first, second = rng.choice(self._recordings, 2)
+        cut = int(rng.uniform(*CUT) * len(out))
+        out[: len(out) - cut] = self._clips.samples(first)[cut:]
+        out[len(out) - cut :] = self._clips.samples(second)[:cut]
