@@ -10,7 +10,7 @@ from pathlib import Path
 import input_data
 import models
 from input_data import DataOptions
-from kws import checkpoints, firmware
+from kws import checkpoints, firmware, tflite
 from kws.cli import bounded, new_parser, options_from, run
 from kws.files import write_bytes, write_text
 from kws.quiet_tf import quiet, tf
@@ -84,7 +84,7 @@ def main():
     output = output.with_suffix(".tflite") if array else output
     calibration = None
     if args.quantize:
-        calibration = input_data.calibration_features(data.validation, settings, args.seed)
+        calibration = tflite.calibration_features(data.validation, settings, args.seed)
     content = convert(network, settings, calibration, args.inference_type)
     write_bytes(output, embed_settings(content, settings))
     print(f"wrote {output}: {output.stat().st_size:,} bytes")

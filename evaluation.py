@@ -3,12 +3,13 @@
 A model carries its settings, so it needs no other flag; several models end in one table.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import input_data
 import models
 from input_data import DataOptions
-from kws import plots, streaming
+from kws import ambient, checkpoints, plots, streaming
 from kws.checkpoints import load
 from kws.cli import bounded, new_parser, options_from, run
 from kws.reports import Evaluation, Report, comparison_table, write_json
@@ -50,6 +51,10 @@ def parse_arguments():
         parser.error("--stream_wav and --stream_words go together")
     if args.stream and args.stream_wav:
         parser.error("--stream makes recordings, --stream_wav gives one: give one of the two")
+    if (args.ambient_test or args.write_detector) and not args.ambient:
+        parser.error("--ambient_test and --write_detector need --ambient, which chooses the thresholds")
+    if args.ambient and (args.stream or args.stream_wav):
+        parser.error("--ambient makes its own stream of words: leave out --stream and --stream_wav")
     if (args.stream or args.stream_wav) and (args.plots or args.test_dir):
         parser.error("--plots and --test_dir are for clips, not for long recordings")
     return args
@@ -63,6 +68,25 @@ def add_stream_arguments(parser):
         action="store_true",
         help="count false alarms and false rejects on long recordings: one made of the validation clips, to "
         "choose a threshold, and one of the test clips, to try it",
+    )
+    group.add_argument(
+        "--ambient",
+        metavar="DIR",
+        nargs="+",
+        help="count false alarms in these folders of recordings without the words, and misses in a stream of "
+        "validation clips; choose thresholds for --false_alarms_per_hour",
+    )
+    group.add_argument(
+        "--ambient_test",
+        metavar="DIR",
+        nargs="+",
+        help="and try these thresholds on other such folders, and on a stream of test clips",
+    )
+    group.add_argument(
+        "--write_detector",
+        action="store_true",
+        help="write the detector and its three sensitivities into the model's settings, where label_wav.py "
+        "finds them",
     )
     group.add_argument("--stream_wav", metavar="FILE", help="do so on this recording instead")
     group.add_argument(
@@ -89,7 +113,9 @@ def add_stream_arguments(parser):
 
 def main():
     args = parse_arguments()
-    if args.stream or args.stream_wav:
+    if args.ambient:
+        evaluate_ambient(args)
+    elif args.stream or args.stream_wav:
         evaluate_streams(args)
     else:
         evaluate_clips(args)
@@ -180,6 +206,43 @@ def evaluate_streams(args):
                 "chosen_threshold": chosen,
                 "outcomes": [outcome._asdict() for outcome in outcomes],
             }
+    if args.json:
+        write_json(args.json, results)
+
+
+def evaluate_ambient(args):
+    """Print false alarms in recordings without the words beside misses; choose thresholds, and try them."""
+    flags, options = SettingsFlags.from_arguments(args), options_from(DetectorOptions, args)
+    results, curves = {}, {}
+    for path in args.paths:
+        model = load(path, flags)
+        streams = recordings(args, model.settings)
+        measured = ambient.measure(args.ambient, streams[0], model, options)
+        points = ambient.sweep(measured)
+        print(f"{path}: {ambient.text(measured, points, args.false_alarms_per_hour)}")
+        common = ambient.operating_point(points, args.false_alarms_per_hour).threshold
+        chosen = {
+            "one threshold": common,
+            "a threshold for each word": ambient.thresholds_per_word(measured, args.false_alarms_per_hour),
+        }
+        for name, thresholds in chosen.items():
+            print(f"  {name}: {ambient.outcome_text(measured, thresholds)}")
+        results[path] = {"hours": measured.hours, "points": [point._asdict() for point in points]}
+        results[path]["chosen"] = chosen
+        curves[path] = points
+        if args.ambient_test:
+            tested = ambient.measure(args.ambient_test, streams[1], model, options)
+            for name, thresholds in chosen.items():
+                print(f"  {name}, on other recordings: {ambient.outcome_text(tested, thresholds)}")
+            results[path]["test"] = {
+                name: tested.point(thresholds)._asdict() for name, thresholds in chosen.items()
+            }
+        if args.write_detector:
+            detector = ambient.detector_settings(measured)
+            checkpoints.write_settings(path, replace(model.settings, detector=detector))
+            print(f"  detector written into {path}")
+    if args.plots:
+        plots.write_det_plot(args.plots, curves)
     if args.json:
         write_json(args.json, results)
 

@@ -42,8 +42,6 @@ from kws.settings import SILENCE_INDEX, UNKNOWN_INDEX, Settings, SettingsFlags, 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data" / "speech_commands_v0.02"
 PARTITIONS = ("training", "validation", "testing")
 BATCHES_AHEAD = 100  # made before they are asked for
-CALIBRATION_CLIPS = 500  # ranges hardly change with more
-SATURATED_BELOW = 0.01  # of the features; chosen on the validation partition
 CLIPS_AT_ONCE = 400  # of a thread: buffers are made once for so many (measured)
 
 
@@ -339,21 +337,6 @@ def _workers():
 
 
 # ---- batches ----
-
-
-def calibration_features(clips: Clips, settings: Settings, seed: int) -> np.ndarray:
-    """Features of clips drawn from `clips`, to take the range of each tensor from: [500, feature_count].
-
-    Generated silence is left out, and the lowest percent of the values is raised to the next: they are logs
-    of almost nothing, from digital silence, and would leave too few steps for everything else.
-    """
-    recordings = np.flatnonzero(clips.label != SILENCE_INDEX)
-    if not len(recordings):
-        raise UserError("no clips for validation, so there is nothing to calibrate the quantized model with")
-    count = min(CALIBRATION_CLIPS, len(recordings))
-    chosen = np.random.default_rng(seed).choice(recordings, count, replace=False)
-    chosen_features = features(clips.take(chosen), settings.front_end)
-    return np.maximum(chosen_features, np.quantile(chosen_features, SATURATED_BELOW).astype(np.float32))
 
 
 def training_batches(

@@ -32,9 +32,10 @@ def main():
     args = parse_arguments()
     options = options_from(DetectorOptions, args)
     model = load(args.model_path)
+    options = options.for_model(model.settings)
     for file in args.files:
         if file == "-":
-            blocks = standard_input(options.hop_samples(model.settings.front_end))
+            blocks = standard_input(options.hop_samples(model.settings))
             label_stream(file, blocks, model, options, args.json)
         else:
             label_file(file, model, options, args.json)

@@ -21,7 +21,7 @@ import input_data
 import models
 from convert_to_tflite import convert
 from input_data import DataOptions
-from kws import checkpoints, firmware
+from kws import checkpoints, firmware, tflite
 from kws.cli import new_parser, number_list, options_from, run
 from kws.files import write_bytes, write_text
 from kws.settings import SettingsFlags
@@ -108,7 +108,7 @@ def measure(checkpoint, data, seed: int) -> dict[str, float]:
     def accuracy(model):
         return 100 * float((model.predict(features).argmax(1) == labels).mean())
 
-    calibration = input_data.calibration_features(data.validation, settings, seed)
+    calibration = tflite.calibration_features(data.validation, settings, seed)
     content = embed_settings(convert(network, settings, calibration, "int8"), settings)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.tflite"

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from kws.cli import UserError, new_parser, run
-from kws.files import appears_complete, write_text
+from kws.files import appears_complete, write_bytes, write_text
 from kws.quiet_tf import tf
 from kws.settings import Settings, SettingsFlags
-from kws.tflite import Cost, TFLiteModel, is_tflite, required, settings_text, zipped_size
+from kws.tflite import Cost, TFLiteModel, embed_settings, is_tflite, required, settings_text, zipped_size
 from models import add_arguments, build_model, operations
 
 SETTINGS_NAME = "settings.json"
@@ -59,6 +59,15 @@ def _zip_member(path):
             return archive.read(SETTINGS_NAME) if SETTINGS_NAME in archive.namelist() else None
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path} is not a .keras file: {error}") from None
+
+
+def write_settings(path, settings: Settings):
+    """Replace the settings in a checkpoint or TFLite file."""
+    path = Path(path)
+    if path.is_file() and is_tflite(content := path.read_bytes()):
+        write_bytes(path, embed_settings(content, settings))
+    else:
+        write_text(_settings_file(path), settings.to_json())
 
 
 # ---- checkpoints ----

@@ -15,6 +15,7 @@ import numpy as np
 import input_data
 import models
 from input_data import Clips
+from kws import tflite
 from kws.checkpoints import keras_predictor
 from kws.cli import UserError, bounded, flag_adder, show
 from kws.quiet_tf import keras, quiet, tfmot
@@ -99,7 +100,7 @@ def fine_tuning(
         )  # tfmot's, for kernels that it leaves as they are: we say so ourselves
         tuned = METHODS[options.method](network, options, steps)
         if options.method in ("qat", "cqat"):
-            _fix_input_range(tuned.model, input_data.calibration_features(clips, settings, seed))
+            _fix_input_range(tuned.model, tflite.calibration_features(clips, settings, seed))
         return tuned
 
 

@@ -51,6 +51,22 @@ def write_training_plots(folder, history: np.ndarray):
     _save(figure, folder, "learning_curves")
 
 
+def write_det_plot(folder, curves: dict[str, list]):
+    """Misses against false alarms an hour (a DET curve) of each model, from kws.ambient's Points."""
+    figure = _figure(8, 5.5)
+    axes = figure.subplots()
+    for name, points in curves.items():
+        alarms = [max(point.false_alarms_per_hour, 0.1) for point in points]  # the scale has no 0
+        axes.plot(alarms, [100 * point.miss_rate for point in points], ".-", label=str(name))
+    axes.set_xscale("log")
+    axes.set_xlabel("false alarms an hour (0.1: none)")
+    axes.set_ylabel("misses, %")
+    axes.set_ylim(0, 100)
+    axes.grid(color=PALE, linewidth=0.7, which="both")
+    axes.legend(frameon=False)
+    _save(figure, folder, "det")
+
+
 def write_report_plots(folder, prefix: str, report: Report, settings: Settings, clips, features, scores):
     """Confusion matrix, recall of each label, and the clips misclassified with most confidence.
 

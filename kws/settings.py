@@ -20,6 +20,44 @@ SILENCE_INDEX, UNKNOWN_INDEX = 0, 1  # in Settings.labels
 
 
 @dataclass(frozen=True)
+class Sensitivity:
+    """Thresholds of a detector, and what they were measured to give."""
+
+    thresholds: tuple[float, ...]  # lowest smoothed score of each wanted word's detections
+    false_alarms_per_hour: float
+    miss_rate: float  # 0 to 1
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """How a model's scores become detections (kws/streaming.py), as chosen for it."""
+
+    hop_ms: float
+    smoothing_ms: float
+    refractory_ms: float
+    low: Sensitivity
+    normal: Sensitivity
+    high: Sensitivity
+
+    @staticmethod
+    def from_values(values: dict, words: int) -> "DetectorSettings":
+        """From parsed JSON; ValueError where it does not fit a model of so many words."""
+        times = [float(values[name]) for name in ("hop_ms", "smoothing_ms", "refractory_ms")]
+        sensitivities = [Sensitivity(**values[name]) for name in SENSITIVITIES]
+        for one in sensitivities:
+            if len(one.thresholds) != words or not all(0 <= value <= 1.001 for value in one.thresholds):
+                raise ValueError(f"{words} thresholds from 0 to 1 are needed, not {one.thresholds}")
+        if not all(0 <= time < math.inf for time in times) or times[0] == 0:
+            raise ValueError(f"the detector's times are {times}")
+        return DetectorSettings(
+            *times, *(dataclasses.replace(one, thresholds=tuple(one.thresholds)) for one in sensitivities)
+        )
+
+
+SENSITIVITIES = "low", "normal", "high"
+
+
+@dataclass(frozen=True)
 class Settings:
     """The definition of a model from audio to labels; the defaults are those of the command line.
 
@@ -36,6 +74,7 @@ class Settings:
     testing_percentage: float = 10
     model_architecture: str = "dnn"
     model_size_info: tuple[int, ...] = (128, 128, 128)
+    detector: DetectorSettings | None = None  # no flag: chosen by evaluation.py
 
     def __post_init__(self):
         self._check_features()
@@ -113,21 +152,29 @@ class Settings:
         return self.front_end.feature_count
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+        values = dataclasses.asdict(self)
+        if self.detector is None:
+            del values["detector"]
+        return json.dumps(values, separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str | bytes, source: str) -> "Settings":
         """The settings in `text`; UserError names `source` where they are damaged."""
         try:
             values = json.loads(text)
-            if not isinstance(values, dict) or set(values) != set(FIELDS):
+            if not isinstance(values, dict) or values.keys() - {"detector"} != FIELDS.keys():
                 raise ValueError(f"expected an object with the keys {', '.join(FIELDS)}")
-            return Settings(**{name: _parsed(name, value) for name, value in values.items()})
-        except (ValueError, RecursionError, OverflowError, UserError) as error:
+            detector = values.pop("detector", None)
+            settings = Settings(**{name: _parsed(name, value) for name, value in values.items()})
+            if detector is not None:
+                detector = DetectorSettings.from_values(detector, len(settings.wanted_words))
+            return dataclasses.replace(settings, detector=detector)
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError, UserError) as error:
             raise UserError(f"{source}: the settings in it are damaged: {error}") from None
 
 
-FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+# those that flags set
+FIELDS = {field.name: field for field in dataclasses.fields(Settings) if field.name != "detector"}
 
 
 def _require(condition, problem):

@@ -9,31 +9,49 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from input_data import Clips
 from kws.cli import UserError, bounded, flag_adder
 from kws.features import FrontEnd, mfcc
 from kws.recordings import BadAudio, audio_blocks, open_audio, read_audio
-from kws.settings import UNKNOWN_INDEX, Settings
+from kws.settings import SENSITIVITIES, UNKNOWN_INDEX, Settings
 
 WINDOWS_AT_ONCE = 500
 TOLERANCE_S = 0.75  # between a detection and the middle of the word
 GAPS_S = 0.5, 3.0  # shortest and longest between the words of a recording made for measuring
 LOUDEST_BACKGROUND = 0.1
 THRESHOLDS = np.arange(20, 100) / 100
+# Hop: a multiple of the stride of frames, so that a board computes each frame once. Smoothing: 16 windows
+# missed least at 1, 5 and 20 false alarms an hour (of 5 to 25 windows; validation audio, docs/results.md).
+DEFAULTS = {"hop_ms": 40.0, "smoothing_ms": 600.0, "refractory_ms": 1000.0, "threshold": 0.7}
 
 
 @dataclass(frozen=True)
 class DetectorOptions:
     """How words are detected: the flags of `add_arguments`, and --threshold."""
 
-    hop_ms: float = 100
-    smoothing_ms: float = 500
-    refractory_ms: float = 1000
-    threshold: float = 0.7
+    hop_ms: float | None = None  # None: what the model's settings say, or else DEFAULTS
+    smoothing_ms: float | None = None
+    refractory_ms: float | None = None
+    threshold: float | tuple[float, ...] | None = None  # of all words, or of each
+    sensitivity: str = "normal"  # of the model's settings
 
-    def hop_samples(self, front_end: FrontEnd) -> int:
-        return max(1, int(self.hop_ms * front_end.sample_rate / 1000))
+    def for_model(self, settings: Settings) -> "DetectorOptions":
+        """These options with a value in place of each None."""
+        chosen, values = settings.detector, {}
+        for name in ("hop_ms", "smoothing_ms", "refractory_ms"):
+            if getattr(self, name) is None:
+                values[name] = getattr(chosen, name) if chosen else DEFAULTS[name]
+        if self.threshold is None:
+            values["threshold"] = (
+                getattr(chosen, self.sensitivity).thresholds if chosen else DEFAULTS["threshold"]
+            )
+        return replace(self, **values)
+
+    def hop_samples(self, settings: Settings) -> int:
+        """From one window to the next, in samples."""
+        return max(1, int(self.for_model(settings).hop_ms * settings.sample_rate / 1000))
 
 
 def add_arguments(parser):
@@ -41,23 +59,39 @@ def add_arguments(parser):
     group = parser.add_argument_group("long recordings")
     add = flag_adder(group, DetectorOptions)
     duration = bounded(float, 0)
-    add("hop_ms", "from one window to the next", type=bounded(float, 1), metavar="MS")
+    otherwise = "; what the model was tuned for, or {:g}".format
+    hop, smoothing, refractory = (
+        otherwise(DEFAULTS[name]) for name in ("hop_ms", "smoothing_ms", "refractory_ms")
+    )
+    add("hop_ms", f"from one window to the next{hop}", type=bounded(float, 1), metavar="MS")
     add(
         "smoothing_ms",
-        "scores are means over the windows that begin within this time",
+        f"scores are means over the windows that begin within this time{smoothing}",
         type=duration,
         metavar="MS",
     )
-    add("refractory_ms", "nothing is detected for this long after a detection", type=duration, metavar="MS")
+    add(
+        "refractory_ms",
+        f"nothing is detected for this long after a detection{refractory}",
+        type=duration,
+        metavar="MS",
+    )
     return group
 
 
 def add_threshold(group):
-    flag_adder(group, DetectorOptions)(
+    add = flag_adder(group, DetectorOptions)
+    add(
         "threshold",
-        "lowest smoothed score of a detection in a long recording",
+        "lowest smoothed score of a detection in a long recording; that of --sensitivity, or "
+        f"{DEFAULTS['threshold']:g}",
         type=bounded(float, 0, 1),
         metavar="S",
+    )
+    add(
+        "sensitivity",
+        "which of the thresholds that the model was tuned to: high misses least, low has fewest false alarms",
+        choices=SENSITIVITIES,
     )
 
 
@@ -75,8 +109,11 @@ class Detector:
     """
 
     def __init__(self, options: DetectorOptions, settings: Settings):
-        hop = options.hop_samples(settings.front_end)
-        self._hop, self._threshold = hop / settings.sample_rate, options.threshold
+        options = options.for_model(settings)
+        hop = options.hop_samples(settings)
+        self._hop = hop / settings.sample_rate
+        self._thresholds = np.full(len(settings.labels), np.inf)
+        self._thresholds[UNKNOWN_INDEX + 1 :] = options.threshold
         # windows averaged
         self._count = 1 + int(options.smoothing_ms * settings.sample_rate / 1000) // hop
         self._refractory = options.refractory_ms / 1000
@@ -86,24 +123,31 @@ class Detector:
 
     def detect(self, scores: np.ndarray) -> list[Detection]:
         """The detections in the next windows' scores, float [windows, labels]."""
+        return self.detections(*self.smoothed(scores))
+
+    def smoothed(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each of the next windows the label with the highest mean score, that score, and the seconds
+        from the start of the recording to the middle of the windows averaged.
+        """
         known = np.concatenate([self._recent, scores])
         sums = np.cumsum(np.concatenate([np.zeros((1, known.shape[1])), known]), axis=0, dtype=np.float64)
         ends = np.arange(len(self._recent) + 1, len(known) + 1)
         begins = np.maximum(0, ends - self._count)
-        smoothed = (sums[ends] - sums[begins]) / (ends - begins)[:, None]
-        best = smoothed.argmax(1)
-        reached = (smoothed.max(1) >= self._threshold) & (best > UNKNOWN_INDEX)
-        detections = []
-        for window in np.flatnonzero(reached):
-            delay = (ends[window] - begins[window] - 1) * self._hop / 2  # of a mean over windows
-            seconds = (self._windows + window) * self._hop + self._middle - delay
-            if seconds - self._last >= self._refractory:
-                score = float(smoothed[window].max())
-                detections.append(Detection(float(seconds), int(best[window]), score))
-                self._last = seconds
+        means = (sums[ends] - sums[begins]) / (ends - begins)[:, None]
+        delay = (ends - begins - 1) * self._hop / 2  # of a mean over windows
+        seconds = (self._windows + np.arange(len(scores))) * self._hop + self._middle - delay
         self._windows += len(scores)
         self._recent = known[max(0, len(known) - self._count + 1) :]
-        return detections
+        return means.argmax(1), means.max(1), seconds
+
+    def detections(self, labels: np.ndarray, scores: np.ndarray, seconds: np.ndarray) -> list[Detection]:
+        """The detections among what `smoothed` returned for the next windows."""
+        found = []
+        for window in np.flatnonzero(scores >= self._thresholds[labels]):
+            if seconds[window] - self._last >= self._refractory:
+                self._last = seconds[window]
+                found.append(Detection(float(self._last), int(labels[window]), float(scores[window])))
+        return found
 
 
 def window_scores(blocks: Iterable[np.ndarray], model, hop: int) -> Iterator[np.ndarray]:
@@ -121,17 +165,32 @@ def window_scores(blocks: Iterable[np.ndarray], model, hop: int) -> Iterator[np.
         skip = max(0, skip - len(block))
         count = max(0, (len(samples) - length) // hop + 1)
         for first in range(0, count, WINDOWS_AT_ONCE):
-            starts = hop * np.arange(first, min(first + WINDOWS_AT_ONCE, count))
-            audio = np.stack([samples[start : start + length] for start in starts])
-            yield model.predict(mfcc(audio, front_end))
+            windows = range(first, min(first + WINDOWS_AT_ONCE, count))
+            yield model.predict(_window_features(samples, windows, hop, front_end))
         skip += max(0, count * hop - len(samples))
         kept = samples[count * hop :]
+
+
+def _window_features(samples, windows: range, hop: int, front_end: FrontEnd) -> np.ndarray:
+    """Features of windows that begin at multiples of `hop`: float32 [windows, feature_count]."""
+    start, stride = windows.start * hop, front_end.stride_samples
+    end = (windows.stop - 1) * hop + front_end.clip_samples
+    if hop % stride:
+        audio = sliding_window_view(samples[start:end], front_end.clip_samples)[::hop]
+        return mfcc(np.ascontiguousarray(audio), front_end)
+    # windows share frames, and each frame is computed once
+    frames = sliding_window_view(samples[start:end], front_end.window_samples)[::stride]
+    coefficients = mfcc(
+        np.ascontiguousarray(frames), replace(front_end, clip_samples=front_end.window_samples)
+    )
+    shared = sliding_window_view(coefficients, front_end.frame_count, axis=0)[:: hop // stride]
+    return np.ascontiguousarray(shared.transpose(0, 2, 1)).reshape(len(windows), -1)
 
 
 def detections_in(blocks: Iterable[np.ndarray], model, options: DetectorOptions) -> Iterator[Detection]:
     """The detections in audio that comes in blocks, int16 [samples], as they are made."""
     detector = Detector(options, model.settings)
-    for scores in window_scores(blocks, model, options.hop_samples(model.settings.front_end)):
+    for scores in window_scores(blocks, model, options.hop_samples(model.settings)):
         yield from detector.detect(scores)
 
 
@@ -241,7 +300,7 @@ def read_recording(path, labels_path, settings: Settings) -> Recording:
 def outcomes(recording: Recording, model, options: DetectorOptions) -> list[Outcome]:
     """What is detected in the recording, right and wrong, at each of THRESHOLDS."""
     settings = model.settings
-    hop = options.hop_samples(settings.front_end)
+    hop = options.hop_samples(settings)
     parts = list(window_scores([recording.samples], model, hop))
     if not parts:
         raise UserError(f"{recording.name} is shorter than a clip of {settings.clip_duration_ms} ms")

@@ -51,6 +51,21 @@ def _operator_name(code):
 # ---- settings inside ----
 
 
+def calibration_features(clips: input_data.Clips, settings: Settings, seed: int) -> np.ndarray:
+    """Features of clips drawn from `clips`, to take the range of each tensor from: [500, feature_count].
+
+    Generated silence is left out, and the lowest percent of the values is raised to the next: they are logs
+    of almost nothing, from digital silence, and would leave too few steps for everything else.
+    """
+    recordings = np.flatnonzero(clips.label != SILENCE_INDEX)
+    if not len(recordings):
+        raise UserError("no clips for validation, so there is nothing to calibrate the quantized model with")
+    count = min(CALIBRATION_CLIPS, len(recordings))
+    chosen = np.random.default_rng(seed).choice(recordings, count, replace=False)
+    chosen_features = input_data.features(clips.take(chosen), settings.front_end)
+    return np.maximum(chosen_features, np.quantile(chosen_features, SATURATED_BELOW).astype(np.float32))
+
+
 def embed_settings(content: bytes, settings: Settings) -> bytes:
     """A TFLite model with the settings in a metadata buffer, in place of the converter's own metadata.
 

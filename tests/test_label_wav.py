@@ -16,7 +16,7 @@ from kws import checkpoints, streaming
 
 def test_the_words_of_a_long_recording_are_told_as_text_json_and_from_a_pipe(trained, long_recording):
     path, _, recording = long_recording
-    flags = ["--threshold", "0.25", "--smoothing_ms", "200"]
+    flags = ["--threshold", "0.25", "--hop_ms", "100", "--smoothing_ms", "200"]
     text = call("label_wav.py", trained / "best", path, *flags).stdout.splitlines()
     objects = [
         json.loads(line)

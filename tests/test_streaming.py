@@ -18,7 +18,7 @@ YES, NO = 2, 3
 
 
 def options(**changes):
-    return DetectorOptions(**({"smoothing_ms": 0} | changes))
+    return DetectorOptions(**({"hop_ms": 100, "smoothing_ms": 0} | changes))
 
 
 def predicted(*labels, score=0.9):
@@ -67,7 +67,7 @@ def test_scores_that_come_one_by_one_give_what_all_at_once_give(dnn_small):
 @pytest.mark.parametrize("hop_ms", [40, 100, 1500])
 def test_windows_are_the_same_however_the_recording_comes(dnn_small, hop_ms):
     samples = np.random.default_rng(0).integers(-9000, 9000, 5 * RATE + 77).astype(np.int16)
-    hop = options(hop_ms=hop_ms).hop_samples(dnn_small.front_end)
+    hop = options(hop_ms=hop_ms).hop_samples(dnn_small)
     echo = SimpleNamespace(predict=lambda features: features, settings=dnn_small)
 
     def features(block_samples):

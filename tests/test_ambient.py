@@ -1,0 +1,109 @@
+"""False alarms on recordings without words beside misses, and thresholds chosen for both."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from conftest import DATA, RATE, SHIPPED_INT8, call
+from kws import ambient, checkpoints
+from kws.ambient import Measured, Point, Track
+from kws.streaming import DetectorOptions, Recording
+
+YES, NO = 2, 3
+HOP_S = 0.04
+
+
+def track(name, firing, hours, settings):
+    """A Track that fires at {seconds: (label, score)} and is silent else."""
+    windows = int(hours * 3600 / HOP_S)
+    labels, scores = np.zeros(windows, np.int8), np.full(windows, 0.9, np.float32)
+    for seconds, (label, score) in firing.items():
+        labels[round(seconds / HOP_S)], scores[round(seconds / HOP_S)] = label, score
+    return Track(name, labels, scores, (HOP_S * np.arange(windows)).astype(np.float32), hours)
+
+
+@pytest.fixture
+def measured(dnn_small):
+    """Half an hour with false alarms of `yes` at .95 and of `no` at .5; a stream where `no` scores little."""
+    radio = track("radio", {10: (YES, 0.95), 20: (NO, 0.5), 30: (NO, 0.55), 40: (1, 1.0)}, 0.5, dnn_small)
+    stream = track("words", {5: (YES, 0.97), 10: (YES, 0.98), 15: (NO, 0.62), 20: (NO, 0.7)}, 0.1, dnn_small)
+    words = Recording("words", np.zeros(0, np.int16), [(5.0, YES), (10.0, YES), (15.0, NO), (20.0, NO)])
+    return Measured([radio], stream, words, dnn_small, DetectorOptions().for_model(dnn_small))
+
+
+@pytest.mark.fast
+def test_false_alarms_and_misses_are_counted_at_a_threshold(measured):
+    assert measured.point(0.4) == Point(0.4, 6.0, 0.0)
+    assert measured.point(0.6) == Point(0.6, 2.0, 0.0)
+    assert measured.point(0.96) == Point(0.96, 0.0, 0.5)
+    assert measured.false_alarms(0.4)[0][[YES, NO]].tolist() == [1, 2]
+
+
+@pytest.mark.fast
+def test_a_threshold_for_each_word_misses_less_than_one_for_all(measured):
+    common = ambient.operating_point(ambient.sweep(measured), 0)
+    assert common.miss_rate == 0.5
+    thresholds = ambient.thresholds_per_word(measured, 0)
+    assert measured.misses(thresholds) == 0 and measured.false_alarms(thresholds).sum() == 0
+
+
+@pytest.mark.fast
+def test_the_operating_point_has_no_more_false_alarms_than_allowed():
+    points = [Point(0.5, 9.0, 0.1), Point(0.7, 4.0, 0.2), Point(0.9, 1.0, 0.4)]
+    assert ambient.operating_point(points, 5) == points[1]
+    assert ambient.operating_point(points, 0.5) == Point(1.0, 0.0, 1.0)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("count", "low", "high"), [(0, 0, 3.69), (1, 0.03, 5.57), (5, 1.62, 11.67), (100, 81.4, 121.6)]
+)
+def test_the_interval_of_a_count_is_that_of_poisson(count, low, high):
+    assert ambient.poisson_interval(count) == pytest.approx((low, high), abs=0.1)  # exact ones, of Garwood
+
+
+@pytest.mark.fast
+def test_the_sensitivities_are_ordered_and_say_what_they_were_measured_at(measured, dnn_small):
+    detector = ambient.detector_settings(measured)
+    for name in ("low", "normal", "high"):
+        one = getattr(detector, name)
+        point = measured.point(one.thresholds[0])
+        assert one.false_alarms_per_hour == point.false_alarms_per_hour <= ambient.TARGETS[name]
+        assert one.miss_rate == point.miss_rate
+
+
+def test_a_chosen_detector_travels_in_the_file_and_is_used(tmp_path):
+    """evaluation.py writes it, label_wav.py and kws.streaming find it."""
+    model = tmp_path / "model.tflite"
+    model.write_bytes(SHIPPED_INT8.read_bytes())
+    (tmp_path / "radio").mkdir()
+    noise = 0.1 * np.random.default_rng(0).normal(size=60 * RATE)
+    soundfile.write(tmp_path / "radio" / "x.flac", noise, RATE)
+    flags = ["--ambient", tmp_path / "radio", "--ambient_test", tmp_path / "radio", "--stream_minutes", "1"]
+    output = ("--json", tmp_path / "x.json", "--plots", tmp_path / "plots", "--write_detector")
+    text = call("evaluation.py", "--tflite_path", model, *DATA, *flags, *output).stdout
+    assert "0.02 hours without the words in 1 recordings" in text and "on other recordings" in text
+    assert (tmp_path / "plots" / "det.png").stat().st_size > 10_000
+    (result,) = json.loads((tmp_path / "x.json").read_text()).values()
+    before, after = (checkpoints.read_settings(path) for path in (SHIPPED_INT8, model))
+    assert before.detector is None and after.detector.hop_ms == 40
+    thresholds = set(after.detector.normal.thresholds)
+    assert thresholds <= {point["threshold"] for point in result["points"]} and len(thresholds) == 1
+    options = DetectorOptions().for_model(after)
+    assert options.threshold == after.detector.normal.thresholds
+    high = DetectorOptions(sensitivity="high").for_model(after)
+    assert high.threshold == after.detector.high.thresholds
+    assert DetectorOptions(threshold=0.3).for_model(after).threshold == 0.3
+    np.testing.assert_array_equal(
+        checkpoints.load(model).predict(np.ones((1, 250), np.float32)),
+        checkpoints.load(SHIPPED_INT8).predict(np.ones((1, 250), np.float32)),
+    )
+
+
+def test_flags_that_do_not_go_together(tmp_path):
+    result = call("evaluation.py", "--tflite_path", SHIPPED_INT8, "--write_detector", check=False)
+    assert result.returncode == 2 and "--ambient" in result.stderr
+    result = call("evaluation.py", "--tflite_path", SHIPPED_INT8, *DATA, "--ambient", tmp_path, check=False)
+    assert result.returncode == 2 and "no recordings there" in result.stderr

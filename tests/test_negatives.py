@@ -1,0 +1,105 @@
+"""Windows of long recordings and of words cut in half, among the clips that training draws."""
+
+import numpy as np
+import pytest
+import soundfile
+
+import input_data
+from conftest import RATE
+from kws import negatives
+from kws.augmentation import Augmentation
+from kws.batches import EpochOrder
+from kws.cli import UserError
+from kws.settings import SILENCE_INDEX, UNKNOWN_INDEX
+
+pytestmark = pytest.mark.fast
+
+CLIP = RATE  # samples
+
+
+@pytest.fixture
+def ramps(tmp_path):
+    """A folder of two recordings, one below it and of another rate, whose samples say where they are."""
+    (tmp_path / "below").mkdir()
+    soundfile.write(tmp_path / "a.wav", np.arange(3 * CLIP // 2, dtype=np.int16), RATE)
+    soundfile.write(tmp_path / "below" / "b.flac", -np.arange(2 * CLIP, dtype=np.int16), RATE)
+    return tmp_path
+
+
+def test_a_window_is_where_its_number_says(ramps, dnn_small):
+    recordings = negatives.open_long_recordings((str(ramps),), dnn_small.front_end)
+    assert recordings.windows == CLIP // 2 + 1 + CLIP + 1 and recordings.samples == 7 * CLIP // 2
+    out = np.empty(CLIP, np.int16)
+    for window, first, step in (
+        (0, 0, 1),
+        (CLIP // 2, CLIP // 2, 1),
+        (CLIP // 2 + 1, 0, -1),
+        (CLIP, -CLIP // 2 + 1, -1),
+    ):
+        np.testing.assert_array_equal(recordings.read(window, out), first + step * np.arange(CLIP))
+
+
+def test_recordings_are_decoded_once_and_again_when_they_change(ramps, dnn_small):
+    def decoded():
+        negatives.open_long_recordings((str(ramps),), dnn_small.front_end)
+        return {file.name: file.stat().st_mtime_ns for file in ramps.rglob("*.pcm")}
+
+    first = decoded()
+    assert len(first) == 2 and decoded() == first
+    soundfile.write(ramps / "a.wav", np.arange(3 * CLIP, dtype=np.int16), RATE)
+    assert len(decoded().keys() - first.keys()) == 1
+
+
+def test_a_folder_without_recordings_is_an_error(tmp_path, dnn_small):
+    with pytest.raises(UserError, match="no recordings that can be read"):
+        negatives.open_long_recordings((str(tmp_path),), dnn_small.front_end)
+    with pytest.raises(UserError, match="is not a folder"):
+        negatives.open_long_recordings((str(tmp_path / "none"),), dnn_small.front_end)
+    soundfile.write(tmp_path / "short.wav", np.zeros(CLIP // 2, np.int16), RATE)
+    with pytest.raises(UserError, match="shorter than a clip"):
+        negatives.open_long_recordings((str(tmp_path),), dnn_small.front_end)
+
+
+def test_cut_words_are_the_end_of_one_clip_and_the_beginning_of_another(sample):
+    audio = negatives.TrainingAudio(sample.training, None)
+    numbers = np.array([audio.cut_words.start + number for number in range(50)])
+    windows = audio.audio(numbers)
+    assert (audio.labels(numbers) == UNKNOWN_INDEX).all()
+    clips = {sample.training.samples(i).tobytes() for i in range(len(sample.training))}
+    ends = {sample.training.samples(i)[-CLIP // 3 :].tobytes() for i in range(len(sample.training))}
+    for window in windows:
+        assert window.tobytes() not in clips
+        assert window[-CLIP // 3 :].tobytes() not in ends  # a clip's end is never at the window's end
+    np.testing.assert_array_equal(windows, audio.audio(numbers))
+
+
+def test_an_epoch_has_as_many_negatives_as_asked_for_and_each_draws_others():
+    order = EpochOrder(
+        np.arange(10),
+        np.array([], int),
+        0,
+        seed=0,
+        others=[(range(100, 10_000), 7), (range(10_000, 20_000), 3)],
+    )
+    assert len(order) == 20
+    epochs = [set(order.clips(range(20 * n, 20 * (n + 1)))) for n in range(2)]
+    for epoch in epochs:
+        assert (
+            len([i for i in epoch if 100 <= i < 10_000]) == 7 and len([i for i in epoch if i >= 10_000]) == 3
+        )
+        assert set(range(10)) <= epoch
+    assert epochs[0] & epochs[1] == set(range(10))
+
+
+def test_training_sees_negatives_as_unknown(data_options, dnn_small, ramps):
+    def labels(**options):
+        data = input_data.open_data(data_options(**options), dnn_small)
+        batches = input_data.training_batches(
+            data, Augmentation(), dnn_small.front_end, batch_size=100, seed=0, steps=range(10)
+        )
+        return np.concatenate([batch.labels for batch in batches])
+
+    none = labels()
+    many = labels(negatives_dir=(str(ramps),), negatives_percentage=200, cut_words_percentage=100)
+    assert (many == UNKNOWN_INDEX).mean() > 0.7 > 3 * (none == UNKNOWN_INDEX).mean()
+    assert (many == SILENCE_INDEX).any()
