@@ -9,10 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+import input_data
 from kws.cli import UserError
 from kws.quiet_tf import quiet
-from kws.settings import Settings, SettingsFlags
+from kws.settings import SILENCE_INDEX, Settings, SettingsFlags
 
+CALIBRATION_CLIPS = 500  # ranges hardly change with more
+SATURATED_BELOW = 0.01  # of the features; chosen on the validation partition
 METADATA_NAME = "keyword_spotting_settings"
 CLIPS_AT_ONCE = 500  # of a call of the interpreter; more gain nothing
 ALIGNMENT = 16  # bytes; what the schema asks of buffers and kernels on microcontrollers need
