@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import math
 import os
-import re
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -24,23 +23,32 @@ from kws import augmentation
 from kws.augmentation import Augmentation, augment, draw_variations
 from kws.batches import VARIATION, Batch, EpochOrder, echoed
 from kws.cli import StoreTuple, UserError, bounded, flag_adder, new_parser, options_from, run, word_list
-from kws.download import (
-    DATA_URL,
-    TEST_SET_URL,
-    entries,
-    fetch_archive,
-    is_populated,
-    list_recordings,
-    prepare_recordings,
+from kws.clips import PARTITIONS, Clips, path_bytes, report_unknown_speakers, which_partition
+from kws.download import DATA_URL, TEST_SET_URL, fetch_archive, is_populated, prepare_recordings
+from kws.features import FrontEnd, mfcc
+from kws.folders import (
+    LABEL_FOLDERS,
+    hint,
+    likely_meaning,
+    populated_folders,
+    report_misnamed,
+    report_unused,
+    unused_files,
     word_folders,
 )
-from kws.features import FrontEnd, mfcc
 from kws.negatives import LongRecordings, TrainingAudio, open_long_recordings
-from kws.recordings import PcmFile, decode_folders, load_noise
-from kws.settings import SILENCE_INDEX, UNKNOWN_INDEX, Settings, SettingsFlags, add_setting
+from kws.recordings import NOISE_FOLDER, decode_folders, load_noise
+from kws.settings import (
+    SILENCE_INDEX,
+    SILENCE_LABEL,
+    UNKNOWN_INDEX,
+    UNKNOWN_LABEL,
+    Settings,
+    SettingsFlags,
+    add_setting,
+)
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data" / "speech_commands_v0.02"
-PARTITIONS = ("training", "validation", "testing")
 BATCHES_AHEAD = 100  # made before they are asked for
 CLIPS_AT_ONCE = 400  # of a thread: buffers are made once for so many (measured)
 
@@ -78,7 +86,7 @@ def add_arguments(parser):
     add("data_dir", "folder with one folder of recordings for each word", metavar="DIR")
     add_setting(group, "wanted_words", words, type=word_list, metavar="WORDS")
     of_wanted = "in %% of the wanted words' clips"
-    add("silence_percentage", f"clips of silence, {of_wanted}", type=percent, metavar="P")
+    add("silence_percentage", f"clips of zeros as silence, {of_wanted}", type=percent, metavar="P")
     add("unknown_percentage", f"clips of unknown words, {of_wanted}", type=percent, metavar="P")
     for partition in ("validation", "testing"):
         speakers = f"share of speakers for {partition}, in %%"
@@ -126,44 +134,6 @@ def add_training_arguments(parser):
 
 
 @dataclass(frozen=True)
-class Clips:
-    """Labelled clips in a fixed order. The audio stays on disk until asked for."""
-
-    pcm: tuple[np.ndarray | PcmFile, ...]  # int16 [rows, clip_samples] each
-    source: np.ndarray  # int32 [clips]: which of `pcm` a clip is in
-    row: np.ndarray  # int32 [clips]: and where in it
-    label: np.ndarray  # int32 [clips]: index into Settings.labels
-    names: tuple[str, ...]  # folder/file of each clip, '' for generated silence
-
-    def __len__(self):
-        return len(self.label)
-
-    def samples(self, clip: int) -> np.ndarray:
-        """The audio of one clip, int16 [clip_samples]."""
-        return self.pcm[self.source[clip]][self.row[clip]]
-
-    def audio(self, chosen) -> np.ndarray:
-        """The audio of several clips, int16 [len(chosen), clip_samples]."""
-        audio = np.empty((len(chosen), self.pcm[0].shape[1]), np.int16)
-        for out, clip in zip(audio, chosen, strict=True):
-            pcm, row = self.pcm[self.source[clip]], self.row[clip]
-            if isinstance(pcm, PcmFile):
-                pcm.read(row, out)
-            else:
-                out[:] = pcm[row]
-        return audio
-
-    def without_silence(self) -> "Clips":
-        """The clips but for generated silence."""
-        return self.take(np.flatnonzero(self.label != SILENCE_INDEX))
-
-    def take(self, chosen) -> "Clips":
-        """The clips with the indices `chosen`, in that order."""
-        names = tuple(self.names[i] for i in chosen)
-        return Clips(self.pcm, self.source[chosen], self.row[chosen], self.label[chosen], names)
-
-
-@dataclass(frozen=True)
 class Data:
     """A data set ready for use: labelled clips by partition, and background noise."""
 
@@ -177,33 +147,17 @@ class Data:
     cut_words_per_epoch: int = 0
 
 
-def which_partition(file_name: str, validation_percentage: float, testing_percentage: float) -> str:
-    """The partition of a recording, by its speaker: all files named alike up to `_nohash_` go together.
-
-    This is the rule the data set's README gives: the SHA-1 of the name, modulo 2**27, scaled to per cent.
-    """
-    speaker = re.sub(r"_nohash_.*$", "", os.path.basename(file_name))
-    largest = 2**27 - 1
-    position = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % (largest + 1) * (100 / largest)
-    if position < validation_percentage:
-        return "validation"
-    return "testing" if position < validation_percentage + testing_percentage else "training"
-
-
 def open_data(options: DataOptions, settings: Settings) -> Data:
     """The data set that `options` describe, downloaded and decoded where it is not yet.
 
     In each partition: every clip of the wanted words, and in per cent of their number, clips of other words
-    and silence (zeros). The clips of other words are chosen by a hash of their path, so every script
+    and silence (zeros); also every clip of the folder _silence_. The clips of other words (and of the folder
+    _unknown_) are chosen by a hash of their path, so every script
     validates and tests on the same; training draws them afresh in each epoch. Raises UserError where a wanted
     word has no clips or there are no recordings.
     """
-    folder = prepare_recordings(options.data_dir, options.data_url)
-    present = word_folders(folder)
-    absent = [word for word in settings.wanted_words if word not in present]
-    if absent:
-        raise UserError(f"no recordings of {', '.join(absent)} in {folder}; there are: {', '.join(present)}")
-    used = present if options.unknown_percentage else list(settings.wanted_words)
+    folder = prepare_recordings(options.data_dir, options.data_url, settings.wanted_words)
+    used = _used_folders(folder, options, settings)
     shards = decode_folders(folder, used, settings.front_end)
     unusable = [word for word in settings.wanted_words if not shards[word].names]
     if unusable:
@@ -213,7 +167,7 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
         for row, name in enumerate(shards[word].names):
             partition = which_partition(name, settings.validation_percentage, settings.testing_percentage)
             members[partition].setdefault(word, []).append(row)
-    _report_unknown_speakers(folder, [name for word in used for name in shards[word].names])
+    report_unknown_speakers(folder, [name for word in used for name in shards[word].names])
     training = _label_clips(members["training"], shards, options, settings, all_unknown=True)
     percentage = options.training_unknown_percentage
     percentage = options.unknown_percentage if percentage is None else percentage
@@ -231,15 +185,21 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
     )
 
 
-def _report_unknown_speakers(folder, names):
-    unknown = sum("_nohash_" not in name for name in names)
-    if unknown:
-        print(
-            f"{unknown:,} of {len(names):,} files of {folder} do not name their speaker "
-            "(<speaker>_nohash_<number>): each counts as a speaker of its own, so test clips may be of "
-            "voices that the model was trained on",
-            file=sys.stderr,
-        )
+def _used_folders(folder, options, settings):
+    """Names of the folders that clips are taken from; UserError where a wanted word is not among them."""
+    words = word_folders(folder)
+    absent = [word for word in settings.wanted_words if word not in words]
+    if absent:
+        there = f"no recordings of {', '.join(absent)} in {folder}; there are: {', '.join(words)}"
+        unused = unused_files(folder, absent)
+        unused = f"; not used: {unused}" if unused else ""
+        raise UserError(f"{there}{hint(folder, settings.wanted_words)}{unused}")
+    report_misnamed(folder, settings.wanted_words)
+    labels = [name for name in populated_folders(folder) if name in LABEL_FOLDERS]
+    if not options.unknown_percentage:
+        words, labels = list(settings.wanted_words), [name for name in labels if name != UNKNOWN_LABEL]
+    report_unused(folder, [*words, *labels, NOISE_FOLDER])
+    return words + labels
 
 
 def _label_clips(rows_by_word, shards, options, settings, all_unknown=False):
@@ -250,14 +210,16 @@ def _label_clips(rows_by_word, shards, options, settings, all_unknown=False):
 
     def drawing_order(clip):
         word, row = clip
-        return hashlib.sha1(f"{word}/{shards[word].names[row]}".encode()).digest()
+        return hashlib.sha1(path_bytes(f"{word}/{shards[word].names[row]}")).digest()
 
     wanted = clips_of(settings.wanted_words)
-    unknown = sorted(clips_of(rows_by_word.keys() - set(settings.wanted_words)), key=drawing_order)
+    others = rows_by_word.keys() - {*settings.wanted_words, SILENCE_LABEL}
+    unknown = sorted(clips_of(others), key=drawing_order)
     if not all_unknown:
         unknown = unknown[: _percent_of(len(wanted), options.unknown_percentage)]
     labels = {word: index for index, word in enumerate(settings.labels)}
-    table = [(word, row, labels.get(word, UNKNOWN_INDEX)) for word, row in wanted + unknown]
+    chosen = wanted + unknown + clips_of([SILENCE_LABEL])
+    table = [(word, row, labels.get(word, UNKNOWN_INDEX)) for word, row in chosen]
     return _clips(table, shards, _percent_of(len(wanted), options.silence_percentage), settings)
 
 
@@ -289,23 +251,29 @@ def open_test_dir(test_dir, settings: Settings) -> Clips:
         raise UserError(f"--test_dir {folder} is not a folder (one named {name} would be downloaded)")
     if folder.name == name and not is_populated(folder, TEST_SET_URL):
         fetch_archive(TEST_SET_URL, folder)
-    present = [name for name in entries(folder) if list_recordings(folder / name, first=True)]
+    present = populated_folders(folder)
     foreign = [name for name in present if name not in settings.labels]
     if foreign:
         raise UserError(
             f"{folder / foreign[0]} is named like no label of the model; its labels are "
-            f"{', '.join(settings.labels)}"
+            f"{', '.join(settings.labels)}{_did_you_mean(foreign[0], settings)}"
         )
     if not present:
         raise UserError(f"{folder} has no recordings: expected {folder}/<label>/<clip>.wav")
     absent = [label for label in settings.labels if label not in present]
     if absent:
         print(f"{folder} has no recordings of {', '.join(absent)}", file=sys.stderr)
+    report_unused(folder, present)
     shards = decode_folders(folder, present, settings.front_end)
     table = [
         (name, row, settings.labels.index(name)) for name in present for row in range(len(shards[name].names))
     ]
     return _clips(table, shards, 0, settings)
+
+
+def _did_you_mean(name, settings):
+    meant = likely_meaning(name)
+    return f" (did you mean {meant}?)" if meant in settings.labels else ""
 
 
 # ---- features ----

@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import sys
+import unicodedata
 from pathlib import Path
 
 
@@ -17,8 +18,13 @@ class UserError(Exception):
 # ---- types for flags ----
 
 
+def composed(text: str) -> str:
+    """`text` with its accents composed (Unicode NFC): macOS decomposes those in names of files."""
+    return unicodedata.normalize("NFC", text)
+
+
 def word_list(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(","))
+    return tuple(composed(word.strip()) for word in text.split(","))
 
 
 def number_list(number_type):

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from kws.cli import UserError
 from kws.files import errors_name, lock
+from kws.folders import entries, folder_of, hint, list_recordings, unused_files, word_folders
 
 DATA_URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
 TEST_SET_URL = "http://download.tensorflow.org/data/speech_commands_test_set_v0.02.tar.gz"
@@ -18,43 +19,34 @@ SHA256 = {  # of the published archives
     DATA_URL: "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
     TEST_SET_URL: "cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
 }
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 DOWNLOADS_FOLDER = ".downloads"
 UNFINISHED_FOLDER = ".extracting"
 
 
-def prepare_recordings(data_dir, data_url: str) -> Path:
+def prepare_recordings(data_dir, data_url: str, wanted_words=()) -> Path:
     """Have recordings in `data_dir`, one folder per word; download and extract them where there are none yet.
 
-    Returns the folder. Raises UserError where there are no recordings and none can be had.
+    Returns the folder. Raises UserError where there are no recordings and none can be had. A single folder
+    with nothing but folders in it is a word with its speakers only where it is one of `wanted_words`.
     """
     folder = Path(data_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
     populated = is_populated(folder, data_url)
-    if populated and word_folders(folder):
-        shutil.rmtree(folder / DOWNLOADS_FOLDER, ignore_errors=True)  # of a run that was killed
-        return folder
+    if not populated:
+        if not data_url:
+            raise UserError(f"{folder} has no recordings, and no --data_url says where to get some")
+        fetch_archive(data_url, folder)
+    if not word_folders(folder) or _is_wrapped(folder, wanted_words):
+        expected = f"{folder}/<word>/<clip>.wav{hint(folder, wanted_words) or hint(folder)}"
+        if populated:
+            unused = unused_files(folder, [name for name in entries(folder) if name[0] != "."])
+            unused = f"; it has {unused}" if unused else ""
+            raise UserError(f"{folder} has no recordings: expected {expected}{unused}")
+        raise UserError(f"{data_url} has no recordings at {expected}")
     if populated:
-        raise UserError(f"{folder} has no recordings: expected {folder}/<word>/<clip>.wav{_hint(folder)}")
-    if not data_url:
-        raise UserError(f"{folder} has no recordings, and no --data_url says where to get some")
-    fetch_archive(data_url, folder)
-    if not word_folders(folder):
-        raise UserError(f"{data_url} has no recordings at {folder}/<word>/<clip>.wav{_hint(folder)}")
+        shutil.rmtree(folder / DOWNLOADS_FOLDER, ignore_errors=True)  # of a run that was killed
     return folder
-
-
-def word_folders(folder: Path) -> list[str]:
-    """Names of the folders in `folder` that hold recordings of words, sorted; no '_' or '.' leads them."""
-    return [
-        name for name in entries(folder) if name[0] not in "._" and list_recordings(folder / name, first=True)
-    ]
-
-
-def entries(folder: Path) -> list[str]:
-    """Names in `folder`, sorted; none where it is no folder."""
-    return sorted(os.listdir(folder)) if folder.is_dir() else []
 
 
 def is_populated(folder: Path, url: str) -> bool:
@@ -64,9 +56,12 @@ def is_populated(folder: Path, url: str) -> bool:
     return others and not (folder / UNFINISHED_FOLDER).exists()
 
 
-def _hint(folder):
-    inside = [name for name in entries(folder) if (folder / name).is_dir() and word_folders(folder / name)]
-    return f" (did you mean --data_dir {folder / inside[0]}?)" if inside else ""
+def _is_wrapped(folder, wanted_words):
+    """Whether the only folder in `folder` is rather one around the words than a word with its speakers."""
+    words = word_folders(folder)
+    if len(words) != 1 or words[0] in wanted_words:
+        return False
+    return all("/" in name for name, _, _ in list_recordings(folder_of(folder, words[0])))
 
 
 def fetch_archive(url: str, folder: Path):
@@ -158,17 +153,3 @@ def _safe_path(member):
     if not (member.isfile() or member.isdir()):
         raise UserError(f"{member.name} is a link or a device")
     return path
-
-
-def list_recordings(folder: Path, first=False) -> list[tuple[str, int, int]]:
-    """(name, bytes, time of change in ns) of the recordings in a folder, sorted; any one with `first`."""
-    found = []
-    if folder.is_dir():
-        with os.scandir(folder) as scanned:
-            for entry in scanned:
-                if entry.name.lower().endswith(AUDIO_SUFFIXES) and entry.name[0] != "." and entry.is_file():
-                    status = entry.stat()
-                    found.append((entry.name, status.st_size, status.st_mtime_ns))
-                    if first:
-                        break
-    return sorted(found)

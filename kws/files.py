@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import glob
 import hashlib
 import os
@@ -10,6 +9,11 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP  # of file systems that cannot lock, such as some NFS
 
@@ -49,6 +53,8 @@ def _delete(path):
 
 
 def _is_running(process: int) -> bool:
+    if fcntl is None:
+        return True  # on Windows the signal 0 is not a question
     try:
         os.kill(process, 0)  # signal 0 only asks
     except ProcessLookupError:
@@ -83,8 +89,16 @@ def lock(path, waiting: str | None = None):
     """Hold the lock file `path` for this process.
 
     Where another process holds it, print `waiting` and wait; without such a text raise BlockingIOError. The
-    file stays, as another process may be waiting for it. Where the file system has no locks, there is none.
+    file stays, as another process may be waiting for it. Where the file system has no locks, there is none;
+    nor is there on Windows, which a line says.
     """
+    if fcntl is None:
+        print(
+            f"no locks on this system: start no second run that writes to {Path(path).parent}",
+            file=sys.stderr,
+        )
+        yield
+        return
     with errors_name(path):
         file = open(path, "a")  # noqa: SIM115  (not "w": another process may hold it)
     with file:

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from kws.cli import UserError
-from kws.download import list_recordings
 from kws.features import FrontEnd
 from kws.files import appears_complete, lock
+from kws.folders import list_recordings
 from kws.recordings import CACHE_VERSION, BadAudio, audio_blocks, open_audio, writable_cache
 from kws.settings import SILENCE_INDEX, UNKNOWN_INDEX
 
@@ -60,12 +60,8 @@ def open_long_recordings(folders: tuple[str, ...], front_end: FrontEnd) -> LongR
 
 
 def recordings_below(folder: Path) -> list[Path]:
-    """The recordings in a folder and in the folders below it, sorted; links to folders are not followed."""
-    found = []
-    for place, folders, _ in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(place) / name for name, _, _ in list_recordings(Path(place))]
-    return sorted(found)
+    """The recordings in a folder and in the folders below it, sorted."""
+    return sorted(folder / name for name, _, _ in list_recordings(folder))
 
 
 def _decoded(folder, front_end) -> list[Path]:

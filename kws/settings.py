@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import dataclass, field
 
-from kws.cli import UserError, show
+from kws.cli import UserError, composed, show
 from kws.features import MEL_CHANNELS, MEL_UPPER_HZ, FrontEnd
 
 SILENCE_LABEL = "_silence_"
@@ -77,6 +77,8 @@ class Settings:
     detector: DetectorSettings | None = None  # no flag: chosen by evaluation.py
 
     def __post_init__(self):
+        # one word, however its accents were typed or stored; the dataclass is frozen
+        object.__setattr__(self, "wanted_words", tuple(map(composed, self.wanted_words)))
         self._check_features()
         self._check_words()
         self._check_percentages()

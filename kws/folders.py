@@ -1,0 +1,198 @@
+"""Folders of recordings: which words there are, which files, and what in them is not used."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from kws.cli import UserError, composed
+from kws.settings import SILENCE_LABEL, UNKNOWN_LABEL
+
+NOISE_FOLDER = "_background_noise_"
+LABEL_FOLDERS = (SILENCE_LABEL, UNKNOWN_LABEL)
+AUDIO_SUFFIXES = (  # of what libsndfile reads
+    *(".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2"),
+    *(".aiff", ".aif", ".aifc", ".caf", ".au", ".snd", ".voc", ".sph", ".nist"),
+)
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+LEVELS = 5  # of folders below that of a word
+KINDS_NAMED = 5
+MEANT = {  # names without case and punctuation -> what they may be meant for
+    "silence": SILENCE_LABEL,
+    "unknown": UNKNOWN_LABEL,
+    **dict.fromkeys(("noise", "noises", "background", "backgroundnoise", "backgroundnoises"), NOISE_FOLDER),
+}
+
+
+def entries(folder: Path) -> list[str]:
+    """Names in `folder`, sorted; none where it is no folder."""
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def populated_folders(folder: Path) -> list[str]:
+    """Names of the folders in `folder` that hold recordings, sorted; hidden ones are left out.
+
+    Names have their accents composed (Unicode NFC), however they are on the disk; see `folder_of`. UserError
+    where two folders differ in that alone.
+    """
+    names = [
+        composed(name)
+        for name in entries(folder)
+        if name[0] != "." and list_recordings(folder / name, first=True)
+    ]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(
+                f"{folder} has two folders named {name}, which differ only in how its accents are encoded "
+                "(Unicode NFC and NFD): put the recordings into one of them"
+            )
+    return sorted(names)
+
+
+def word_folders(folder: Path) -> list[str]:
+    """Names of the folders in `folder` that hold recordings of words, sorted; no '_' or '.' leads them."""
+    return [name for name in populated_folders(folder) if name[0] != "_"]
+
+
+def folder_of(folder: Path, name: str) -> Path:
+    """The folder in `folder` whose name is `name` but for Unicode normalization."""
+    if (folder / name).is_dir():
+        return folder / name
+    return next((folder / entry for entry in entries(folder) if composed(entry) == name), folder / name)
+
+
+def list_recordings(folder: Path, first=False) -> list[tuple[str, int, int]]:
+    """(name, bytes, time of change in ns) of the recordings in a folder, sorted; any one with `first`.
+
+    Those in folders below have them in their names: `anna/1.wav`.
+    """
+    found = []
+    for name, entry in _files(folder):
+        if _is_recording(entry):
+            status = entry.stat()
+            found.append((name, status.st_size, status.st_mtime_ns))
+            if first:
+                break
+    return sorted(found)
+
+
+def _is_recording(entry):
+    return entry.name.lower().endswith(AUDIO_SUFFIXES) and _holds(entry.is_file)
+
+
+def _holds(test):
+    """`test()` of an entry of a folder; False where the system cannot say, as of a link to itself."""
+    try:
+        return test()
+    except OSError:
+        return False
+
+
+def _files(folder) -> Iterator[tuple[str, os.DirEntry]]:
+    """(name, entry) of the files in a folder and those below; each folder once, as links may lead round."""
+    folder = Path(os.path.abspath(folder))
+    if not folder.is_dir():
+        return iter(())
+    around = {*folder.parents, *folder.resolve().parents}
+    return _files_below(folder, "", LEVELS, {_identity(place) for place in around})
+
+
+def _files_below(folder, prefix, levels, seen):
+    identity = _identity(folder)
+    if identity in seen:
+        return
+    seen.add(identity)
+    with os.scandir(folder) as scanned:
+        listed = [entry for entry in scanned if entry.name[0] != "."]
+    below = []
+    for entry in listed:
+        if _holds(entry.is_dir):
+            below.append(entry)
+        else:
+            yield prefix + entry.name, entry
+    # links last, so that a folder has its own name where a link leads to it as well
+    for entry in sorted(below, key=lambda entry: (entry.is_symlink(), entry.name)):
+        if levels:
+            yield from _files_below(entry.path, f"{prefix}{entry.name}/", levels - 1, seen)
+        else:
+            yield f"{prefix}{entry.name}/", entry
+
+
+def _identity(path):
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+# ---- what is not as its owner may think ----
+
+
+def report_unused(folder: Path, names):
+    """Print, in one line, what else than recordings is in the folders `names` of `folder`."""
+    unused = unused_files(folder, names)
+    if unused:
+        print(f"not used in {folder}: {unused}", file=sys.stderr)
+
+
+def unused_files(folder: Path, names) -> str:
+    """How many files of which kinds, other than recordings, are in the folders `names` of `folder`; or ''."""
+    unused = [
+        (name, file, entry)
+        for name in names
+        for file, entry in _files(folder_of(folder, name))
+        if not _is_recording(entry) and not _is_no_audio(entry.name)
+    ]
+    if not unused:
+        return ""
+    kinds = Counter(_kind(file, entry) for _, file, entry in unused)
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(KINDS_NAMED))
+    more = ", and others" if len(kinds) > KINDS_NAMED else ""
+    name, file = min(entry[:2] for entry in unused)
+    read = "WAV, FLAC, OGG, Opus, MP3, AIFF, CAF, AU and W64 files are read"
+    return f"{counts}{more}, such as {name}/{file} ({read})"
+
+
+def _is_no_audio(name):
+    return name.lower() in SYSTEM_FILES or name.lower().startswith(("readme", "license"))
+
+
+def _kind(file, entry):
+    if file.endswith("/"):
+        return f"folders more than {LEVELS} levels deep"
+    if entry.name.lower().endswith(AUDIO_SUFFIXES):
+        return "links to nothing, or devices"
+    return os.path.splitext(entry.name)[1].lower() or "without a suffix"
+
+
+def report_misnamed(folder: Path, wanted_words):
+    """Print a line for each folder that is named almost like one with a meaning, or not used for its name."""
+    known = {NOISE_FOLDER, *LABEL_FOLDERS, *wanted_words}
+    for name in populated_folders(folder):
+        meant = likely_meaning(name)
+        if name not in known and (meant or name[0] == "_"):
+            what = "is not used" if name[0] == "_" else "is taken for a word of that name"
+            rename = f"; rename it to {meant} if it is meant as that" if meant else ", as '_' leads its name"
+            print(f"{folder / name} {what}{rename}", file=sys.stderr)
+
+
+def likely_meaning(name: str) -> str | None:
+    """`_silence_`, `_unknown_` or `_background_noise_` where a folder's name is almost that."""
+    return MEANT.get("".join(filter(str.isalnum, name.lower())))
+
+
+def hint(folder: Path, wanted_words=()) -> str:
+    """Where the words (any, if none are given) may be instead, for the end of an error message; or ''."""
+    if composed(folder.resolve().name) in wanted_words:
+        return _meant(folder.resolve().parent)
+    places = [folder]
+    for _ in range(3):
+        places = [place / name for place in places for name in entries(place) if name[0] != "."]
+        for place in places:
+            words = word_folders(place) if place.is_dir() else []
+            if set(words) & set(wanted_words) or (words and not wanted_words):
+                return _meant(place)
+    return ""
+
+
+def _meant(folder):
+    return f" (did you mean --data_dir {folder}?)"
