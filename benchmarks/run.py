@@ -197,7 +197,7 @@ def link_clips(source, target, count):
     for number in np.linspace(0, max(len(names), count) - 1, count).astype(int):
         word, name = names[number % len(names)]
         (target / word).mkdir(parents=True, exist_ok=True)
-        link = name.replace(".", f"_{number // len(names)}.")
+        link = name.replace("/", "_").replace(".", f"_{number // len(names)}.")
         (target / word / link).symlink_to((source / word / name).resolve())
     shutil.copytree(source / NOISE_FOLDER, target / NOISE_FOLDER)
 

@@ -27,6 +27,7 @@ MAGIC = (  # first bytes of what libsndfile reads
     ),
     *(b".snd", b"dns.", b"Creative Voice File", b"NIST_1A", b"2BIT", b" paf", b"fap ", b"PVF1", b"MATLAB 5"),
 )
+TAGS = b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN"  # that are put after everything else
 STREAMED = 0x7FFF0000  # sizes from here on are what programs that write to a pipe put in place of one
 
 
@@ -123,8 +124,11 @@ class DataChunk(NamedTuple):
     size: int  # bytes, as in the header
     field: int  # where that size is in the header
     format: str  # and how, for struct
-    counted: int = 0  # bytes before `start` that the size includes
-    alignment: int = 1  # of what follows
+    kind: _Chunks | None = None
+
+    def field_content(self, size: int) -> bytes:
+        """The header's field for another size; struct.error where that does not fit."""
+        return struct.pack(self.format, size + (self.kind.counted if self.kind else 0))
 
 
 def find_data(file) -> DataChunk | None:
@@ -133,42 +137,61 @@ def find_data(file) -> DataChunk | None:
     if first[:4] == b".snd" and len(first) == 12:
         start, size = struct.unpack(">II", first[4:])
         return DataChunk(start, size, 8, ">I")
-    kind, place = CHUNKS.get(first[:4]), 0
-    while kind and place < 2**40:  # sizes are positive, so this ends
-        place = place or kind.start
-        file.seek(place)
-        header = file.read(kind.id_bytes + struct.calcsize(kind.size))
-        if len(header) < kind.id_bytes + struct.calcsize(kind.size):
+    kind = CHUNKS.get(first[:4])
+    place = kind.start if kind else None
+    while place:
+        header = _chunk_header(file, place, kind)
+        if header is None:
             return None
-        (size,) = struct.unpack(kind.size, header[kind.id_bytes :])
-        start = place + len(header)
-        if header.startswith(kind.data):
+        identifier, size, start = header
+        if identifier.startswith(kind.data):
             if first[:4] in (b"RF64", b"BW64") and size == 0xFFFFFFFF:
                 field, layout = RF64_DATA_SIZE
                 file.seek(field)
-                return DataChunk(start, *struct.unpack(layout, file.read(8)), field, layout)
-            field = place + kind.id_bytes
-            return DataChunk(start, size - kind.counted, field, kind.size, kind.counted, kind.alignment)
-        if size < kind.counted:
-            return None
-        place = start + -(-(size - kind.counted) // kind.alignment) * kind.alignment
+                return DataChunk(start, *struct.unpack(layout, file.read(8)), field, layout, kind)
+            return DataChunk(start, size, place + kind.id_bytes, kind.size, kind)
+        place = _aligned(start + size, kind) if size >= 0 else None
     return None
+
+
+def _chunk_header(file, place, kind):
+    """(identifier, size of the content, where that starts) of the chunk at `place`; None where none fits."""
+    file.seek(place)
+    header = file.read(kind.id_bytes + struct.calcsize(kind.size))
+    if len(header) < kind.id_bytes + struct.calcsize(kind.size):
+        return None
+    (size,) = struct.unpack(kind.size, header[kind.id_bytes :])
+    return header[: kind.id_bytes], size - kind.counted, place + len(header)
+
+
+def _aligned(place, kind):
+    return place + -(place - kind.start) % kind.alignment
 
 
 def real_size(data: DataChunk, file) -> int | None:
     """How many bytes of samples are in the file; None where more than the size of a header is missing."""
-    present = file.seek(0, os.SEEK_END) - data.start
+    end = file.seek(0, os.SEEK_END)
+    present, of_header = end - data.start, max(data.start, 128)
     if data.size > present:
-        streamed = data.size >= STREAMED
-        return present if streamed or data.size - present <= data.start else None
-    if data.size < 0:
-        return present
-    file.seek(data.start + data.size + -data.size % data.alignment)
-    follows = file.read(4)
-    if data.size and present - data.size <= data.start:
+        return present if data.size >= STREAMED or data.size - present <= of_header else None
+    if data.size > 0 and present - data.size <= of_header or _something_else(data, file, end):
         return data.size
-    # another chunk or a tag, or samples that were written after the header
-    return data.size if follows.isascii() and follows.decode().isprintable() else present
+    return present  # samples that were written after the header
+
+
+def _something_else(data, file, end):
+    """Whether another chunk or a tag, or nothing, follows where the header says that samples end."""
+    if data.size < 0 or data.kind is None:
+        return False
+    place = _aligned(data.start + data.size, data.kind)
+    file.seek(place)
+    if place >= end or file.read(16).startswith(TAGS):
+        return True
+    header = _chunk_header(file, place, data.kind)
+    if header is None:
+        return False
+    identifier, size, start = header
+    return identifier[:4].isascii() and identifier[:4].decode().isprintable() and 0 <= size <= end - start
 
 
 class Patched(io.RawIOBase):

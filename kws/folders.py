@@ -103,14 +103,15 @@ def _files_below(folder, prefix, levels, seen):
     if identity in seen:
         return
     seen.add(identity)
-    with os.scandir(folder) as scanned:
-        listed = [entry for entry in scanned if entry.name[0] != "."]
     below = []
-    for entry in listed:
-        if _holds(entry.is_dir):
-            below.append(entry)
-        else:
-            yield prefix + entry.name, entry
+    with os.scandir(folder) as scanned:
+        for entry in scanned:
+            if entry.name[0] == ".":
+                continue
+            if _holds(entry.is_dir):
+                below.append(entry)
+            else:
+                yield prefix + entry.name, entry
     # links last, so that a folder has its own name where a link leads to it as well
     for entry in sorted(below, key=lambda entry: (entry.is_symlink(), entry.name)):
         if levels:

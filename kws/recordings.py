@@ -18,13 +18,12 @@ from typing import NamedTuple
 import numpy as np
 
 from kws.cli import UserError
-from kws.containers import Patched, as_file, find_data, is_container, real_size
+from kws.containers import Patched, as_file, find_data, real_size
+from kws.containers import is_container as is_container  # for those who open recordings
 from kws.features import FrontEnd
 from kws.files import appears_complete, delete_leftovers, lock, write_text
 from kws.folders import NOISE_FOLDER, folder_of, list_recordings
 from kws.settings import SILENCE_LABEL
-
-__all__ = ["NOISE_FOLDER", "is_container"]
 
 CACHE_FOLDER = ".pcm_cache"
 CACHE_VERSION = 4  # of how recordings are converted; part of the cache's file names
@@ -98,7 +97,7 @@ def _patch(path):
     if size == data.size:
         return None
     try:
-        return data.field, struct.pack(data.format, size + data.counted)
+        return data.field, data.field_content(size)
     except struct.error:
         raise BadAudio("is larger than its format can say: split it, or convert it to FLAC") from None
 
@@ -124,6 +123,8 @@ def _open_file(path, patch):
     with contextlib.ExitStack() as stack:
         if patch:
             path = Patched(stack.enter_context(open(path, "rb", buffering=0)), *patch)
+        elif os.name == "posix":
+            path = os.fsencode(path)  # soundfile cannot encode names that are no text
         yield stack.enter_context(_sequential()(path))
 
 
@@ -141,7 +142,7 @@ def _survey(file):
     *each, of_mean = squares / max(1, count) - np.square(sums / max(1, count))
     # the mean of channels that have nothing in common has 1 / channels of their power
     cancels = file.channels > 1 and of_mean < np.mean(each) / file.channels / 4
-    return count, gain, int(np.argmax(each)) if cancels else None
+    return count, gain, int(np.argmax(each >= 0.999 * max(each))) if cancels else None
 
 
 def _float_gain(peak, whole):

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from kws import files
 from kws.files import appears_complete, delete_leftovers, errors_name, fingerprint, lock, write_text
 
 pytestmark = pytest.mark.fast
@@ -78,3 +79,13 @@ def test_a_fingerprint_is_of_contents(tmp_path):
         (tmp_path / name).write_text(content)
     prints = [fingerprint([tmp_path / name]) for name in "abc"]
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_without_locks_of_the_system_a_line_says_so_and_nothing_is_deleted(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(files, "fcntl", None)
+    (tmp_path / f"x.partial-{NOBODY}.txt").write_text("half")
+    with lock(tmp_path / "lock"), lock(tmp_path / "lock"):
+        delete_leftovers(tmp_path / "x.txt")
+    (line, _) = capfd.readouterr().err.splitlines()
+    assert line == f"no locks on this system: start no second run that writes to {tmp_path}"
+    assert names(tmp_path) == [f"x.partial-{NOBODY}.txt"]

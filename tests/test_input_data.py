@@ -1,12 +1,16 @@
 """From folders of recordings to labelled clips: partitions, labels, mixture."""
 
+import os
+import unicodedata
+
 import numpy as np
 import pytest
 import soundfile
 
 import input_data
-from conftest import ON_OFF, RECORDINGS, SAMPLE_DATA, SPEAKERS, make_words
+from conftest import ON_OFF, RATE, RECORDINGS, SAMPLE_DATA, SPEAKERS, make_words, settings_flags, write_wav
 from kws.cli import UserError
+from kws.clips import speaker_of
 from kws.settings import Settings
 
 pytestmark = pytest.mark.fast
@@ -97,6 +101,211 @@ def test_a_folder_with_other_things_is_never_filled_with_a_download(tmp_path, da
     make_words(tmp_path / "inner", speakers=SPEAKERS[:1])
     with pytest.raises(UserError, match=r"has no recordings: expected .*did you mean --data_dir .*inner"):
         input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+
+
+# ---- folders with a meaning ----
+
+
+def labels_of(data, folder):
+    """Labels of the clips of a folder, in all partitions."""
+    parts = [getattr(data, partition) for partition in input_data.PARTITIONS]
+    named = [zip(clips.names, clips.label, strict=True) for clips in parts]
+    return [label for part in named for name, label in part if name.startswith(f"{folder}/")]
+
+
+def test_folders_named_like_labels_hold_clips_of_these_labels(tmp_path, data_options):
+    make_words(tmp_path, words=("on", "off", "_unknown_", "_silence_"))
+    data = input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+    assert labels_of(data, "_silence_") == [0] * 40
+    unknown = labels_of(data, "_unknown_")
+    assert set(unknown) == {1} and data.unknown_per_epoch
+    for partition in input_data.PARTITIONS:
+        clips = getattr(data, partition)
+        generated = clips.names.count("")
+        assert generated == -(-sum(clips.label > 1) // 10)
+        assert sum(clips.label == 0) == generated + sum(clips.label == 2)  # as many speakers as of a word
+        for name in filter(None, clips.names):
+            assert input_data.which_partition(name.split("/")[1], 10, 10) == partition
+    without = input_data.open_data(data_options(data_dir=tmp_path, unknown_percentage=0), ON_OFF)
+    assert not labels_of(without, "_unknown_") and len(labels_of(without, "_silence_")) == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("silence", "_silence_"),
+        ("Unknown", "_unknown_"),
+        ("__unknown__", "_unknown_"),
+        ("background_noise", "_background_noise_"),
+        ("_background_noise", "_background_noise_"),
+        ("_Background-Noise_", "_background_noise_"),
+        ("noise", "_background_noise_"),
+    ],
+)
+def test_a_folder_named_almost_like_one_with_a_meaning_gets_a_hint(
+    tmp_path, data_options, capfd, name, meant
+):
+    make_words(tmp_path, words=("on", "off", name), speakers=SPEAKERS[:5])
+    input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+    what = "is not used" if name[0] == "_" else "is taken for a word of that name"
+    line = f"{tmp_path / name} {what}; rename it to {meant} if it is meant as that"
+    assert line in capfd.readouterr().err.splitlines()
+    with pytest.raises(UserError, match="did you mean" if "noise" not in name.lower() else "like no label"):
+        input_data.open_test_dir(tmp_path, ON_OFF)
+
+
+def test_folders_that_mean_what_they_say_get_no_hint(tmp_path, data_options, capfd):
+    make_words(tmp_path, words=("noise", "off", "_unknown_", "_background_noise_", ".hidden"))
+    input_data.open_data(data_options(data_dir=tmp_path), Settings(wanted_words=("noise", "off")))
+    assert capfd.readouterr().err == ""
+
+
+# ---- accents ----
+
+KOREA = {
+    form: unicodedata.normalize(form, "\N{HANGUL SYLLABLE HAN}\N{HANGUL SYLLABLE GUG}")
+    for form in ("NFC", "NFD")
+}
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("typed", ["NFC", "NFD"])
+def test_a_word_is_found_however_its_accents_are_encoded(tmp_path, data_options, on_disk, typed):
+    make_words(tmp_path, words=(KOREA[on_disk], "on", "cat"))
+    settings = settings_flags("--wanted_words", f"{KOREA[typed]},on").resolve()
+    assert settings.wanted_words == (KOREA["NFC"], "on")
+    assert Settings(wanted_words=(KOREA[typed], "on")) == settings
+    assert Settings.from_json(settings.to_json(), "") == settings
+    data = input_data.open_data(data_options(data_dir=tmp_path), settings)
+    assert labels_of(data, KOREA["NFC"]) == [2] * 40
+    (tmp_path / "on").rename(tmp_path / "_silence_")
+    (tmp_path / "cat").rename(tmp_path / "_unknown_")
+    assert set(input_data.open_test_dir(tmp_path, settings).label) == {0, 1, 2}
+
+
+def test_two_folders_of_one_word_are_an_error(tmp_path, data_options):
+    make_words(tmp_path, words=(*KOREA.values(), "on"), speakers=SPEAKERS[:1])
+    with pytest.raises(UserError, match="has two folders named .* put the recordings into one of them"):
+        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+
+
+def test_names_that_are_no_text_do_no_harm(tmp_path, data_options):
+    make_words(tmp_path, words=("on", "off", os.fsdecode(b"caf\xe9")), speakers=SPEAKERS[:10])
+    write_wav(tmp_path / "off" / "x.wav")
+    (tmp_path / "off" / "x.wav").rename(tmp_path / "off" / os.fsdecode(b"\xe9.wav"))
+    data = input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+    assert len(labels_of(data, "off")) == 11
+
+
+# ---- folders of speakers ----
+
+
+def test_recordings_in_folders_below_a_word_are_used_and_the_folder_is_the_speaker(tmp_path, data_options):
+    for speaker in SPEAKERS:
+        make_words(tmp_path / "made", words=("on", "off"), speakers=[speaker])
+        for word in ("on", "off"):
+            (tmp_path / "data" / word / speaker / "monday").mkdir(parents=True)
+            for name in ("1.wav", "monday/2.wav"):
+                write_wav(tmp_path / "data" / word / speaker / name, seconds=0.1)
+    data = input_data.open_data(data_options(data_dir=tmp_path / "data"), ON_OFF)
+    assert len(labels_of(data, "on")) == len(labels_of(data, "off")) == 80
+    for partition in input_data.PARTITIONS:
+        names = filter(None, getattr(data, partition).names)
+        speakers = {name.split("/")[1] for name in names}
+        of_name = {
+            s for s in SPEAKERS if input_data.which_partition(f"{s}_nohash_0.wav", 10, 10) == partition
+        }
+        assert speakers == of_name
+
+
+def test_a_name_with_nohash_says_more_than_the_folder():
+    names = ("anna_nohash_1.wav", "batch 2/anna_nohash_2.wav", "anna/1.wav", "anna/monday/2.opus")
+    assert len({input_data.which_partition(name, 40, 40) for name in names}) == 1
+    assert {speaker_of(name) for name in names} == {"anna"}
+    assert speaker_of("anna 1.wav") == "anna 1.wav"
+
+
+@pytest.mark.parametrize(
+    "suffix", ["opus", "oga", "ogg", "aiff", "AIF", "caf", "au", "w64", "wav", "flac", "mp3", "snd", "rf64"]
+)
+def test_recordings_of_all_suffixes_that_libsndfile_reads_are_used(tmp_path, data_options, suffix):
+    make_words(tmp_path, speakers=SPEAKERS[:20])
+    containers = {"opus": "OGG", "oga": "OGG", "AIF": "AIFF", "snd": "AU"}
+    kind = {"format": containers.get(suffix, suffix.upper()), "subtype": "OPUS" if suffix == "opus" else None}
+    soundfile.write(
+        tmp_path / "on" / f"x.{suffix}", np.random.default_rng(0).normal(size=RATE) / 9, RATE, **kind
+    )
+    assert len(labels_of(input_data.open_data(data_options(data_dir=tmp_path), ON_OFF), "on")) == 21
+
+
+def test_files_that_are_not_used_are_counted_in_one_line(tmp_path, data_options, capfd):
+    make_words(tmp_path, speakers=SPEAKERS[:20])
+    (tmp_path / "on" / "anna").mkdir()
+    others = ["1.m4a", "anna/2.M4A", "anna/list.txt", "x"]
+    unmentioned = ["Thumbs.db", ".DS_Store", "anna/._1.wav", "desktop.ini", "README.md"]
+    for name in (*others, *unmentioned):
+        (tmp_path / "on" / name).write_text("x")
+    (tmp_path / "off" / "gone.wav").symlink_to("nowhere")
+    input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "not used" in line]
+    assert line.startswith(
+        f"not used in {tmp_path}: 2 .m4a, 1 .txt, 1 without a suffix, 1 links to nothing"
+    ) or all(part in line for part in ("2 .m4a", "1 .txt", "1 without a suffix", "1 links to nothing"))
+
+
+def test_a_word_with_files_of_other_kinds_alone_says_so(tmp_path, data_options):
+    make_words(tmp_path, words=("off",), speakers=SPEAKERS[:3])
+    (tmp_path / "on").mkdir()
+    (tmp_path / "on" / "1.m4a").write_text("x")
+    with pytest.raises(UserError, match=r"no recordings of on in .*; not used: 1 \.m4a, such as on/1\.m4a"):
+        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+    for file in (tmp_path / "off").iterdir():
+        file.rename(file.with_suffix(".m4a"))
+    with pytest.raises(UserError, match=r"has no recordings: expected .*; it has 4 \.m4a, such as o"):
+        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+
+
+def test_links_that_lead_round_are_followed_once(tmp_path, data_options):
+    make_words(tmp_path / "data", words=("on", "off"), speakers=SPEAKERS[:4])
+    make_words(tmp_path / "elsewhere", words=("anna",), speakers=SPEAKERS[4:6])
+    data = tmp_path / "data"
+    links = {
+        "on/itself": "itself",
+        "on/here": ".",
+        "on/up": "..",
+        "on/root": "/",
+        "loop": ".",
+        "nothing": "nothing",
+        "on/anna": tmp_path / "elsewhere" / "anna",
+        "on/anna_again": tmp_path / "elsewhere" / "anna",
+        "off/file.wav": tmp_path / "elsewhere" / "anna" / f"{SPEAKERS[4]}_nohash_0.wav",
+        "on/itself.wav": "itself.wav",
+    }
+    for link, target in links.items():
+        (data / link).symlink_to(target)
+    (data / "linked").symlink_to(tmp_path / "elsewhere")
+    opened = input_data.open_data(data_options(data_dir=data, unknown_percentage=100), ON_OFF)
+    counts = {word: len(labels_of(opened, word)) for word in ("on", "off", "loop", "linked")}
+    assert counts["on"] == 6 and counts["off"] == 5 and counts["loop"] == 0
+
+
+def test_a_folder_around_the_words_or_of_one_of_them_says_which_is_meant(tmp_path, data_options):
+    make_words(tmp_path / "train", speakers=SPEAKERS[:1])
+    make_words(tmp_path / "test" / "inner", speakers=SPEAKERS[:1])
+    with pytest.raises(UserError, match=r"there are: test, train \(did you mean --data_dir .*/train\?\)"):
+        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+    (tmp_path / "train" / "on" / "anna").mkdir()
+    write_wav(tmp_path / "train" / "on" / "anna" / "1.wav")
+    with pytest.raises(UserError, match=r"did you mean --data_dir .*/train\?\)"):
+        input_data.open_data(data_options(data_dir=tmp_path / "train" / "on"), ON_OFF)
+
+
+def test_a_single_word_with_folders_of_speakers_is_a_data_set(tmp_path, data_options):
+    for speaker in ("anna", "ben", "cleo"):
+        (tmp_path / "meow" / speaker).mkdir(parents=True)
+        write_wav(tmp_path / "meow" / speaker / "1.wav")
+    data = input_data.open_data(data_options(data_dir=tmp_path), Settings(wanted_words=("meow",)))
+    assert len(labels_of(data, "meow")) == 3
 
 
 # ---- the canonical layout ----

@@ -7,7 +7,7 @@ import soundfile
 import input_data
 from conftest import ON_OFF, RATE, SPEAKERS, make_words, write_wav
 from kws.cli import UserError
-from kws.recordings import CACHE_FOLDER, decode_folders, one_clip, read_audio
+from kws.recordings import CACHE_FOLDER, BadAudio, decode_folders, one_clip, read_audio
 
 pytestmark = pytest.mark.fast
 
@@ -76,6 +76,79 @@ def test_conversion_happens_once_and_is_told(tmp_path, data_options, capfd):
         input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
         line = "converted: 1 cut to their loudest 1000 ms, 1 from 2 channels, 1 from 44100 Hz"
         assert (line in capfd.readouterr().err) == told
+
+
+# ---- channels and scales ----
+
+NOISE = 0.1 * np.random.default_rng(0).normal(size=(3 * RATE, 3))
+
+
+def written(path, samples, rate=RATE, subtype="FLOAT"):
+    soundfile.write(path, samples, rate, subtype)
+    return path
+
+
+@pytest.mark.parametrize(
+    "gains", [(1, -1), (-1, 1), (0.5, -1), (1, -1, 0), (1, -1, 1, -1)], ids=lambda gains: str(gains)
+)
+@pytest.mark.parametrize("offset", [0, 0.1])
+def test_of_channels_that_cancel_out_the_loudest_is_taken(tmp_path, gains, offset):
+    sound, channels = NOISE[:, 0], np.array(gains)
+    path = written(tmp_path / "x.wav", sound[:, None] * channels + offset)
+    samples, changes = read_audio(path, RATE)
+    loudest = channels[np.argmax(np.abs(channels))]
+    np.testing.assert_allclose(samples / 32768, sound * loudest + offset, atol=1e-4)
+    assert "from the loudest channel, as their mean cancels out" in changes
+
+
+@pytest.mark.parametrize("rate", [RATE, 44100])
+def test_opposite_phase_is_found_in_the_whole_recording_and_at_every_rate(tmp_path, rate):
+    sound = np.concatenate([np.zeros(10 * RATE), NOISE[:, 0]])  # silence for longer than a block
+    path = written(tmp_path / "x.wav", np.stack([sound, -sound], 1), rate)
+    expected, _ = read_audio(written(tmp_path / "mono.wav", sound, rate), RATE)
+    np.testing.assert_array_equal(read_audio(path, RATE)[0], expected)
+
+
+@pytest.mark.parametrize("mix", [np.eye(2), [[1, 1], [0, 0.5]], [[1, 0], [0, 0]]])
+def test_other_channels_are_averaged(tmp_path, mix):
+    channels = (NOISE[:, :2] @ np.array(mix)).astype(np.float32)
+    samples, changes = read_audio(written(tmp_path / "x.wav", channels), RATE)
+    np.testing.assert_array_equal(samples, np.round(32768 * channels.mean(1)).astype(np.int16))
+    assert changes == ("from 2 channels",)
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("sound", [30000 * NOISE[:, 0], np.round(30 * NOISE[:, 0])], ids=["loud", "quiet"])
+def test_float_samples_at_the_scale_of_integers_are_recognised(tmp_path, subtype, sound):
+    samples, changes = read_audio(written(tmp_path / "x.wav", sound, subtype=subtype), RATE)
+    np.testing.assert_allclose(samples, sound, atol=0.51)
+    assert changes == ("from float samples at the scale of 16-bit integers",)
+
+
+def test_float_samples_of_no_known_scale_are_refused(tmp_path):
+    for scale in (50, 1e6):
+        path = written(tmp_path / "x.wav", scale * NOISE[:, 0] / np.abs(NOISE[:, 0]).max())
+        with pytest.raises(
+            BadAudio, match="has float samples up to .*, where 1 or 32768 should be the largest"
+        ):
+            read_audio(path, RATE)
+
+
+def test_float_samples_a_little_beyond_full_scale_are_clipped(tmp_path):
+    sound = 20 * NOISE[:, 0] / 10
+    samples, changes = read_audio(written(tmp_path / "x.wav", sound / np.abs(sound).max() * 2), RATE)
+    assert samples.max() > 32000 and not changes
+
+
+def test_silent_recordings_are_named_in_one_line_again_and_again(tmp_path, data_options, capfd):
+    make_words(tmp_path, speakers=SPEAKERS[:20])
+    soundfile.write(tmp_path / "on" / "x_nohash_0.wav", np.zeros(RATE), RATE)
+    for path in (tmp_path / "cat").iterdir():
+        soundfile.write(path, np.tile([0, 1 / 32768], RATE // 2), RATE)
+    for _ in range(2):
+        input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
+        (line,) = [line for line in capfd.readouterr().err.splitlines() if "silent" in line]
+        assert line.startswith(f"21 recordings in {tmp_path} are silent, all of cat among them; such as cat/")
 
 
 # ---- damaged files ----
@@ -174,3 +247,30 @@ def test_a_damaged_cache_is_made_again(tmp_path, data_options, suffix):
         input_data.open_data(data_options(data_dir=tmp_path), ON_OFF).training, ON_OFF.front_end
     )
     np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("what?", "whats"),
+        ("a*", "a-16000-16000-b", "a"),
+        ("[x]", "x", "x-16000-16000-0123456789abcdef"),
+        ("-on", "--off", "on-"),
+        ("\N{HANGUL SYLLABLE HAN}" * 80, "\N{HANGUL SYLLABLE HAN}" * 79),
+        ("a b", "a_b", "a.b"),
+        ("on~0", "lock"),
+    ],
+    ids=lambda names: names[0][:9],
+)
+def test_the_cache_of_a_word_is_its_own_whatever_it_is_called(tmp_path, names):
+    make_words(tmp_path, words=names, speakers=SPEAKERS[:2])
+    decode_folders(tmp_path, list(names), ON_OFF.front_end)
+    before = cache_files(tmp_path)
+    assert len(before) == 2 * len(names) + 1
+    for name in names:
+        write_wav(tmp_path / name / "new_nohash_0.wav")
+        shards = decode_folders(tmp_path, list(names), ON_OFF.front_end)
+        assert len(shards[name].names) == 3
+        after = cache_files(tmp_path)
+        assert len(after) == len(before) and len(before.items() - after.items()) == 2
+        before = after
