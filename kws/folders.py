@@ -15,6 +15,20 @@ AUDIO_SUFFIXES = (  # of what libsndfile reads
     *(".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2"),
     *(".aiff", ".aif", ".aifc", ".caf", ".au", ".snd", ".voc", ".sph", ".nist"),
 )
+OTHER_AUDIO = (
+    ".m4a",
+    ".m4b",
+    ".aac",
+    ".mp4",
+    ".mov",
+    ".wma",
+    ".amr",
+    ".3gp",
+    ".webm",
+    ".mka",
+    ".raw",
+    ".pcm",
+)
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 LEVELS = 5  # of folders below that of a word
 KINDS_NAMED = 5
@@ -128,27 +142,34 @@ def _identity(path):
 # ---- what is not as its owner may think ----
 
 
-def report_unused(folder: Path, names):
-    """Print, in one line, what else than recordings is in the folders `names` of `folder`."""
-    unused = unused_files(folder, names)
+def report_unused(folder: Path, used):
+    """Print, in one line, what in a data folder is not used: in the folders `used` all but recordings, in
+    other ones audio that cannot be read.
+    """
+    others = [name for name in entries(folder) if name[0] != "." and composed(name) not in used]
+    unused = unused_files(folder, used, others)
     if unused:
         print(f"not used in {folder}: {unused}", file=sys.stderr)
 
 
-def unused_files(folder: Path, names) -> str:
-    """How many files of which kinds, other than recordings, are in the folders `names` of `folder`; or ''."""
-    unused = [
+def unused_files(folder: Path, names, others=()) -> str:
+    """How many files of which kinds, other than recordings, are in the folders `names` of `folder`; or ''.
+
+    Of the folders `others`, audio alone is counted.
+    """
+    found = [
         (name, file, entry)
-        for name in names
+        for name in (*names, *others)
         for file, entry in _files(folder_of(folder, name))
         if not _is_recording(entry) and not _is_no_audio(entry.name)
     ]
+    unused = [item for item in found if item[0] in names or item[1].lower().endswith(OTHER_AUDIO)]
     if not unused:
         return ""
     kinds = Counter(_kind(file, entry) for _, file, entry in unused)
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(KINDS_NAMED))
     more = ", and others" if len(kinds) > KINDS_NAMED else ""
-    name, file = min(entry[:2] for entry in unused)
+    name, file = min(item[:2] for item in unused)
     read = "WAV, FLAC, OGG, Opus, MP3, AIFF, CAF, AU and W64 files are read"
     return f"{counts}{more}, such as {name}/{file} ({read})"
 
