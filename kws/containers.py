@@ -148,7 +148,8 @@ def find_data(file) -> DataChunk | None:
             if first[:4] in (b"RF64", b"BW64") and size == 0xFFFFFFFF:
                 field, layout = RF64_DATA_SIZE
                 file.seek(field)
-                return DataChunk(start, *struct.unpack(layout, file.read(8)), field, layout, kind)
+                (size,) = struct.unpack(layout, file.read(8).ljust(8, b"\0"))
+                return DataChunk(start, size, field, layout, kind)
             return DataChunk(start, size, place + kind.id_bytes, kind.size, kind)
         place = _aligned(start + size, kind) if size >= 0 else None
     return None
@@ -156,6 +157,8 @@ def find_data(file) -> DataChunk | None:
 
 def _chunk_header(file, place, kind):
     """(identifier, size of the content, where that starts) of the chunk at `place`; None where none fits."""
+    if place >= file.seek(0, os.SEEK_END):  # in a damaged file too far even to seek there
+        return None
     file.seek(place)
     header = file.read(kind.id_bytes + struct.calcsize(kind.size))
     if len(header) < kind.id_bytes + struct.calcsize(kind.size):
@@ -184,8 +187,10 @@ def _something_else(data, file, end):
     if data.size < 0 or data.kind is None:
         return False
     place = _aligned(data.start + data.size, data.kind)
+    if place >= end:
+        return True
     file.seek(place)
-    if place >= end or file.read(16).startswith(TAGS):
+    if file.read(16).startswith(TAGS):
         return True
     header = _chunk_header(file, place, data.kind)
     if header is None:

@@ -398,8 +398,8 @@ def _report_silent_files(folder, shards):
     whole = [name for name, shard in words.items() if len(shard.silent) == len(shard.names)]
     first, shard = next(iter(words.items()))
     print(
-        f"{sum(len(shard.silent) for shard in words.values()):,} recordings in {folder} are silent"
-        f"{f', all of {chr(44).join(whole)} among them' if whole else ''}; such as {first}/{shard.silent[0]}",
+        f"silent recordings in {folder}: {sum(len(shard.silent) for shard in words.values()):,}"
+        f"{''.join(f', all of {name}' for name in whole)}; such as {first}/{shard.silent[0]}",
         file=sys.stderr,
     )
 

@@ -70,7 +70,21 @@ def in_a_process(function, *arguments):
 
 @pytest.mark.parametrize(
     ("suffix", "subtype", "rate"),
-    [("wav", "PCM_16", 16000), ("wav", "PCM_24", 44100), ("flac", "PCM_16", 16000), ("ogg", "VORBIS", 22050)],
+    [
+        *[
+            ("wav", "PCM_16", 16000),
+            ("wav", "PCM_24", 44100),
+            ("flac", "PCM_16", 16000),
+            ("ogg", "VORBIS", 22050),
+        ],
+        *[
+            ("wav", "FLOAT", 16000),
+            ("aiff", "PCM_16", 16000),
+            ("caf", "PCM_16", 16000),
+            ("au", "PCM_16", 16000),
+        ],
+        *[("w64", "PCM_16", 16000), ("rf64", "PCM_16", 16000)],
+    ],
 )
 def test_recordings(tmp_path, suffix, subtype, rate):
     samples = np.random.default_rng(0).normal(scale=0.1, size=rate // 5)

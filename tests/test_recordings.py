@@ -148,7 +148,7 @@ def test_silent_recordings_are_named_in_one_line_again_and_again(tmp_path, data_
     for _ in range(2):
         input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
         (line,) = [line for line in capfd.readouterr().err.splitlines() if "silent" in line]
-        assert line.startswith(f"21 recordings in {tmp_path} are silent, all of cat among them; such as cat/")
+        assert line.startswith(f"silent recordings in {tmp_path}: 21, all of cat; such as cat/")
 
 
 # ---- damaged files ----
