@@ -90,7 +90,7 @@ def main():
     print(f"wrote {output}: {output.stat().st_size:,} bytes")
 
     scores = TFLiteModel(output).predict(input_data.features(data.testing, settings.front_end))
-    name = f"{output}: testing, {data_options.protocol}"
+    name = f"{output}: testing, {data_options.protocol(data.testing)}"
     print(Report.from_scores(name, settings.labels, data.testing.label, scores).summary())
     if args.vela:
         output, npu_cost = firmware.compile_for_npu(output, args.vela)

@@ -171,8 +171,8 @@ def labelled_features(data_options, test_dir, settings):
         print(f"{data_options.data_dir} does not exist: evaluating {test_dir} alone")
     else:
         data = input_data.open_data(data_options, settings)
-        sets["validation", data_options.protocol] = data.validation
-        sets["testing", data_options.protocol] = data.testing
+        sets["validation", data_options.protocol(data.validation)] = data.validation
+        sets["testing", data_options.protocol(data.testing)] = data.testing
     if test_dir:
         folder = Path(test_dir).resolve().name
         name = "canonical" if folder.startswith("speech_commands_test_set") else "test_dir"

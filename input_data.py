@@ -58,28 +58,41 @@ class DataOptions:
     negatives_percentage: float = 50
     cut_words_percentage: float = 0
 
+    def protocol(self, clips: "Clips") -> str:
+        """What a validation or test set is made of; by name if it is as in the paper's code."""
+        wanted = int(np.sum(clips.label > UNKNOWN_INDEX))
+        parts, as_asked = [], True
+        for index, asked, kind in (
+            (SILENCE_INDEX, self.silence_percentage, "silence of zeros"),
+            (UNKNOWN_INDEX, self.unknown_percentage, "unknown words"),
+        ):
+            count = int(np.sum(clips.label == index))
+            enough = count == _percent_of(wanted, asked)
+            as_asked = as_asked and enough and count > 0 and asked == 10
+            share = asked if enough else round(100 * count / max(wanted, 1), 1)
+            parts.append(f"{share:g} % {kind}" if count else f"no {kind}")
+        mixture = ", ".join(parts)
+        return f"paper protocol ({mixture})" if as_asked else mixture
+
     @property
-    def protocol(self) -> str:
-        """What the validation and test sets are made of; by name if it is as in the paper's code."""
-        mixture = (
-            f"{self.silence_percentage:g} % silence of zeros, {self.unknown_percentage:g} % unknown words"
-        )
-        paper = self.silence_percentage == 10 and self.unknown_percentage == 10
-        return f"paper protocol ({mixture})" if paper else mixture
+    def unknown_in_training(self) -> float:
+        """Clips of unknown words in an epoch of training, in % of the wanted words' clips."""
+        percentage = self.training_unknown_percentage
+        return self.unknown_percentage if percentage is None else percentage
 
 
 def add_arguments(parser):
     """Add the flags that say which recordings are used and how they become features."""
     group = parser.add_argument_group("data")
     add = flag_adder(group, DataOptions)
-    percent = bounded(float, 0, 100)
+    percent, any_percent = bounded(float, 0, 100), bounded(float, 0)
     words = "words to tell apart, comma-separated; the others are _unknown_"
     add("data_url", "archive to download where --data_dir has no recordings; '' for none", metavar="URL")
     add("data_dir", "folder with one folder of recordings for each word", metavar="DIR")
     add_setting(group, "wanted_words", words, type=word_list, metavar="WORDS")
     of_wanted = "in %% of the wanted words' clips"
-    add("silence_percentage", f"clips of silence, {of_wanted}", type=percent, metavar="P")
-    add("unknown_percentage", f"clips of unknown words, {of_wanted}", type=percent, metavar="P")
+    add("silence_percentage", f"clips of silence, {of_wanted}", type=any_percent, metavar="P")
+    add("unknown_percentage", f"clips of unknown words, {of_wanted}", type=any_percent, metavar="P")
     for partition in ("validation", "testing"):
         speakers = f"share of speakers for {partition}, in %%"
         add_setting(group, f"{partition}_percentage", speakers, type=percent, metavar="P")
@@ -203,7 +216,8 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
     absent = [word for word in settings.wanted_words if word not in present]
     if absent:
         raise UserError(f"no recordings of {', '.join(absent)} in {folder}; there are: {', '.join(present)}")
-    used = present if options.unknown_percentage else list(settings.wanted_words)
+    uses_unknown = options.unknown_percentage or options.unknown_in_training
+    used = present if uses_unknown else list(settings.wanted_words)
     shards = decode_folders(folder, used, settings.front_end)
     unusable = [word for word in settings.wanted_words if not shards[word].names]
     if unusable:
@@ -215,10 +229,8 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
             members[partition].setdefault(word, []).append(row)
     _report_unknown_speakers(folder, [name for word in used for name in shards[word].names])
     training = _label_clips(members["training"], shards, options, settings, all_unknown=True)
-    percentage = options.training_unknown_percentage
-    percentage = options.unknown_percentage if percentage is None else percentage
     wanted = int(np.sum(training.label > UNKNOWN_INDEX))
-    drawn = _percent_of(wanted, percentage)
+    drawn = _percent_of(wanted, options.unknown_in_training)
     return Data(
         training=training,
         unknown_per_epoch=min(drawn, int(np.sum(training.label == UNKNOWN_INDEX))),

@@ -53,7 +53,7 @@ def main():
     test_features = input_data.features(data.testing, settings.front_end)
 
     def report(when, model):
-        name = f"testing {when} {how.method}, {data_options.protocol}"
+        name = f"testing {when} {how.method}, {data_options.protocol(data.testing)}"
         return Report.from_scores(name, settings.labels, data.testing.label, model.predict(test_features))
 
     keras.utils.set_random_seed(options.seed)

@@ -10,8 +10,9 @@ import models
 from input_data import DataOptions
 from kws import checkpoints, distribution, plots, training
 from kws.augmentation import Augmentation
-from kws.batch_norm import fold_batch_norm_into_plain_model, with_batch_norm
+from kws.batch_norm import fold_batch_norm_into_plain_model, load_plain_weights, with_batch_norm
 from kws.cli import new_parser, options_from, run
+from kws.files import fingerprint
 from kws.quiet_tf import keras
 from kws.reports import Report
 from kws.run_folder import read_history
@@ -25,6 +26,12 @@ def parse_arguments():
     input_data.add_training_arguments(parser)
     models.add_arguments(parser)
     group = training.add_arguments(parser, steps="15000,3000", rates="0.001,0.0001", train_dir="train")
+    group.add_argument(
+        "--start_checkpoint",
+        metavar="PATH",
+        help="start from these weights instead of random ones: a checkpoint of the same network; where its "
+        "--wanted_words differ, the last layer starts anew",
+    )
     group.add_argument(
         "--batch_norm",
         action="store_true",
@@ -51,7 +58,7 @@ def main():
     options = options_from(TrainingOptions, args)
     variation = options_from(Augmentation, args)
     data_options = options_from(DataOptions, args)
-    settings = SettingsFlags.from_arguments(args).resolve()
+    settings, start = how_to_start(args.start_checkpoint, SettingsFlags.from_arguments(args))
     data = input_data.open_data(data_options, settings)
     training.check_data(data, settings, data_options.data_dir, variation)
 
@@ -59,20 +66,33 @@ def main():
     keras.utils.set_random_seed(options.seed)
     with strategy.scope():
         model = models.build_model(settings)
+        if args.start_checkpoint:
+            training.start_from(args.start_checkpoint, model, settings)
         if args.batch_norm:
+            start += ", with batch normalisation"
             recordings = data.validation.without_silence()
-            model = with_batch_norm(model, input_data.features(recordings, settings.front_end))
+            features = input_data.features(recordings, settings.front_end)
+            network, model = model, with_batch_norm(model, features)
+            if args.start_checkpoint:
+                load_plain_weights(model, network, features)
 
     def plain():
         return fold_batch_norm_into_plain_model(model, settings) if args.batch_norm else model
 
-    start = "random, with batch normalisation" if args.batch_norm else "random"
     training.fit(model, data, settings, options, variation, data_options, start=start, plain=plain)
     worker, workers = distribution.worker_index_and_count(strategy)
     if worker == 0:
-        finish(Path(options.train_dir), data, data_options.protocol, args.plots)
+        finish(Path(options.train_dir), data, data_options.protocol(data.testing), args.plots)
     else:
         print(f"worker {worker} of {workers} is done; worker 0 has the model")
+
+
+def how_to_start(checkpoint, flags):
+    """The settings of the model to train, and what identifies its weights at the start."""
+    if not checkpoint:
+        return flags.resolve(), "random"
+    settings = checkpoints.settings_to_start(checkpoint, flags)
+    return settings, fingerprint(checkpoints.checkpoint_files(checkpoint))
 
 
 def finish(train_dir, data, protocol, plots_folder):

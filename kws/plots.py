@@ -16,8 +16,10 @@ DPI = 110
 
 
 def write_training_plots(folder, history: np.ndarray):
-    """Learning curves, from a row for each validation: step, rate, loss, training and validation accuracy."""
-    step, rate, loss, training, validation = np.asarray(history, float).reshape(-1, 5).T
+    """Learning curves, from a row for each validation: step, rate, loss, training and validation accuracy,
+    validation loss.
+    """
+    step, rate, loss, training, validation, validation_loss = np.asarray(history, float).reshape(-1, 6).T
     figure = _figure(9, 6.5)
     accuracy_axes, loss_axes, rate_axes = figure.subplots(
         3, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1.5, 1)}
@@ -27,7 +29,7 @@ def write_training_plots(folder, history: np.ndarray):
     )
     accuracy_axes.plot(step, 100 * validation, color=ACCENT, label="validation")
     if len(step):
-        best = validation.argmax()
+        best = np.lexsort((validation_loss, -validation))[0]  # as training keeps it
         accuracy_axes.plot(step[best], 100 * validation[best], "o", color=ACCENT)
         accuracy_axes.annotate(
             f"{100 * validation[best]:.2f} %",
@@ -40,7 +42,8 @@ def write_training_plots(folder, history: np.ndarray):
     accuracy_axes.set_ylabel("accuracy, %")
     accuracy_axes.legend(frameon=False, loc="lower right")
     loss_axes.plot(step, loss, color=SECOND)
-    loss_axes.set_ylabel("training loss")
+    loss_axes.plot(step, validation_loss, color=ACCENT)
+    loss_axes.set_ylabel("loss")
     rate_axes.plot(step, rate, color=INK)
     rate_axes.set_ylabel("learning rate")
     rate_axes.set_ylim(0)

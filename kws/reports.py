@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kws.files import write_text
+from kws.settings import SILENCE_LABEL, UNKNOWN_LABEL
 from kws.tflite import Cost
 
 NORMAL_95 = 1.959964  # two-sided 95 % quantile of the normal distribution
@@ -61,14 +62,20 @@ class Report:
         return _ratio(self.confusion.diagonal(), self.confusion.sum(0))
 
     def summary(self) -> str:
-        """One line: what, accuracy, interval, N."""
+        """One line: what, accuracy, interval, N and what it is made of."""
         if not self.count:
             return f"{self.name}: no clips"
         low, high = self.interval
         return (
             f"{self.name}: accuracy {100 * self.accuracy:.2f} % "
-            f"(95 % interval {100 * low:.2f} to {100 * high:.2f}), N = {self.count:,}"
+            f"(95 % interval {100 * low:.2f} to {100 * high:.2f}), N = {self.count:,}: {self.composition()}"
         )
+
+    def composition(self) -> str:
+        """How many clips are of wanted words, of silence and of other words."""
+        counts = dict(zip(self.labels, self.confusion.sum(1), strict=True))
+        silence, unknown = (counts.pop(label, 0) for label in (SILENCE_LABEL, UNKNOWN_LABEL))
+        return f"{sum(counts.values()):,} wanted words, {silence:,} silence, {unknown:,} unknown words"
 
     def text(self) -> str:
         """The summary, the confusion matrix with label names, and precision and recall per label."""
