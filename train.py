@@ -19,6 +19,8 @@ from kws.run_folder import read_history
 from kws.settings import SettingsFlags
 from kws.training import TrainingOptions
 
+CLIPS_TO_MEASURE_ON = 1000  # the statistics of a batch normalisation
+
 
 def parse_arguments():
     parser = new_parser(__doc__)
@@ -74,7 +76,7 @@ def main():
             features = input_data.features(recordings, settings.front_end)
             network, model = model, with_batch_norm(model, features)
             if args.start_checkpoint:
-                load_plain_weights(model, network, features)
+                load_plain_weights(model, network, some_training_features(data, variation, settings))
 
     def plain():
         return fold_batch_norm_into_plain_model(model, settings) if args.batch_norm else model
@@ -93,6 +95,14 @@ def how_to_start(checkpoint, flags):
         return flags.resolve(), "random"
     settings = checkpoints.settings_to_start(checkpoint, flags)
     return settings, fingerprint(checkpoints.checkpoint_files(checkpoint))
+
+
+def some_training_features(data, variation, settings):
+    """Features of training clips as training varies them, float32 [CLIPS_TO_MEASURE_ON, feature_count]."""
+    (batch,) = input_data.training_batches(
+        data, variation, settings.front_end, batch_size=CLIPS_TO_MEASURE_ON, seed=0, steps=range(1)
+    )
+    return batch.features
 
 
 def finish(train_dir, data, protocol, plots_folder):

@@ -35,7 +35,8 @@ def load_plain_weights(model, plain, features: np.ndarray):
     """Have `model`, of `with_batch_norm`, compute what `plain` does, a network of its layers without.
 
     The input's normalisation is undone by the first kernel. Each other one has the mean and variance that its
-    inputs have for `features` [n, feature_count], and a scale and an offset that restore them.
+    inputs have for `features` [n, feature_count], those of training clips, and a scale and an offset that
+    restore them: so training, which normalises by each batch, begins near what `plain` computes.
     """
     _, input_norm, *rest = model.layers
     dense = iter([layer for layer in plain.layers if layer.weights])

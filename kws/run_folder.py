@@ -15,7 +15,7 @@ from kws.checkpoints import checkpoint_files, refuse_wildcards, writing
 from kws.cli import UserError, show
 from kws.files import fingerprint, lock, write_text
 from kws.quiet_tf import tf
-from kws.settings import OF_THE_DATA, Settings
+from kws.settings import FIELDS, OF_THE_DATA
 
 HISTORY_NAME = "history.csv"
 HISTORY_COLUMNS = (
@@ -82,8 +82,9 @@ def _check_same_run(identity, note):
     except (OSError, ValueError, TypeError):
         raise UserError(f"{note} is damaged; delete {note.parent} to start over") from None
     for name, value in identity.items():
-        if theirs.get(name) != value and not (name == STEPS or name == RATES and _continues(theirs, value)):
-            raise UserError(_how_to_go_on(note.parent, name, theirs.get(name), value))
+        if name == STEPS or theirs.get(name) == value or name == RATES and _continues(theirs, value):
+            continue
+        raise UserError(_how_to_go_on(note.parent, name, theirs.get(name), value))
     done, total = _steps_done(note.parent), sum(map(int, identity[STEPS].split()))
     if done > total:
         raise UserError(
@@ -109,14 +110,12 @@ def _continues(theirs, rates):
 def _how_to_go_on(folder, name, theirs, value):
     """Why a run with `name` `value` cannot resume the run in `folder`, and what to do."""
     differs = f"{folder} holds a run with {name} {theirs}, not {value}"
-    of_network = {f"--{field.name}" for field in dataclasses.fields(Settings)} - {
-        f"--{n}" for n in OF_THE_DATA
-    }
-    if name in of_network:
+    setting = name.removeprefix("--")
+    if setting in FIELDS and setting not in OF_THE_DATA:  # the weights are of another network
         return f"{differs}: give another --train_dir, or delete {folder}"
     return (
-        f"{differs}: give another --train_dir (and to train.py --start_checkpoint {folder / 'best'}, to start "
-        f"from this run's weights), or delete {folder}"
+        f"{differs}: give another --train_dir, with train.py's --start_checkpoint {folder / 'best'} to start "
+        f"from its weights, or delete {folder}"
     )
 
 
