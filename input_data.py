@@ -5,7 +5,6 @@ download -> folders of recordings -> decoded PCM -> labelled clips by partition 
 Nothing here needs TensorFlow. As a script this prepares the data set and counts it.
 """
 
-import contextlib
 import hashlib
 import math
 import os
@@ -13,16 +12,14 @@ import re
 import sys
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from kws import augmentation
 from kws.augmentation import Augmentation, augment, draw_variations
-from kws.batches import VARIATION, Batch, EpochOrder, echoed
+from kws.batches import VARIATION, Batch, EpochOrder, echoed, workers
 from kws.cli import StoreTuple, UserError, bounded, flag_adder, new_parser, options_from, run, word_list
 from kws.download import (
     DATA_URL,
@@ -57,22 +54,6 @@ class DataOptions:
     negatives_dir: tuple[str, ...] = ()
     negatives_percentage: float = 50
     cut_words_percentage: float = 0
-
-    def protocol(self, clips: "Clips") -> str:
-        """What a validation or test set is made of; by name if it is as in the paper's code."""
-        wanted = int(np.sum(clips.label > UNKNOWN_INDEX))
-        parts, as_asked = [], True
-        for index, asked, kind in (
-            (SILENCE_INDEX, self.silence_percentage, "silence of zeros"),
-            (UNKNOWN_INDEX, self.unknown_percentage, "unknown words"),
-        ):
-            count = int(np.sum(clips.label == index))
-            enough = count == _percent_of(wanted, asked)
-            as_asked = as_asked and enough and count > 0 and asked == 10
-            share = asked if enough else round(100 * count / max(wanted, 1), 1)
-            parts.append(f"{share:g} % {kind}" if count else f"no {kind}")
-        mixture = ", ".join(parts)
-        return f"paper protocol ({mixture})" if as_asked else mixture
 
     @property
     def unknown_in_training(self) -> float:
@@ -230,7 +211,7 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
     _report_unknown_speakers(folder, [name for word in used for name in shards[word].names])
     training = _label_clips(members["training"], shards, options, settings, all_unknown=True)
     wanted = int(np.sum(training.label > UNKNOWN_INDEX))
-    drawn = _percent_of(wanted, options.unknown_in_training)
+    drawn = percent_of(wanted, options.unknown_in_training)
     return Data(
         training=training,
         unknown_per_epoch=min(drawn, int(np.sum(training.label == UNKNOWN_INDEX))),
@@ -238,8 +219,8 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
         testing=_label_clips(members["testing"], shards, options, settings),
         noise=load_noise(folder, settings.front_end),
         negatives=open_long_recordings(options.negatives_dir, settings.front_end),
-        negatives_per_epoch=_percent_of(wanted, options.negatives_percentage) if options.negatives_dir else 0,
-        cut_words_per_epoch=_percent_of(wanted, options.cut_words_percentage),
+        negatives_per_epoch=percent_of(wanted, options.negatives_percentage) if options.negatives_dir else 0,
+        cut_words_per_epoch=percent_of(wanted, options.cut_words_percentage),
     )
 
 
@@ -267,13 +248,13 @@ def _label_clips(rows_by_word, shards, options, settings, all_unknown=False):
     wanted = clips_of(settings.wanted_words)
     unknown = sorted(clips_of(rows_by_word.keys() - set(settings.wanted_words)), key=drawing_order)
     if not all_unknown:
-        unknown = unknown[: _percent_of(len(wanted), options.unknown_percentage)]
+        unknown = unknown[: percent_of(len(wanted), options.unknown_percentage)]
     labels = {word: index for index, word in enumerate(settings.labels)}
     table = [(word, row, labels.get(word, UNKNOWN_INDEX)) for word, row in wanted + unknown]
-    return _clips(table, shards, _percent_of(len(wanted), options.silence_percentage), settings)
+    return _clips(table, shards, percent_of(len(wanted), options.silence_percentage), settings)
 
 
-def _percent_of(count, percentage):
+def percent_of(count, percentage):
     return math.ceil(count * percentage / 100)  # rounded up, so that a small set has some
 
 
@@ -331,21 +312,10 @@ def features(clips: Clips, front_end: FrontEnd) -> np.ndarray:
         part = range(start, min(start + CLIPS_AT_ONCE, len(clips)))
         mfcc(clips.audio(part), front_end, out[part.start : part.stop])
 
-    with _workers() as pool:
+    with workers() as pool:
         for _ in pool.map(fill, range(0, len(clips), CLIPS_AT_ONCE)):
             pass  # raises what a thread raised
     return out
-
-
-@contextlib.contextmanager
-def _workers():
-    """Threads for numpy's work, one a core; without BLAS's own threads, which would compete with them."""
-    pool = ThreadPoolExecutor(os.cpu_count())
-    with threadpool_limits(1, user_api="blas"):
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 # ---- batches ----
@@ -371,7 +341,7 @@ def training_batches(
     middle gets what an uninterrupted one would get, and workers together what one alone would.
     """
     rows = np.arange(batch_size)[worker_rows]
-    with _workers() as pool:
+    with workers() as pool:
 
         def make_batches(numbers):
             return _fresh_batches(data, variation, front_end, batch_size, seed, numbers, rows, teacher, pool)

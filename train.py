@@ -14,7 +14,7 @@ from kws.batch_norm import fold_batch_norm_into_plain_model, load_plain_weights,
 from kws.cli import new_parser, options_from, run
 from kws.files import fingerprint
 from kws.quiet_tf import keras
-from kws.reports import Report
+from kws.reports import Report, protocol_of
 from kws.run_folder import read_history
 from kws.settings import SettingsFlags
 from kws.training import TrainingOptions
@@ -84,7 +84,7 @@ def main():
     training.fit(model, data, settings, options, variation, data_options, start=start, plain=plain)
     worker, workers = distribution.worker_index_and_count(strategy)
     if worker == 0:
-        finish(Path(options.train_dir), data, data_options.protocol(data.testing), args.plots)
+        finish(Path(options.train_dir), data, data_options, args.plots)
     else:
         print(f"worker {worker} of {workers} is done; worker 0 has the model")
 
@@ -105,7 +105,7 @@ def some_training_features(data, variation, settings):
     return batch.features
 
 
-def finish(train_dir, data, protocol, plots_folder):
+def finish(train_dir, data, data_options, plots_folder):
     """Export the best checkpoint in `train_dir`, and print how good it is."""
     model = checkpoints.load(train_dir / "best")
     settings = model.settings
@@ -113,7 +113,8 @@ def finish(train_dir, data, protocol, plots_folder):
     checkpoints.export_keras_file(model.network, settings, train_dir / f"{settings.model_architecture}.keras")
     features = input_data.features(data.testing, settings.front_end)
     scores = model.predict(features)
-    report = Report.from_scores(f"testing, {protocol}", settings.labels, data.testing.label, scores)
+    name = f"testing, {protocol_of(data.testing, data_options)}"
+    report = Report.from_scores(name, settings.labels, data.testing.label, scores)
     print(report.text())
     if plots_folder:
         plots.write_training_plots(plots_folder, read_history(train_dir))
