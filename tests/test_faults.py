@@ -93,8 +93,8 @@ def sizes(folder):
 def survives_kills(make_command, outcome, tmp_path, call=call):
     """Check that make_command(folder) has the same outcome(folder) after being killed as undisturbed.
 
-    It is killed at a random change of its files, every other time up to a tenth of a second later; then `call`
-    runs the command again.
+    It is killed at a random change of its files, every other time up to a tenth of a second later; then
+    `call` runs the command again.
     """
     total, _ = watch(make_command(tmp_path / "whole"), tmp_path / "whole")
     expected = outcome(tmp_path / "whole")

@@ -233,7 +233,7 @@ def test_a_model_trained_with_batch_norm_is_a_plain_one(distilled):
 
 def test_a_taught_model_agrees_with_its_teacher_more_than_another(tmp_path, test_set):
     flags = (
-        "--how_many_training_steps 400,200 --eval_step_interval 600 --echo_factor 6".split()
+        "--how_many_training_steps 1200,300 --eval_step_interval 1500 --echo_factor 8".split()
     )  # the last is best
     train_here(tmp_path / "teacher", "--seed", "3", *flags)
     train_here(tmp_path / "taught", "--teacher", tmp_path / "teacher" / "best", "--temperature", "2", *flags)
