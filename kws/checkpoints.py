@@ -291,7 +291,8 @@ def settings_to_start(path, flags: SettingsFlags) -> Settings:
     if stored is None:
         return flags.resolve()
     typed = {name: flags.typed[name] for name in OF_THE_DATA if name in flags.typed}
-    return flags.resolve(dataclasses.replace(stored, **typed), str(path))
+    # thresholds were chosen for the weights before
+    return flags.resolve(dataclasses.replace(stored, **typed, detector=None), str(path))
 
 
 def load_start(network, settings: Settings, path) -> bool:

@@ -1,5 +1,6 @@
 """train.py as a user calls it: what it prints and writes, what it resumes, how it fails."""
 
+import dataclasses
 import fcntl
 import re
 import shutil
@@ -31,6 +32,7 @@ from conftest import (
 from kws import checkpoints, training
 from kws.augmentation import Augmentation
 from kws.run_folder import read_history
+from kws.settings import DetectorSettings, Sensitivity
 
 RECIPE = (
     "--batch_norm --learning_rate_schedule cosine --echo_factor 2 --speed_change 10 --volume_change_db 6 "
@@ -155,10 +157,17 @@ def start(checkpoint, folder, *flags, check=True):
 
 
 def test_a_training_starts_from_a_checkpoint_and_needs_no_flag_of_its_network(trained, tmp_path):
-    start(trained / "best", tmp_path)
+    shutil.copytree(trained / "best", tmp_path / "start")
+    settings = checkpoints.read_settings(trained / "best")
+    sensitivity = Sensitivity((0.5,) * 10, 1, 0.1)
+    detector = DetectorSettings(20, 500, 1000, *3 * [sensitivity])
+    checkpoints.write_settings(tmp_path / "start", dataclasses.replace(settings, detector=detector))
+    start(tmp_path / "start", tmp_path)
     for ours, theirs in zip(weights(tmp_path / "best"), weights(trained / "best"), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-6)  # Adam's first step is the learning rate
-    assert checkpoints.read_settings(tmp_path / "best") == checkpoints.read_settings(trained / "best")
+    assert (
+        checkpoints.read_settings(tmp_path / "best") == settings
+    )  # the detector was chosen for other weights
 
 
 def test_for_other_words_the_last_layer_starts_anew(trained, tmp_path):
