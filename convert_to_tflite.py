@@ -14,7 +14,7 @@ from kws import checkpoints, firmware, tflite
 from kws.cli import bounded, new_parser, options_from, run
 from kws.files import write_bytes, write_text
 from kws.quiet_tf import quiet, tf
-from kws.reports import Report
+from kws.reports import Report, protocol_of
 from kws.settings import SettingsFlags
 from kws.tflite import TFLiteModel, embed_settings, operator_names
 
@@ -90,7 +90,7 @@ def main():
     print(f"wrote {output}: {output.stat().st_size:,} bytes")
 
     scores = TFLiteModel(output).predict(input_data.features(data.testing, settings.front_end))
-    name = f"{output}: testing, {data_options.protocol}"
+    name = f"{output}: testing, {protocol_of(data.testing, data_options)}"
     print(Report.from_scores(name, settings.labels, data.testing.label, scores).summary())
     if args.vela:
         output, npu_cost = firmware.compile_for_npu(output, args.vela)

@@ -12,7 +12,7 @@ from input_data import DataOptions
 from kws import ambient, checkpoints, plots, streaming
 from kws.checkpoints import load
 from kws.cli import bounded, new_parser, options_from, run
-from kws.reports import Evaluation, Report, comparison_table, write_json
+from kws.reports import Evaluation, Report, comparison_table, protocol_of, write_json
 from kws.settings import SettingsFlags
 from kws.streaming import DetectorOptions
 
@@ -171,8 +171,8 @@ def labelled_features(data_options, test_dir, settings):
         print(f"{data_options.data_dir} does not exist: evaluating {test_dir} alone")
     else:
         data = input_data.open_data(data_options, settings)
-        sets["validation", data_options.protocol] = data.validation
-        sets["testing", data_options.protocol] = data.testing
+        sets["validation", protocol_of(data.validation, data_options)] = data.validation
+        sets["testing", protocol_of(data.testing, data_options)] = data.testing
     if test_dir:
         folder = Path(test_dir).resolve().name
         name = "canonical" if folder.startswith("speech_commands_test_set") else "test_dir"

@@ -5,23 +5,19 @@ download -> folders of recordings -> decoded PCM -> labelled clips by partition 
 Nothing here needs TensorFlow. As a script this prepares the data set and counts it.
 """
 
-import contextlib
 import hashlib
 import math
-import os
 import sys
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from kws import augmentation
 from kws.augmentation import Augmentation, augment, draw_variations
-from kws.batches import VARIATION, Batch, EpochOrder, echoed
+from kws.batches import VARIATION, Batch, EpochOrder, echoed, workers
 from kws.cli import StoreTuple, UserError, bounded, flag_adder, new_parser, options_from, run, word_list
 from kws.clips import PARTITIONS, Clips, path_bytes, report_unknown_speakers, which_partition
 from kws.download import DATA_URL, TEST_SET_URL, fetch_archive, is_populated, prepare_recordings
@@ -67,27 +63,24 @@ class DataOptions:
     cut_words_percentage: float = 0
 
     @property
-    def protocol(self) -> str:
-        """What the validation and test sets are made of; by name if it is as in the paper's code."""
-        mixture = (
-            f"{self.silence_percentage:g} % silence of zeros, {self.unknown_percentage:g} % unknown words"
-        )
-        paper = self.silence_percentage == 10 and self.unknown_percentage == 10
-        return f"paper protocol ({mixture})" if paper else mixture
+    def unknown_in_training(self) -> float:
+        """Clips of unknown words in an epoch of training, in % of the wanted words' clips."""
+        percentage = self.training_unknown_percentage
+        return self.unknown_percentage if percentage is None else percentage
 
 
 def add_arguments(parser):
     """Add the flags that say which recordings are used and how they become features."""
     group = parser.add_argument_group("data")
     add = flag_adder(group, DataOptions)
-    percent = bounded(float, 0, 100)
+    percent, any_percent = bounded(float, 0, 100), bounded(float, 0)
     words = "words to tell apart, comma-separated; the others are _unknown_"
     add("data_url", "archive to download where --data_dir has no recordings; '' for none", metavar="URL")
     add("data_dir", "folder with one folder of recordings for each word", metavar="DIR")
     add_setting(group, "wanted_words", words, type=word_list, metavar="WORDS")
     of_wanted = "in %% of the wanted words' clips"
-    add("silence_percentage", f"clips of zeros as silence, {of_wanted}", type=percent, metavar="P")
-    add("unknown_percentage", f"clips of unknown words, {of_wanted}", type=percent, metavar="P")
+    add("silence_percentage", f"clips of zeros as silence, {of_wanted}", type=any_percent, metavar="P")
+    add("unknown_percentage", f"clips of unknown words, {of_wanted}", type=any_percent, metavar="P")
     for partition in ("validation", "testing"):
         speakers = f"share of speakers for {partition}, in %%"
         add_setting(group, f"{partition}_percentage", speakers, type=percent, metavar="P")
@@ -169,10 +162,8 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
             members[partition].setdefault(word, []).append(row)
     report_unknown_speakers(folder, [name for word in used for name in shards[word].names])
     training = _label_clips(members["training"], shards, options, settings, all_unknown=True)
-    percentage = options.training_unknown_percentage
-    percentage = options.unknown_percentage if percentage is None else percentage
     wanted = int(np.sum(training.label > UNKNOWN_INDEX))
-    drawn = _percent_of(wanted, percentage)
+    drawn = percent_of(wanted, options.unknown_in_training)
     return Data(
         training=training,
         unknown_per_epoch=min(drawn, int(np.sum(training.label == UNKNOWN_INDEX))),
@@ -180,8 +171,8 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
         testing=_label_clips(members["testing"], shards, options, settings),
         noise=load_noise(folder, settings.front_end),
         negatives=open_long_recordings(options.negatives_dir, settings.front_end),
-        negatives_per_epoch=_percent_of(wanted, options.negatives_percentage) if options.negatives_dir else 0,
-        cut_words_per_epoch=_percent_of(wanted, options.cut_words_percentage),
+        negatives_per_epoch=percent_of(wanted, options.negatives_percentage) if options.negatives_dir else 0,
+        cut_words_per_epoch=percent_of(wanted, options.cut_words_percentage),
     )
 
 
@@ -196,7 +187,7 @@ def _used_folders(folder, options, settings):
         raise UserError(f"{there}{hint(folder, settings.wanted_words)}{unused}")
     report_misnamed(folder, settings.wanted_words)
     labels = [name for name in populated_folders(folder) if name in LABEL_FOLDERS]
-    if not options.unknown_percentage:
+    if not (options.unknown_percentage or options.unknown_in_training):
         words, labels = list(settings.wanted_words), [name for name in labels if name != UNKNOWN_LABEL]
     report_unused(folder, [*words, *labels, NOISE_FOLDER])
     return words + labels
@@ -216,14 +207,14 @@ def _label_clips(rows_by_word, shards, options, settings, all_unknown=False):
     others = rows_by_word.keys() - {*settings.wanted_words, SILENCE_LABEL}
     unknown = sorted(clips_of(others), key=drawing_order)
     if not all_unknown:
-        unknown = unknown[: _percent_of(len(wanted), options.unknown_percentage)]
+        unknown = unknown[: percent_of(len(wanted), options.unknown_percentage)]
     labels = {word: index for index, word in enumerate(settings.labels)}
     chosen = wanted + unknown + clips_of([SILENCE_LABEL])
     table = [(word, row, labels.get(word, UNKNOWN_INDEX)) for word, row in chosen]
-    return _clips(table, shards, _percent_of(len(wanted), options.silence_percentage), settings)
+    return _clips(table, shards, percent_of(len(wanted), options.silence_percentage), settings)
 
 
-def _percent_of(count, percentage):
+def percent_of(count, percentage):
     return math.ceil(count * percentage / 100)  # rounded up, so that a small set has some
 
 
@@ -287,21 +278,10 @@ def features(clips: Clips, front_end: FrontEnd) -> np.ndarray:
         part = range(start, min(start + CLIPS_AT_ONCE, len(clips)))
         mfcc(clips.audio(part), front_end, out[part.start : part.stop])
 
-    with _workers() as pool:
+    with workers() as pool:
         for _ in pool.map(fill, range(0, len(clips), CLIPS_AT_ONCE)):
             pass  # raises what a thread raised
     return out
-
-
-@contextlib.contextmanager
-def _workers():
-    """Threads for numpy's work, one a core; without BLAS's own threads, which would compete with them."""
-    pool = ThreadPoolExecutor(os.cpu_count())
-    with threadpool_limits(1, user_api="blas"):
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 # ---- batches ----
@@ -327,7 +307,7 @@ def training_batches(
     middle gets what an uninterrupted one would get, and workers together what one alone would.
     """
     rows = np.arange(batch_size)[worker_rows]
-    with _workers() as pool:
+    with workers() as pool:
 
         def make_batches(numbers):
             return _fresh_batches(data, variation, front_end, batch_size, seed, numbers, rows, teacher, pool)

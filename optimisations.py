@@ -20,7 +20,7 @@ from kws.cli import new_parser, options_from, run
 from kws.compression import CompressionOptions
 from kws.files import fingerprint
 from kws.quiet_tf import keras
-from kws.reports import Report
+from kws.reports import Report, protocol_of
 from kws.settings import SettingsFlags
 from kws.training import TrainingOptions
 
@@ -53,7 +53,7 @@ def main():
     test_features = input_data.features(data.testing, settings.front_end)
 
     def report(when, model):
-        name = f"testing {when} {how.method}, {data_options.protocol}"
+        name = f"testing {when} {how.method}, {protocol_of(data.testing, data_options)}"
         return Report.from_scores(name, settings.labels, data.testing.label, model.predict(test_features))
 
     keras.utils.set_random_seed(options.seed)

@@ -10,13 +10,16 @@ import models
 from input_data import DataOptions
 from kws import checkpoints, distribution, plots, training
 from kws.augmentation import Augmentation
-from kws.batch_norm import fold_batch_norm_into_plain_model, with_batch_norm
+from kws.batch_norm import fold_batch_norm_into_plain_model, load_plain_weights, with_batch_norm
 from kws.cli import new_parser, options_from, run
+from kws.files import fingerprint
 from kws.quiet_tf import keras
-from kws.reports import Report
+from kws.reports import Report, protocol_of
 from kws.run_folder import read_history
 from kws.settings import SettingsFlags
 from kws.training import TrainingOptions
+
+CLIPS_TO_MEASURE_ON = 1000  # the statistics of a batch normalisation
 
 
 def parse_arguments():
@@ -25,6 +28,12 @@ def parse_arguments():
     input_data.add_training_arguments(parser)
     models.add_arguments(parser)
     group = training.add_arguments(parser, steps="15000,3000", rates="0.001,0.0001", train_dir="train")
+    group.add_argument(
+        "--start_checkpoint",
+        metavar="PATH",
+        help="start from these weights instead of random ones: a checkpoint of the same network; where its "
+        "--wanted_words differ, the last layer starts anew",
+    )
     group.add_argument(
         "--batch_norm",
         action="store_true",
@@ -51,7 +60,7 @@ def main():
     options = options_from(TrainingOptions, args)
     variation = options_from(Augmentation, args)
     data_options = options_from(DataOptions, args)
-    settings = SettingsFlags.from_arguments(args).resolve()
+    settings, start = how_to_start(args.start_checkpoint, SettingsFlags.from_arguments(args))
     data = input_data.open_data(data_options, settings)
     training.check_data(data, settings, data_options.data_dir, variation)
 
@@ -59,23 +68,44 @@ def main():
     keras.utils.set_random_seed(options.seed)
     with strategy.scope():
         model = models.build_model(settings)
+        if args.start_checkpoint:
+            training.start_from(args.start_checkpoint, model, settings)
         if args.batch_norm:
+            start += ", with batch normalisation"
             recordings = data.validation.without_silence()
-            model = with_batch_norm(model, input_data.features(recordings, settings.front_end))
+            features = input_data.features(recordings, settings.front_end)
+            network, model = model, with_batch_norm(model, features)
+            if args.start_checkpoint:
+                load_plain_weights(model, network, some_training_features(data, variation, settings))
 
     def plain():
         return fold_batch_norm_into_plain_model(model, settings) if args.batch_norm else model
 
-    start = "random, with batch normalisation" if args.batch_norm else "random"
     training.fit(model, data, settings, options, variation, data_options, start=start, plain=plain)
     worker, workers = distribution.worker_index_and_count(strategy)
     if worker == 0:
-        finish(Path(options.train_dir), data, data_options.protocol, args.plots)
+        finish(Path(options.train_dir), data, data_options, args.plots)
     else:
         print(f"worker {worker} of {workers} is done; worker 0 has the model")
 
 
-def finish(train_dir, data, protocol, plots_folder):
+def how_to_start(checkpoint, flags):
+    """The settings of the model to train, and what identifies its weights at the start."""
+    if not checkpoint:
+        return flags.resolve(), "random"
+    settings = checkpoints.settings_to_start(checkpoint, flags)
+    return settings, fingerprint(checkpoints.checkpoint_files(checkpoint))
+
+
+def some_training_features(data, variation, settings):
+    """Features of training clips as training varies them, float32 [CLIPS_TO_MEASURE_ON, feature_count]."""
+    (batch,) = input_data.training_batches(
+        data, variation, settings.front_end, batch_size=CLIPS_TO_MEASURE_ON, seed=0, steps=range(1)
+    )
+    return batch.features
+
+
+def finish(train_dir, data, data_options, plots_folder):
     """Export the best checkpoint in `train_dir`, and print how good it is."""
     model = checkpoints.load(train_dir / "best")
     settings = model.settings
@@ -83,7 +113,8 @@ def finish(train_dir, data, protocol, plots_folder):
     checkpoints.export_keras_file(model.network, settings, train_dir / f"{settings.model_architecture}.keras")
     features = input_data.features(data.testing, settings.front_end)
     scores = model.predict(features)
-    report = Report.from_scores(f"testing, {protocol}", settings.labels, data.testing.label, scores)
+    name = f"testing, {protocol_of(data.testing, data_options)}"
+    report = Report.from_scores(name, settings.labels, data.testing.label, scores)
     print(report.text())
     if plots_folder:
         plots.write_training_plots(plots_folder, read_history(train_dir))

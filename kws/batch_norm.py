@@ -8,6 +8,7 @@ from kws.settings import Settings
 from models import build_model, fully_connected
 
 LEAST_VARIANCE = 0.01  # added to each feature's, so that one that hardly varies is not blown up
+MOMENTUM = 0.99  # of the moving mean and variance, Keras' default
 
 
 def with_batch_norm(model, features: np.ndarray):
@@ -28,6 +29,41 @@ def with_batch_norm(model, features: np.ndarray):
     for layer in model.layers[-2:]:  # the last fully connected layer and softmax
         x = type(layer).from_config(layer.get_config())(x)
     return keras.Model(source, x, name=model.name)
+
+
+def load_plain_weights(model, plain, features: np.ndarray):
+    """Have `model`, of `with_batch_norm`, compute what `plain` does, a network of its layers without.
+
+    The input's normalisation is undone by the first kernel. Each other one has the mean and variance that its
+    inputs have for `features` [n, feature_count], those of training clips, and a scale and an offset that
+    restore them: so training, which normalises by each batch, begins near what `plain` computes.
+    """
+    _, input_norm, *rest = model.layers
+    dense = iter([layer for layer in plain.layers if layer.weights])
+    mean, deviation = np.ravel(input_norm.input_mean), np.sqrt(np.ravel(input_norm.input_variance))
+    x = (features - mean) / deviation
+    for layer in rest:
+        if isinstance(layer, keras.layers.Dense):
+            kernel, bias = (weight.numpy() for weight in next(dense).weights)
+            if layer is rest[0]:
+                kernel, bias = deviation[:, None] * kernel, bias + mean @ kernel
+            layer.set_weights([kernel, bias])
+            x = x @ kernel + bias
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            mean, variance = x.mean(0), x.var(0)
+            layer.set_weights([np.sqrt(variance + layer.epsilon), mean, mean, variance])
+            x = np.maximum(x, 0)  # the ReLU that follows
+
+
+def fit_momentum(model, steps: int):
+    """Have the moving means and variances of `model` follow a training of so few steps.
+
+    Of the momentum 0.99, the values of the last 100 steps count, among which the weights of a short training
+    change much. So they are those of the last fiftieth here, and from 5,000 steps on as usual.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = min(MOMENTUM, max(0.0, 1 - 50 / steps))
 
 
 def fold_batch_norm_into_plain_model(trained, settings: Settings):

@@ -1,11 +1,15 @@
 """The order of training clips, and batches that are used more than once (data echoing)."""
 
+import contextlib
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 # Independent streams of random numbers of --seed: np.random.default_rng([seed, stream, ...]).
 ORDER, VARIATION, REGROUPING = 0, 1, 2
@@ -134,3 +138,14 @@ def _echoed_without_end(fresh: Iterable[Batch], echo, group_size, row_orders, fi
 
 def _stored_type(part):
     return np.float16 if part.dtype == np.float32 else part.dtype
+
+
+@contextlib.contextmanager
+def workers():
+    """Threads for numpy's work, one a core; without BLAS's own threads, which would compete with them."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    with threadpool_limits(1, user_api="blas"):
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -3,6 +3,7 @@
 `load` makes any of them ready to predict. `python -m kws.checkpoints PATH` prints the settings in one.
 """
 
+import dataclasses
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import numpy as np
 from kws.cli import UserError, new_parser, run
 from kws.files import appears_complete, write_bytes, write_text
 from kws.quiet_tf import tf
-from kws.settings import Settings, SettingsFlags
+from kws.settings import OF_THE_DATA, Settings, SettingsFlags
 from kws.tflite import Cost, TFLiteModel, embed_settings, is_tflite, required, settings_text, zipped_size
 from models import add_arguments, build_model, operations
 
@@ -276,10 +277,47 @@ def load_checkpoint(path, flags: SettingsFlags | None = None):
     weights = read_weights(path)
     if len(layers) != len(weights) or not all(map(_fits, layers, weights)):
         raise UserError(_why_it_does_not_fit(path, stored, weights, layers))
+    _assign(layers, weights)
+    return network, settings
+
+
+def settings_to_start(path, flags: SettingsFlags) -> Settings:
+    """The settings for a training that starts from the weights of the checkpoint `path`.
+
+    Those of the network are the checkpoint's, and the others too where no flag says otherwise. UserError
+    where a flag asks for another network.
+    """
+    stored = read_settings(path)
+    if stored is None:
+        return flags.resolve()
+    typed = {name: flags.typed[name] for name in OF_THE_DATA if name in flags.typed}
+    # thresholds were chosen for the weights before
+    return flags.resolve(dataclasses.replace(stored, **typed, detector=None), str(path))
+
+
+def load_start(network, settings: Settings, path) -> bool:
+    """Give `network`, a Keras model of `settings`, the weights of a checkpoint of the same network.
+
+    Where that is for other wanted words, the last layer keeps its own weights. Returns whether it took those
+    of the checkpoint; UserError where the others do not fit.
+    """
+    stored, weights = read_settings(path), read_weights(path)
+    layers = [layer for layer in network.layers if layer.weights]
+    if stored:
+        same_words = stored.wanted_words == settings.wanted_words
+    else:
+        same_words = bool(weights) and _fits(layers[-1], weights[-1])
+    taken = len(layers) - (not same_words)
+    if len(layers) != len(weights) or not all(map(_fits, layers[:taken], weights[:taken])):
+        raise UserError(_why_it_does_not_fit(path, stored, weights, layers))
+    _assign(layers[:taken], weights[:taken])
+    return same_words
+
+
+def _assign(layers, weights):
     for layer, values in zip(layers, weights, strict=True):
         for name, value in values.items():
             attrgetter(name)(layer).assign(value)
-    return network, settings
 
 
 def main():

@@ -12,12 +12,15 @@ from kws.tflite import Cost
 
 INK, ACCENT, SECOND, PALE = "#22313f", "#1f6fb2", "#d9772b", "#d7e3ee"
 CLIPS_SHOWN = 12
+NEAR = 9  # pixels around a point, in which another's name would be taken for its own
 DPI = 110
 
 
 def write_training_plots(folder, history: np.ndarray):
-    """Learning curves, from a row for each validation: step, rate, loss, training and validation accuracy."""
-    step, rate, loss, training, validation = np.asarray(history, float).reshape(-1, 5).T
+    """Learning curves, from a row for each validation: step, rate, loss, training and validation accuracy,
+    validation loss.
+    """
+    step, rate, loss, training, validation, validation_loss = np.asarray(history, float).reshape(-1, 6).T
     figure = _figure(9, 6.5)
     accuracy_axes, loss_axes, rate_axes = figure.subplots(
         3, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1.5, 1)}
@@ -27,7 +30,7 @@ def write_training_plots(folder, history: np.ndarray):
     )
     accuracy_axes.plot(step, 100 * validation, color=ACCENT, label="validation")
     if len(step):
-        best = validation.argmax()
+        best = np.lexsort((validation_loss, -validation))[0]  # as training keeps it
         accuracy_axes.plot(step[best], 100 * validation[best], "o", color=ACCENT)
         accuracy_axes.annotate(
             f"{100 * validation[best]:.2f} %",
@@ -40,7 +43,8 @@ def write_training_plots(folder, history: np.ndarray):
     accuracy_axes.set_ylabel("accuracy, %")
     accuracy_axes.legend(frameon=False, loc="lower right")
     loss_axes.plot(step, loss, color=SECOND)
-    loss_axes.set_ylabel("training loss")
+    loss_axes.plot(step, validation_loss, color=ACCENT)
+    loss_axes.set_ylabel("loss")
     rate_axes.plot(step, rate, color=INK)
     rate_axes.set_ylabel("learning rate")
     rate_axes.set_ylim(0)
@@ -91,17 +95,19 @@ def write_report_plots(folder, prefix: str, report: Report, settings: Settings, 
         _save(_misclassified(shown, features, settings), folder, f"{prefix}_misclassified")
 
 
-def write_comparison_plot(folder, reports: dict[str, Report], costs: dict[str, Cost]):
+def write_comparison_plot(
+    folder, reports: dict[str, Report], costs: dict[str, Cost], file_name: str = "comparison"
+):
     """Accuracy, with its 95 % interval, against bytes and multiply-accumulates; by name of the model."""
     figure = _figure(9, 4.2)
+    names = []
     for axes, values, label in zip(
         figure.subplots(1, 2, sharey=True),
         ([cost.bytes / 1000 for cost in costs.values()], [cost.macs / 1e6 for cost in costs.values()]),
         ("size, kB", "multiply-accumulates for a clip, millions"),
         strict=True,
     ):
-        for number, (value, (name, report)) in enumerate(zip(values, reports.items(), strict=True)):
-            offset = 5, -11 if number % 2 else 4  # so that names of neighbours do not overlap
+        for value, (name, report) in zip(values, reports.items(), strict=True):
             accuracy, (low, high) = 100 * report.accuracy, 100 * np.array(report.interval)
             axes.errorbar(
                 value,
@@ -111,15 +117,55 @@ def write_comparison_plot(folder, reports: dict[str, Report], costs: dict[str, C
                 color=ACCENT,
                 ecolor=PALE,
             )
-            axes.annotate(name, (value, accuracy), offset, textcoords="offset points", fontsize=8, color=INK)
+            names.append((axes, name, (value, accuracy)))
         axes.set_xlabel(label)
-        axes.set_xlim(0, 1.25 * max(values))
+        axes.set_xlim(0, 1.4 * max(values))
         axes.grid(color=PALE, linewidth=0.7)
         axes.set_axisbelow(True)
     figure.axes[0].set_ylabel("accuracy, %")
     first = next(iter(reports.values()))
     figure.suptitle(f"{first.name} (N = {first.count:,})", fontsize=10, color=INK)
-    _save(figure, folder, "comparison")
+    _place_names(figure, names)
+    _save(figure, folder, file_name)
+
+
+def _place_names(figure, names):
+    """Write names beside points, (axes, name, point) each: within the axes, where they overlap least and are
+    not near another point.
+    """
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # the layout is known then
+    written = []
+
+    def unfitness(text, at):
+        """Square pixels that overlap with other names, the surroundings of other points, or lie outside."""
+        axes, box = text.axes, text.get_window_extent()
+        others = [axes.transData.transform(point) for same, _, point in names if same is axes]
+        here = axes.transData.transform(at)
+        blocked = [Bbox([p - NEAR, p + NEAR]) for p in others if (p != here).any()]
+        blocked += [other.get_window_extent() for other in written]
+        inside = Bbox.intersection(box, axes.bbox)
+        overlaps = [Bbox.intersection(box, other) for other in blocked]
+        return area(box) - area(inside) + sum(map(area, overlaps))
+
+    def area(box):
+        return box.width * box.height if box else 0
+
+    for axes, name, at in sorted(
+        names, key=lambda entry: -entry[2][0]
+    ):  # from the right, where space is short
+        style = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": INK}
+        texts = [
+            axes.annotate(name, at, (x, y), ha=side, **style)
+            for y in (5, -5, 10, -10, 16, -16, 22, -22)
+            for x, side in ((6, "left"), (-6, "right"), (0, "center"))
+            if x or abs(y) > 9  # not across its own point
+        ]
+        written.append(min(texts, key=lambda text: unfitness(text, at)))
+        for text in texts:
+            if text is not written[-1]:
+                text.remove()
 
 
 def _confusion(report):

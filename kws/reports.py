@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from input_data import Clips, DataOptions, percent_of
 from kws.files import write_text
+from kws.settings import SILENCE_INDEX, SILENCE_LABEL, UNKNOWN_INDEX, UNKNOWN_LABEL
 from kws.tflite import Cost
 
 NORMAL_95 = 1.959964  # two-sided 95 % quantile of the normal distribution
@@ -61,14 +63,20 @@ class Report:
         return _ratio(self.confusion.diagonal(), self.confusion.sum(0))
 
     def summary(self) -> str:
-        """One line: what, accuracy, interval, N."""
+        """One line: what, accuracy, interval, N and what it is made of."""
         if not self.count:
             return f"{self.name}: no clips"
         low, high = self.interval
         return (
             f"{self.name}: accuracy {100 * self.accuracy:.2f} % "
-            f"(95 % interval {100 * low:.2f} to {100 * high:.2f}), N = {self.count:,}"
+            f"(95 % interval {100 * low:.2f} to {100 * high:.2f}), N = {self.count:,}: {self.composition()}"
         )
+
+    def composition(self) -> str:
+        """How many clips are of wanted words, of silence and of other words."""
+        counts = dict(zip(self.labels, self.confusion.sum(1), strict=True))
+        silence, unknown = (counts.pop(label, 0) for label in (SILENCE_LABEL, UNKNOWN_LABEL))
+        return f"{sum(counts.values()):,} wanted words, {silence:,} silence, {unknown:,} unknown words"
 
     def text(self) -> str:
         """The summary, the confusion matrix with label names, and precision and recall per label."""
@@ -103,6 +111,23 @@ class Report:
             "recall": [_or_none(value) for value in self.recall],
             "precision": [_or_none(value) for value in self.precision],
         }
+
+
+def protocol_of(clips: Clips, options: DataOptions) -> str:
+    """What a validation or test set made with `options` holds; by name if it is as in the paper's code."""
+    wanted = int(np.sum(clips.label > UNKNOWN_INDEX))
+    parts, as_in_paper = [], True
+    for index, asked, kind in (
+        (SILENCE_INDEX, options.silence_percentage, "silence of zeros"),
+        (UNKNOWN_INDEX, options.unknown_percentage, "unknown words"),
+    ):
+        count = int(np.sum(clips.label == index))
+        enough = count == percent_of(wanted, asked)
+        share = asked if enough else round(100 * count / wanted, 1)  # fewer, where there are no more
+        parts.append(f"{share:g} % {kind}" if count else f"no {kind}")
+        as_in_paper = as_in_paper and enough and count > 0 and asked == 10
+    mixture = ", ".join(parts)
+    return f"paper protocol ({mixture})" if as_in_paper else mixture
 
 
 def misclassified(true: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import re
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -14,9 +15,14 @@ from kws.checkpoints import checkpoint_files, refuse_wildcards, writing
 from kws.cli import UserError, show
 from kws.files import fingerprint, lock, write_text
 from kws.quiet_tf import tf
+from kws.settings import FIELDS, OF_THE_DATA
 
 HISTORY_NAME = "history.csv"
-HISTORY_COLUMNS = "step", "learning_rate", "loss", "training_accuracy", "validation_accuracy"
+HISTORY_COLUMNS = (
+    *("step", "learning_rate", "loss", "training_accuracy"),
+    *("validation_accuracy", "validation_loss"),
+)
+STEPS, RATES, CLIPS = "--how_many_training_steps", "--learning_rate", "number of training clips"
 
 
 def run_identity(options, variation, data_options, settings, clip_count: int, start: str) -> dict[str, str]:
@@ -37,13 +43,17 @@ def run_identity(options, variation, data_options, settings, clip_count: int, st
         "--data_dir": str(Path(data_options.data_dir).resolve()),
         "--teacher": fingerprint(checkpoint_files(options.teacher)) if options.teacher else "none",
         "starting weights": start,
-        "number of training clips": str(clip_count),
+        CLIPS: str(clip_count),
     }
 
 
 @contextlib.contextmanager
 def claimed_folder(train_dir, identity: dict[str, str]):
-    """Hold `train_dir` for the run of this identity; UserError where it belongs to another one."""
+    """Hold `train_dir` for the run of this identity; UserError where it belongs to another one.
+
+    A run that has other steps, and learning rates that begin or end with them, is the same one, to be
+    continued; UserError where it has more steps behind it than it is to have.
+    """
     folder, note = Path(train_dir), Path(train_dir) / "run.json"
     refuse_wildcards(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,12 +61,14 @@ def claimed_folder(train_dir, identity: dict[str, str]):
         try:
             stack.enter_context(lock(folder / "lock"))
         except BlockingIOError:
-            raise UserError(f"another run is training in {folder}: give another --train_dir") from None
+            raise UserError(
+                f"another run is training in {folder}: wait for its end, or give another --train_dir"
+            ) from None
         if (folder / "resume" / "checkpoint").exists():
             _check_same_run(identity, note)
         else:
-            write_text(note, json.dumps(identity, indent=1))
             (folder / HISTORY_NAME).unlink(missing_ok=True)
+        write_text(note, json.dumps(identity, indent=1))
         try:
             yield
         except KeyboardInterrupt:
@@ -70,18 +82,55 @@ def _check_same_run(identity, note):
     except (OSError, ValueError, TypeError):
         raise UserError(f"{note} is damaged; delete {note.parent} to start over") from None
     for name, value in identity.items():
-        if theirs.get(name) != value:
-            raise UserError(
-                f"{note.parent} holds a run with {name} {theirs.get(name)}, not {value}: give another "
-                f"--train_dir, or delete {note.parent}"
-            )
+        if name == STEPS or theirs.get(name) == value or name == RATES and _continues(theirs, value):
+            continue
+        raise UserError(_how_to_go_on(note.parent, name, theirs.get(name), value))
+    done, total = _steps_done(note.parent), sum(map(int, identity[STEPS].split()))
+    if done > total:
+        raise UserError(
+            f"{note.parent} holds a run that has taken {done:,} steps, more than the {total:,} of {STEPS}: "
+            "give at least as many, or another --train_dir"
+        )
+    if theirs.get(STEPS) != identity[STEPS] and done < total:
+        cosine = " (a cosine over the new steps)" if identity["--learning_rate_schedule"] == "cosine" else ""
+        before, now = (",".join(group[STEPS].split()) for group in (theirs, identity))
+        print(
+            f"{note.parent} had {STEPS} {before}: it continues with {now}; the learning rate from step "
+            f"{done + 1:,} on is that of the new schedule{cosine}",
+            flush=True,
+        )
+
+
+def _continues(theirs, rates):
+    """Whether learning rates are those of the earlier run `theirs`, or some of them left out or added."""
+    ours, before = rates.split(","), theirs.get(RATES, "").split(",")
+    return all(a == b for a, b in zip(ours, before, strict=False))
+
+
+def _how_to_go_on(folder, name, theirs, value):
+    """Why a run with `name` `value` cannot resume the run in `folder`, and what to do."""
+    differs = f"{folder} holds a run with {name} {theirs}, not {value}"
+    setting = name.removeprefix("--")
+    if setting in FIELDS and setting not in OF_THE_DATA:  # the weights are of another network
+        return f"{differs}: give another --train_dir, or delete {folder}"
+    return (
+        f"{differs}: give another --train_dir, with train.py's --start_checkpoint {folder / 'best'} to start "
+        f"from its weights, or delete {folder}"
+    )
+
+
+def _steps_done(folder) -> int:
+    """The steps after which the run in `folder` can be resumed, by the name of its state."""
+    note = (folder / "resume" / "checkpoint").read_text(errors="replace")
+    named = re.search(r'^model_checkpoint_path: ".*-(\d+)"', note, re.M)
+    return int(named[1]) if named else 0  # restoring will say what is wrong
 
 
 # ---- what is logged ----
 
 
 def read_history(train_dir) -> np.ndarray:
-    """What HISTORY_COLUMNS names, after each validation of the run in `train_dir`: float [validations, 5]."""
+    """What HISTORY_COLUMNS names, after each validation of the run in `train_dir`: float [validations, 6]."""
     file = Path(train_dir) / HISTORY_NAME
     if not file.exists():
         return np.zeros((0, len(HISTORY_COLUMNS)))
@@ -103,7 +152,7 @@ def write_history(train_dir, row):
 
 def log_progress(options, row, pace):
     """One line on the terminal, and the same for TensorBoard; `row` as HISTORY_COLUMNS, `pace` in steps/s."""
-    step, rate, loss, accuracy, validated = row
+    step, rate, loss, accuracy, validated, validation_loss = row
     total = options.total_steps
     print(
         f"step {step:,} of {total:,}: rate {rate:g}, loss {loss:.3f}, "
@@ -114,6 +163,7 @@ def log_progress(options, row, pace):
     summaries = options.summaries_dir or str(Path(options.train_dir) / "summaries")
     with writing(summaries), _summary_writer(summaries).as_default(step):
         tf.summary.scalar("loss", loss)
+        tf.summary.scalar("loss/validation", validation_loss)
         tf.summary.scalar("accuracy/training", accuracy)
         tf.summary.scalar("accuracy/validation", validated)
         tf.summary.scalar("learning_rate", rate)

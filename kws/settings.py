@@ -17,6 +17,11 @@ from kws.features import MEL_CHANNELS, MEL_UPPER_HZ, FrontEnd
 SILENCE_LABEL = "_silence_"
 UNKNOWN_LABEL = "_unknown_"
 SILENCE_INDEX, UNKNOWN_INDEX = 0, 1  # in Settings.labels
+OF_THE_DATA = (
+    "wanted_words",
+    "validation_percentage",
+    "testing_percentage",
+)  # the other fields: of the network
 
 
 @dataclass(frozen=True)

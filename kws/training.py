@@ -15,12 +15,14 @@ import input_data
 from input_data import Data, DataOptions
 from kws import distribution
 from kws.augmentation import Augmentation
+from kws.batch_norm import fit_momentum
 from kws.batches import Batch
 from kws.checkpoints import (
     KerasModel,
     delete_unfinished,
     keep_best,
     load_checkpoint,
+    load_start,
     read_settings,
     writing,
 )
@@ -28,9 +30,18 @@ from kws.cli import UserError, bounded, flag_adder, number_list, show
 from kws.quiet_tf import keras, tf
 from kws.recordings import NOISE_FOLDER
 from kws.run_folder import claimed_folder, log_progress, run_identity, write_history
-from kws.settings import UNKNOWN_INDEX, Settings, SettingsFlags
+from kws.settings import (
+    OF_THE_DATA,
+    SILENCE_INDEX,
+    SILENCE_LABEL,
+    UNKNOWN_INDEX,
+    UNKNOWN_LABEL,
+    Settings,
+    SettingsFlags,
+)
 
 TEMPERATURE = 4.0  # chosen on the validation partition
+LEAST_SCORE = 1e-7  # of which a logarithm is taken
 STEPS_AT_ONCE = 20  # steps of one call into TensorFlow, which costs as much as some steps of a small network
 FEW_TO_LEARN_FROM, FEW_TO_VALIDATE_ON = 100, 20  # clips of a word
 WORK_FOLDER = Path(__file__).resolve().parent.parent / "work"
@@ -166,8 +177,22 @@ def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentat
             f"no clips for validation in {data_dir}: more recordings (of more speakers) are needed, "
             "or a larger --validation_percentage"
         )
+    _report_labels_without_clips(training, data, data_dir)
     if augmentation.uses_noise and not data.noise:
         print(f"{data_dir} has no {NOISE_FOLDER}: training without background noise", file=sys.stderr)
+
+
+def _report_labels_without_clips(training, data, data_dir):
+    if not training[SILENCE_INDEX]:
+        print(f"no clips of {SILENCE_LABEL} to learn from: the model will take silence for something else")
+    if not data.unknown_per_epoch + data.negatives_per_epoch + data.cut_words_per_epoch:
+        more = "a larger --training_unknown_percentage"
+        if not training[UNKNOWN_INDEX]:
+            more = f"folders of other words or of noise in {data_dir} (with an --unknown_percentage above 0)"
+        print(
+            f"no clips of {UNKNOWN_LABEL} to learn from: the model will take every sound that is not silence "
+            f"for one of the wanted words; {more} would teach it others"
+        )
 
 
 def load_teacher(path, settings: Settings) -> KerasModel:
@@ -183,6 +208,20 @@ def load_teacher(path, settings: Settings) -> KerasModel:
         if ours != theirs:
             raise UserError(f"--teacher {path} has --{name} {show(theirs)}, the student {show(ours)}")
     return KerasModel(network, its_settings)
+
+
+def start_from(path, model, settings: Settings):
+    """Give the Keras `model` of `settings` the weights of the checkpoint `path`, and print what differs."""
+    same_words, stored = load_start(model, settings, path), read_settings(path) or settings
+    if not same_words:
+        theirs, ours = show(stored.wanted_words), show(settings.wanted_words)
+        print(f"{path} has the words {theirs}: the last layer starts anew, for {ours}")
+    for name in OF_THE_DATA[1:]:
+        if getattr(stored, name) != getattr(settings, name):
+            print(
+                f"{path} was trained with --{name} {show(getattr(stored, name))}: if on the same recordings, "
+                "it has learnt clips that it is validated or tested on here"
+            )
 
 
 # ---- the loop ----
@@ -208,8 +247,9 @@ def fit(
     whenever it is the best so far, from `keep_from` steps on. `start` identifies the weights at the start.
     `latent`, the model's LatentWeights, is trained in its place, quantized after each step. For a model built
     under a tf.distribute strategy each worker makes its share of every batch, and worker 0 does all else. A
-    resumed run ends as an uninterrupted one does, except for what dropout leaves out. Raises UserError where
-    `train_dir` holds a run with other flags or one that is running, or where training diverges.
+    resumed run ends as an uninterrupted one does, except for what dropout leaves out. One that is given more
+    steps than before continues with them. Raises UserError where `train_dir` holds a run with other flags or
+    one that is running, or where training diverges.
     """
     from kws.quantizers import LatentWeights
 
@@ -217,7 +257,9 @@ def fit(
     strategy = model.distribute_strategy
     worker, workers = distribution.worker_index_and_count(strategy)
     identity = run_identity(options, variation, data_options, settings, len(data.training), start)
-    with claimed_folder(options.train_dir, identity) if worker == 0 else contextlib.nullcontext():
+    fit_momentum(model, options.total_steps)
+    folder = claimed_folder(options.train_dir, identity)
+    with folder if worker == 0 else contextlib.nullcontext():
         with strategy.scope():
             latent = latent or LatentWeights(model, {})
             state, manager = _restored_state(model, latent, options)
@@ -243,13 +285,14 @@ def fit(
             state.step.assign(end)
             if validate:
                 network = plain()
-                validated = validate()
+                validated, validation_loss = validate()
                 with writing(options.train_dir):
-                    if end >= keep_from and validated > float(state.best.read_value()):
+                    if end >= keep_from and _is_better(validated, validation_loss, state):
                         name = f"{settings.model_architecture}_{10000 * validated:04.0f}.ckpt-{end}"
                         keep_best(network, settings, Path(options.train_dir) / "best", name)
                         state.best.assign(validated)
-                    row = end, float(rates[end - 1]), loss, accuracy, validated
+                        state.best_loss.assign(validation_loss)
+                    row = end, float(rates[end - 1]), loss, accuracy, validated, validation_loss
                     write_history(options.train_dir, row)
                     manager.save(end)
                 log_progress(options, row, pace)
@@ -269,7 +312,7 @@ def compiled_steps(model, latent, optimizer, options: TrainingOptions):
             return tf.nn.sparse_softmax_cross_entropy_with_logits(batch.labels, logits)  # [batch]
         # both softmaxes at a temperature, whose square keeps gradients as large (arXiv:1503.02531)
         teachers_logits = tf.math.log(
-            tf.maximum(batch.scores, 1e-7)
+            tf.maximum(batch.scores, LEAST_SCORE)
         )  # up to a constant, which softmax ignores
         softened = tf.nn.softmax(teachers_logits / temperature)  # [batch, labels]
         return temperature**2 * tf.nn.softmax_cross_entropy_with_logits(softened, logits / temperature)
@@ -316,10 +359,25 @@ def _train_until(end, step, batches, train, rates, batch_size):
 
 
 def _validation(model, data, settings):
-    """A function that returns the accuracy of `model` on the validation partition, as it is when called."""
+    """A function that returns accuracy and mean cross-entropy of `model`, as it is when called, on the
+    validation partition.
+    """
     features, labels = input_data.features(data.validation, settings.front_end), data.validation.label
     current = KerasModel(model, settings)
-    return lambda: float((current.predict(features).argmax(1) == labels).mean())
+
+    def validate():
+        scores = current.predict(features)
+        of_true_labels = scores[np.arange(len(labels)), labels]
+        loss = -np.log(np.maximum(of_true_labels, LEAST_SCORE)).mean()
+        return float((scores.argmax(1) == labels).mean()), float(loss)
+
+    return validate
+
+
+def _is_better(validated, validation_loss, state) -> bool:
+    """Whether a validation is the best so far: few clips often give the same accuracy, then by the loss."""
+    best, best_loss = float(state.best.read_value()), float(state.best_loss.read_value())
+    return validated > best or validated == best and validation_loss < best_loss
 
 
 def _validation_steps(steps, interval):
@@ -355,6 +413,7 @@ def _restored_state(model, latent, options):
         latent=latent,
         step=tf.Variable(0, dtype=tf.int64),
         best=tf.Variable(-1.0, dtype=tf.float64),
+        best_loss=tf.Variable(np.inf, dtype=tf.float64),
     )
     folder = Path(options.train_dir) / "resume"
     delete_unfinished(folder)

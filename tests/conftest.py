@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import functools
 import http.server
+import importlib
 import io
 import os
 import shutil
@@ -24,7 +25,7 @@ import input_data  # noqa: E402
 import models  # noqa: E402
 from input_data import DataOptions  # noqa: E402
 from kws import checkpoints, streaming  # noqa: E402
-from kws.cli import new_parser  # noqa: E402
+from kws.cli import new_parser, run  # noqa: E402
 from kws.settings import Settings, SettingsFlags  # noqa: E402
 
 SAMPLE_DATA = ROOT / "sample_data"
@@ -75,6 +76,25 @@ def call(script, *arguments, cwd=ROOT, check=True, **options):
     return result
 
 
+def call_here(script, *arguments, check=True):
+    """As `call`, but in this process, which is spared the start and loads TensorFlow once for all tests."""
+    main = importlib.import_module(Path(script).stem).main
+    out, errors, known = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = [script, *map(str, arguments)]
+    code = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            run(main)
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        sys.argv = known
+    result = subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())
+    if check:
+        assert code == 0, result.stdout + result.stderr
+    return result
+
+
 def assert_one_clear_line(result, *parts):
     """The script ended with exit code 2 and one line on standard error that holds `parts`."""
     assert result.returncode == 2, result.stdout + result.stderr
@@ -114,6 +134,11 @@ def training_command(folder, *flags, data_dir=SAMPLE_DATA):
 def train(folder, *flags, data_dir=SAMPLE_DATA, **options):
     """Run train.py briefly with DNN Small's settings."""
     return call(*training_command(folder, *flags, data_dir=data_dir), **options)
+
+
+def train_here(folder, *flags, data_dir=SAMPLE_DATA, **options):
+    """As `train`, in this process."""
+    return call_here(*training_command(folder, *flags, data_dir=data_dir), **options)
 
 
 def interrupt(command, by):

@@ -7,10 +7,12 @@ from ai_edge_litert import schema_py_generated as schema
 import convert_to_tflite
 import models
 from conftest import FLOAT32_TOLERANCE
-from kws import batch_norm, checkpoints
+from kws import batch_norm, checkpoints, training
+from kws.batches import Batch
 from kws.cli import UserError
 from kws.settings import Settings
-from networks import network
+from kws.training import TrainingOptions
+from networks import features, network, tiny, with_random_weights
 
 
 def test_folding_batch_norm_keeps_what_the_network_computes(dnn_small):
@@ -22,12 +24,57 @@ def test_folding_batch_norm_keeps_what_the_network_computes(dnn_small):
     folded = batch_norm.fold_batch_norm_into_plain_model(trained, dnn_small)
     plain = models.build_model(dnn_small)
     assert list(map(type, folded.layers)) == list(map(type, plain.layers))
-    features = rng.normal(scale=20, size=(20, 250)).astype(np.float32)
+    given = rng.normal(scale=20, size=(20, 250)).astype(np.float32)
     for layer in (trained.layers[-1], folded.layers[-1]):  # scores would be 0 or 1: compare what they are of
         layer.activation = lambda logits: logits
-    expected = trained(features).numpy()
-    np.testing.assert_allclose(folded(features).numpy(), expected, rtol=1e-4)
+    expected = trained(given).numpy()
+    np.testing.assert_allclose(folded(given).numpy(), expected, rtol=1e-4)
     assert expected.std() > 0
+
+
+def test_a_training_with_batch_norm_that_starts_from_a_plain_model_computes_what_it_does(dnn_small):
+    rng = np.random.default_rng(0)
+    seen = rng.normal(3, 20, (500, 250)).astype(np.float32)
+    plain = with_random_weights(models.build_model(dnn_small))
+    trained = batch_norm.with_batch_norm(models.build_model(dnn_small), seen[:100])
+    batch_norm.load_plain_weights(trained, plain, seen)
+    folded = batch_norm.fold_batch_norm_into_plain_model(trained, dnn_small)
+    for ours, expected in zip(folded.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3)
+    for model in (trained, plain):  # scores would be 0 or 1: compare what they are of
+        model.layers[-1].activation = lambda logits: logits
+    expected = plain(seen).numpy()
+    difference = trained(seen, training=True).numpy() - expected
+    assert np.abs(difference).max() < 1e-3 * expected.std()
+
+
+@pytest.mark.parametrize("steps", [20, 60])
+def test_a_short_training_is_validated_with_its_own_statistics(steps):
+    """All clips in every batch: then validation on them is as good as training was."""
+    from kws.quantizers import LatentWeights
+    from kws.quiet_tf import keras
+
+    keras.utils.set_random_seed(0)
+    settings = tiny("ds_cnn")
+    clips = features(settings, 64)
+    labels = np.arange(64, dtype=np.int32) % len(settings.labels)
+    model, optimizer = models.build_model(settings), keras.optimizers.Adam()
+    batch_norm.fit_momentum(model, steps)
+    latent = LatentWeights(model, {})
+    optimizer.build(latent.variables_to_train)
+    options = TrainingOptions((steps,), (0.01,), "", batch_size=64)
+    batches = Batch(np.tile(clips, (steps, 1, 1)), np.tile(labels, (steps, 1)))
+    training.compiled_steps(model, latent, optimizer, options)(np.full(steps, 0.01, np.float32), batches)
+    in_training = (model(clips, training=True).numpy().argmax(1) == labels).mean()
+    validated = (checkpoints.keras_predictor(model)(clips).argmax(1) == labels).mean()
+    assert in_training > 0.3 and validated > 0.9 * in_training, (in_training, validated)
+
+
+@pytest.mark.parametrize("steps, momentum", [(1, 0), (100, 0.5), (5000, 0.99), (160_000, 0.99)])
+def test_long_trainings_keep_the_usual_momentum(steps, momentum):
+    model = models.build_model(tiny("ds_cnn"))
+    batch_norm.fit_momentum(model, steps)
+    assert {layer.momentum for layer in model.layers if hasattr(layer, "momentum")} == {momentum}
 
 
 def test_batch_norm_around_other_layers_is_an_error():

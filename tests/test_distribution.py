@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from conftest import ROOT, assert_one_clear_line, train, training_command, weights
+from conftest import ROOT, assert_one_clear_line, train_here, training_command, weights
 
 
 def free_ports(count):
@@ -43,23 +43,21 @@ def train_with_workers(folder, *flags, workers=2):
     return [output for output, _ in results]
 
 
-def test_two_workers_get_what_one_gets_with_the_same_global_batch(tmp_path):
+def test_two_workers_get_what_one_gets_with_the_same_global_batch_and_resume(tmp_path):
     steps = ("--how_many_training_steps", "10,10")  # rounding has not grown yet
     outputs = train_with_workers(tmp_path / "two", *steps)
-    train(tmp_path / "one", *steps)
+    train_here(tmp_path / "one", *steps)
     for ours, alone in zip(weights(tmp_path / "two/best"), weights(tmp_path / "one/best"), strict=True):
         np.testing.assert_allclose(ours, alone, atol=1e-4)
     assert "best checkpoint" in outputs[0] and "step 20 of 20" in outputs[0]
     assert "worker 1 of 2 is done" in outputs[1] and "step" not in outputs[1]
-
-
-def test_workers_resume_where_one_stopped(tmp_path):
-    train_with_workers(tmp_path)
-    assert all("resuming after step 80 of 80" in output for output in train_with_workers(tmp_path))
+    outputs = train_with_workers(tmp_path / "two", "--how_many_training_steps", "10,20")
+    assert all("resuming after step 20 of 30" in output for output in outputs)
+    assert "it continues with 10,20" in outputs[0] and "continues" not in outputs[1]
 
 
 def test_mirrored_on_one_device_gets_what_none_gets(tmp_path, trained):
-    train(tmp_path, "--distribute", "mirrored")
+    train_here(tmp_path, "--distribute", "mirrored")
     for ours, alone in zip(weights(tmp_path / "saved_model"), weights(trained / "saved_model"), strict=True):
         np.testing.assert_allclose(ours, alone, atol=2e-4)
 
@@ -79,10 +77,10 @@ def test_the_flags_of_the_recipe_work_mirrored(tmp_path, trained):
         "--optimizer",
         "muon",
     )
-    output = train(tmp_path, "--distribute", "mirrored", "--teacher", trained / "best", *flags).stdout
+    output = train_here(tmp_path, "--distribute", "mirrored", "--teacher", trained / "best", *flags).stdout
     assert "step 80 of 80" in output
 
 
 def test_workers_without_an_address_are_an_error(tmp_path):
-    result = train(tmp_path, "--distribute", "multi_worker", check=False)
+    result = train_here(tmp_path, "--distribute", "multi_worker", check=False)
     assert_one_clear_line(result, "TF_CONFIG")

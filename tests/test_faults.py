@@ -25,7 +25,8 @@ from conftest import (
     QuietHandler,
     assert_one_clear_line,
     call,
-    train,
+    call_here,
+    train_here,
     training_command,
     web_server,
     weights,
@@ -89,10 +90,11 @@ def sizes(folder):
     return found
 
 
-def survives_kills(make_command, outcome, tmp_path):
+def survives_kills(make_command, outcome, tmp_path, call=call):
     """Check that make_command(folder) has the same outcome(folder) after being killed as undisturbed.
 
-    It is killed at a random change of its files, every other time up to a tenth of a second later.
+    It is killed at a random change of its files, every other time up to a tenth of a second later; then
+    `call` runs the command again.
     """
     total, _ = watch(make_command(tmp_path / "whole"), tmp_path / "whole")
     expected = outcome(tmp_path / "whole")
@@ -158,7 +160,7 @@ def test_training(tmp_path):
         names = [name for name in files(folder) if not name.startswith(("summaries", "resume"))]
         return found | {"history": history, **dict.fromkeys(names, 0)}
 
-    survives_kills(training_command, outcome, tmp_path)
+    survives_kills(training_command, outcome, tmp_path, call_here)
 
 
 def test_what_tensorflow_leaves_when_killed_while_saving_goes(tmp_path):
@@ -166,7 +168,7 @@ def test_what_tensorflow_leaves_when_killed_while_saving_goes(tmp_path):
     for folder in left:
         folder.mkdir(parents=True)
         (folder / "part-00000-of-00001.data-00000-of-00001.tempstate1").write_bytes(b"half")
-    call(*training_command(tmp_path))
+    call_here(*training_command(tmp_path))
     assert not any(folder.exists() for folder in left)
 
 
@@ -195,7 +197,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_is_one_clear_line_and_the_best_checkpoint_stays_whole(small_disk, trained):
-    result = train(small_disk / "train", check=False)
+    result = train_here(small_disk / "train", check=False)
     assert_one_clear_line(result, "No space left on device", small_disk)
     checkpoints.load_checkpoint(small_disk / "train" / "best")
 
@@ -203,7 +205,7 @@ def test_a_full_disk_is_one_clear_line_and_the_best_checkpoint_stays_whole(small
 def test_a_full_disk_leaves_no_half_cache(small_disk):
     for word in ("yes", "no"):
         shutil.copytree(SAMPLE_DATA / word, small_disk / word)
-    result = call("input_data.py", "--data_dir", small_disk, "--wanted_words", "yes,no", check=False)
+    result = call_here("input_data.py", "--data_dir", small_disk, "--wanted_words", "yes,no", check=False)
     assert_one_clear_line(result, "No space left on device", small_disk)
     assert [path.name for path in (small_disk / ".pcm_cache").iterdir()] == ["lock"]
 
@@ -214,7 +216,7 @@ def test_a_full_disk_while_extracting_keeps_the_archive(small_disk, tmp_path):
         for word in ("yes", "no", "up"):
             tar.add(SAMPLE_DATA / word, arcname=word)
     size = archive.stat().st_size
-    result = call(
+    result = call_here(
         "input_data.py",
         "--data_dir",
         small_disk,
@@ -230,5 +232,5 @@ def test_a_full_disk_while_extracting_keeps_the_archive(small_disk, tmp_path):
 def test_a_full_disk_leaves_no_half_model(small_disk, trained):
     (small_disk / "fill").write_bytes(bytes(650_000))
     flags = ["--checkpoint", trained / "best", *DATA, "--output", small_disk / "x.tflite"]
-    assert_one_clear_line(call("convert_to_tflite.py", *flags, check=False), "x.tflite: No space left")
+    assert_one_clear_line(call_here("convert_to_tflite.py", *flags, check=False), "x.tflite: No space left")
     assert [path.name for path in small_disk.iterdir()] == ["fill"]

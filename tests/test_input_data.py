@@ -65,6 +65,15 @@ def test_the_percentages_of_silence_and_unknown_words_are_flags(data_options, dn
     data = input_data.open_data(data_options(silence_percentage=25, unknown_percentage=0), dnn_small)
     assert (data.testing.label == 0).sum() == 10
     assert (data.testing.label == 1).sum() == 0
+    data = input_data.open_data(data_options(silence_percentage=150), dnn_small)
+    assert (data.testing.label == 0).sum() == 60
+
+
+def test_training_may_have_unknown_words_where_validation_has_none(data_options, dnn_small):
+    options = data_options(unknown_percentage=0, training_unknown_percentage=120)
+    data = input_data.open_data(options, dnn_small)
+    assert (data.validation.label == 1).sum() == 0
+    assert data.unknown_per_epoch == 64  # all that there are
 
 
 def test_the_unknown_words_drawn_are_always_the_same_and_of_several_kinds(data_options, dnn_small):

@@ -6,6 +6,8 @@ from matplotlib import image
 
 from conftest import DATA, DNN_SMALL_FLAGS, assert_one_clear_line, call
 from kws import plots, run_folder
+from kws.reports import Report
+from kws.tflite import Cost
 
 SHORT = [
     *DATA,
@@ -27,7 +29,7 @@ def test_training_draws_its_curves_and_confusions(tmp_path):
     assert_pictures(tmp_path / "plots", *names)
     history = run_folder.read_history(tmp_path / "run")
     np.testing.assert_array_equal(history[:, 0], [10, 20, 30])
-    for step, _, loss, _, validated in history:
+    for step, _, loss, _, validated, _ in history:
         assert f"step {step:.0f} of 30: rate 0.001, loss {loss:.3f}" in output
         assert f"validation accuracy {100 * validated:.2f} %" in output
 
@@ -51,6 +53,27 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(trained, tmp_path):
     (tmp_path / "file").write_text("")
     flags = "--checkpoint", trained / "best", *DATA, "--plots", tmp_path / "file"
     assert_one_clear_line(call("evaluation.py", *flags, check=False), tmp_path / "file")
+
+
+@pytest.mark.fast
+def test_names_in_a_comparison_lie_in_the_picture_beside_each_other(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, *_: drawn.append(figure))
+    places = {"a_name": (90, 4), "of_another": (91, 4.05), "nearby": (90.5, 4), "at_the_right_end": (91, 9)}
+    reports = {name: of_accuracy(accuracy) for name, (accuracy, _) in places.items()}
+    costs = {name: Cost(int(1e5 * size), 0, 0, int(1e6 * size)) for name, (_, size) in places.items()}
+    plots.write_comparison_plot(tmp_path, reports, costs)
+    for axes in drawn[0].axes:
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert sorted(text.get_text() for text in axes.texts) == sorted(places)
+        for number, box in enumerate(boxes):
+            assert axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
+            assert axes.bbox.containsy(box.y0) and axes.bbox.containsy(box.y1)
+            assert not any(box.overlaps(other) for other in boxes[:number])
+
+
+def of_accuracy(percent):
+    return Report("by hand", ("right", "wrong"), np.array([[10 * percent, 1000 - 10 * percent], [0, 0]]))
 
 
 @pytest.mark.fast

@@ -27,6 +27,16 @@ def copy_of_the_repository(tmp_path):
     return copy
 
 
+def shorten(copy):
+    """Have the repository `copy` take 20 steps in each stage."""
+    for file in (copy / "recreate_model.sh", *(copy / "recipes").glob("*.txt")):
+        script = file.read_text()
+        steps = r"\$\(short \d+\)" if file.suffix == ".sh" else r"(?<=^--how_many_training_steps )\d+"
+        shorter, changed = re.subn(steps, "$(short 20)" if file.suffix == ".sh" else "20", script, flags=re.M)
+        assert changed == (6 if file.suffix == ".sh" else 1)
+        file.write_text(shorter)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--trian"], ["extra"], ["--ckpt"], ["--train", "--ckpt", "x"], ["--data_dir", "/nothing/there"]],
@@ -47,10 +57,7 @@ def test_recreate_model_takes_a_checkpoint_and_relative_paths(trained, tmp_path)
     shutil.copytree(SAMPLE_DATA, tmp_path / "my words")
     shutil.copytree(trained / "best", tmp_path / "my checkpoint")
     copy = copy_of_the_repository(tmp_path)
-    recipe = copy / "recipes" / "cluster.txt"
-    shorter = recipe.read_text().replace("--how_many_training_steps 8000", "--how_many_training_steps 60")
-    assert shorter != recipe.read_text()
-    recipe.write_text(shorter)
+    shorten(copy)
     flags = ("--data_dir", "my words", "--ckpt", "my checkpoint")
     result = recreate(*flags, repository=copy, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -68,10 +75,7 @@ def test_recreate_model_takes_a_checkpoint_and_relative_paths(trained, tmp_path)
 
 def test_recreate_model_trains_another_network_of_the_paper(tmp_path):
     copy = copy_of_the_repository(tmp_path)
-    script = (copy / "recreate_model.sh").read_text()
-    shorter, changed = re.subn(r"\$\(short \d+\)", "$(short 20)", script)
-    assert changed == 6
-    (copy / "recreate_model.sh").write_text(shorter)
+    shorten(copy)
     nowhere = "http://127.0.0.1:9"
     flags = ("--train", "--model", "cnn_small")
     result = recreate(*flags, repository=copy, cwd=copy, http_proxy=nowhere, HTTP_PROXY=nowhere)
@@ -99,6 +103,7 @@ def test_recreate_model_says_what_is_wrong_with_a_model(flags, parts):
 @pytest.mark.parametrize("flags", [[], ["--train"]], ids=["from the shipped weights", "--train"])
 def test_recreate_model_without_data_or_network_runs_on_sample_data_and_says_so(tmp_path, flags):
     copy = copy_of_the_repository(tmp_path)
+    shorten(copy)
     nowhere = "http://127.0.0.1:9"
     result = recreate(*flags, repository=copy, cwd=copy, http_proxy=nowhere, HTTP_PROXY=nowhere)
     assert result.returncode == 0, result.stdout + result.stderr

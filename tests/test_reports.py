@@ -6,7 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from kws.reports import Report, write_json
+import input_data
+from conftest import ON_OFF, make_words
+from input_data import DataOptions
+from kws.reports import Report, protocol_of, write_json
 
 pytestmark = pytest.mark.fast
 
@@ -42,6 +45,26 @@ def test_text_names_labels_and_n():
     text = report().text()
     assert "accuracy 75.00 %" in text and "N = 8" in text
     assert [line.split()[0] for line in text.splitlines()[-4:]] == list(LABELS)
+
+
+def test_the_summary_says_what_the_clips_are():
+    assert report().summary().endswith("N = 8: 5 wanted words, 2 silence, 1 unknown words")
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "expected"),
+    [
+        (("on", "off", "cat"), {}, "paper protocol (10 % silence of zeros, 10 % unknown words)"),
+        (("on", "off"), {}, "10 % silence of zeros, no unknown words"),
+        (("on", "off"), {"silence_percentage": 0}, "no silence of zeros, no unknown words"),
+        (("on", "off", "cat"), {"unknown_percentage": 0}, "10 % silence of zeros, no unknown words"),
+        (("on", "off", "cat"), {"unknown_percentage": 300}, "10 % silence of zeros, 50 % unknown words"),
+        (("on", "off", "cat"), {"silence_percentage": 150}, "150 % silence of zeros, 10 % unknown words"),
+    ],
+)
+def test_the_protocol_is_what_the_clips_are(tmp_path, words, asked, expected):
+    options = DataOptions(data_dir=str(make_words(tmp_path, words)), **asked)
+    assert protocol_of(input_data.open_data(options, ON_OFF).validation, options) == expected
 
 
 def test_a_set_without_clips_has_no_accuracy_and_is_valid_json(tmp_path):
