@@ -90,7 +90,9 @@ def add_stream_arguments(parser):
     )
     group.add_argument("--stream_wav", metavar="FILE", help="do so on this recording instead")
     group.add_argument(
-        "--stream_words", metavar="FILE", help="with the words in it: lines of seconds,word (its middle)"
+        "--stream_words",
+        metavar="FILE",
+        help="with the words in it: a CSV file, lines of seconds,word (its middle)",
     )
     group.add_argument(
         "--stream_minutes",

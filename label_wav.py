@@ -1,27 +1,52 @@
-"""Find the words in recordings: one label for a recording no longer than a clip, detections for a longer one.
+"""Find the words in recordings: one label for a recording of up to three clips, that of its loudest clip, and
+detections for a longer one. A folder stands for the recordings in it.
 
-MODEL is a checkpoint or a TFLite file. A FILE - stands for standard input: raw 16-bit little-endian mono PCM
-at the model's sample rate, such as `arecord -t raw -f S16_LE -r 16000 | python label_wav.py MODEL -` gives.
+MODEL is a checkpoint or a TFLite file. A FILE - stands for standard input; like every FILE it may be a pipe.
+What comes through one without a header is raw: 16-bit little-endian mono samples, such as
+`arecord -t raw -f S16_LE -r 16000 | python label_wav.py MODEL -` gives. Words are detected while they come.
 """
 
+import contextlib
 import itertools
 import json
+import math
+import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from kws import streaming
 from kws.checkpoints import load
-from kws.cli import UserError, new_parser, options_from, run
+from kws.cli import bounded, complain, new_parser, options_from, run
+from kws.download import list_recordings
 from kws.features import mfcc
-from kws.recordings import BadAudio, audio_blocks, one_clip, open_audio
-from kws.streaming import DetectorOptions
+from kws.pipes import open_pipe
+from kws.recordings import LOWEST_RATE, BadAudio, audio_blocks, clip_start, one_clip, open_audio
+from kws.streaming import Detector, DetectorOptions, padded, window_scores
+
+# Of a recording that gets one label. Where one word is recorded, two or three seconds pass between the taps
+# on a phone; in more there is room for a second word.
+LONGEST_IN_CLIPS = 3
 
 
 def parse_arguments():
     parser = new_parser(__doc__)
     parser.add_argument("model_path", metavar="MODEL", help="a checkpoint, SavedModel or TFLite file")
-    parser.add_argument("files", metavar="FILE", nargs="+", help="recordings, or - for standard input")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="+", help="recordings, folders of them, or - for standard input"
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--clip", action="store_true", help="one label for each recording, however long")
+    mode.add_argument("--stream", action="store_true", help="detections in each recording, however short")
+    parser.add_argument(
+        "--raw_rate",
+        type=bounded(int, LOWEST_RATE),
+        metavar="HZ",
+        help="sample rate of raw samples (default: the model's)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object per line instead")
     streaming.add_threshold(parser)
     streaming.add_arguments(parser)
@@ -30,61 +55,129 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    options = options_from(DetectorOptions, args)
     model = load(args.model_path)
-    options = options.for_model(model.settings)
-    for file in args.files:
-        if file == "-":
-            blocks = standard_input(options.hop_samples(model.settings))
-            label_stream(file, blocks, model, options, args.json)
-        else:
-            label_file(file, model, options, args.json)
+    options = options_from(DetectorOptions, args).for_model(model.settings)
+    sys.stdout.reconfigure(errors="surrogateescape")  # names of files may hold bytes that are no text
+    files, problems = find_recordings(args.files)
+    for problem in problems:
+        complain(problem)
+    for file in files:
+        try:
+            with open_recording(file, args.raw_rate or model.settings.sample_rate, options.hop_ms) as opened:
+                recording, is_raw = opened
+                longest = longest_clip(args, is_raw, model.settings)
+                blocks = audio_blocks(recording, model.settings.sample_rate)
+                for finding in findings(blocks, longest, model, options):
+                    print_finding(file, finding, args.json)
+        except BrokenPipeError:
+            raise
+        except (BadAudio, OSError) as error:
+            name = "standard input" if file == "-" else file
+            problems.append(_unreadable(error, name) if isinstance(error, OSError) else f"{name} {error}")
+            complain(problems[-1])
+    if problems:
+        sys.exit(2)
 
 
-def label_file(path, model, options, as_json):
-    """Print the label of a short recording, or the detections in a longer one."""
+# ---- recordings ----
+
+
+def find_recordings(paths: list[str]) -> tuple[list[str], list[str]]:
+    """The files that the paths mean, those of a folder sorted, and what is wrong with folders."""
+    files, problems = [], []
+    for path in paths:
+        if not os.path.isdir(path):
+            files.append(path)
+            continue
+        found = []
+        for folder, inside, _ in os.walk(path, onerror=lambda error: problems.append(_unreadable(error))):
+            inside[:] = [name for name in inside if name[0] != "."]  # not into these
+            found += [os.path.join(folder, name) for name, *_ in list_recordings(Path(folder))]
+        if not found:
+            problems.append(f"folder {path} holds no recordings")
+        files += sorted(found)
+    return files, problems
+
+
+def _unreadable(error: OSError, path=None):
+    return f"{path or error.filename} cannot be read: {error.strerror or error}"
+
+
+@contextlib.contextmanager
+def open_recording(path: str, raw_rate: int, block_ms: float):
+    """A file or pipe, for `audio_blocks`, and whether it is a pipe of raw samples."""
+    if path == "-":
+        with open_pipe(sys.stdin.buffer, raw_rate, block_ms) as opened:
+            yield opened
+    elif path.lower().endswith(".raw") or os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "rb") as file, open_pipe(file, raw_rate, block_ms) as (recording, is_raw):
+            yield recording, is_raw and not os.path.isfile(path)
+    else:
+        with open_audio(path) as recording:
+            yield recording, False
+
+
+def longest_clip(args, is_raw: bool, settings) -> float:
+    """Samples of the longest recording that gets one label; raw samples from a pipe are a microphone's."""
+    if args.clip or args.stream:
+        return math.inf if args.clip else -1
+    return settings.clip_samples * (1 if is_raw else LONGEST_IN_CLIPS)
+
+
+# ---- labels ----
+
+
+class Finding(NamedTuple):
+    """What a line says."""
+
+    seconds: float  # the middle of the clip, or of the windows that were averaged
+    label: str
+    score: float
+    detected: bool  # False for the best word of a recording in which none was detected
+
+
+def findings(blocks, longest: float, model, options: DetectorOptions) -> Iterator[Finding]:
+    """The label of a recording no longer than `longest` samples; of a longer one the detections as they are
+    made, or the best word where there are none.
+    """
+    first = []
+    while sum(map(len, first)) <= longest and (block := next(blocks, None)) is not None:
+        first.append(block)
+    samples = np.concatenate([np.zeros(0, np.int16), *first])
+    if len(samples) <= longest:
+        yield label_clip(samples, model)
+        return
+    settings, detector = model.settings, Detector(options, model.settings)
+    blocks = padded(itertools.chain([samples], blocks), settings.clip_samples)
+    nothing = True
+    for scores in window_scores(blocks, model, options.hop_samples(settings)):
+        for detection in detector.detect(scores):
+            nothing = False
+            yield Finding(detection.seconds, settings.labels[detection.label], detection.score, True)
+    if nothing:
+        best = detector.best
+        yield Finding(best.seconds, settings.labels[best.label], best.score, False)
+
+
+def label_clip(samples: np.ndarray, model) -> Finding:
+    """The label of the loudest clip, which is what a model is trained on."""
+    if not len(samples):  # a few at a rate far higher
+        raise BadAudio("is too short")
     settings = model.settings
-    try:
-        with open_audio(path) as file:
-            blocks = audio_blocks(file, settings.sample_rate)
-            longer_ms = 1000 * file.frames / file.samplerate - settings.clip_duration_ms
-            if longer_ms >= options.hop_ms:  # more than one window fits
-                label_stream(path, blocks, model, options, as_json)
-                return
-            samples = np.concatenate([*blocks])
-    except BadAudio as error:
-        raise UserError(f"{path} {error}") from None
     clip = one_clip(samples, settings.clip_samples)
     scores = model.predict(mfcc(clip[None], settings.front_end))[0]
-    print_label(path, settings.labels[scores.argmax()], float(scores.max()), None, as_json)
+    middle = clip_start(samples, settings.clip_samples) + settings.clip_samples / 2
+    return Finding(middle / settings.sample_rate, settings.labels[scores.argmax()], float(scores.max()), True)
 
 
-def label_stream(name, blocks, model, options, as_json):
-    """Print the detections in a recording as they are made, or that there were none."""
-    detections = streaming.detections_in(blocks, model, options)
-    first = next(detections, None)
-    if first is None and not as_json:
-        print(f"{name}: nothing detected")
-    for detection in itertools.chain([first] if first else [], detections):
-        label = model.settings.labels[detection.label]
-        print_label(name, label, detection.score, detection.seconds, as_json)
-
-
-def standard_input(block_samples):
-    """Standard input in blocks, int16 [samples], until it ends."""
-    while block := sys.stdin.buffer.read(2 * block_samples):
-        yield np.frombuffer(block[: len(block) // 2 * 2], "<i2")
-
-
-def print_label(name, label, score, seconds, as_json):
+def print_finding(name: str, finding: Finding, as_json: bool):
+    seconds, label, score, detected = finding
     if as_json:
-        content = {"file": name, "label": label, "score": round(score, 4)}
-        if seconds is not None:
-            content["seconds"] = round(seconds, 3)
-        print(json.dumps(content), flush=True)
+        content = {"file": name, "seconds": round(seconds, 3), "label": label if detected else None}
+        print(json.dumps(content | {"best": label, "score": round(score, 4)}), flush=True)
     else:
-        when = "" if seconds is None else f"{seconds:.1f} s  "
-        print(f"{name}: {when}{label} {score:.2f}", flush=True)
+        nothing = "" if detected else "nothing detected, best "
+        print(f"{name}: {seconds:.1f} s  {nothing}{label} {score:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -147,18 +147,19 @@ def run(main):
         main()
         sys.stdout.flush()
     except UserError as error:
-        sys.exit(_complain(script, str(error)))
+        sys.exit(complain(str(error)))
     except BrokenPipeError:  # whoever read our output, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
         sys.exit(141)  # what a shell reports for a process ended by SIGPIPE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_complain(script, f"{where}{error.strerror or error}"))
+        sys.exit(complain(f"{where}{error.strerror or error}"))
     except KeyboardInterrupt:
         print(f"\n{script}: stopped", file=sys.stderr)
         sys.exit(130)
 
 
-def _complain(script, message) -> int:
-    print(f"{script}: error: {' '.join(message.split())}", file=sys.stderr)
+def complain(message: str) -> int:
+    """Print what the user can put right as one line; returns the exit code for it."""
+    print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
     return 2

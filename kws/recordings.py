@@ -213,13 +213,19 @@ def one_clip(samples: np.ndarray, length: int) -> np.ndarray:
 
     Where they are fewer, zeros follow.
     """
+    start = clip_start(samples, length)
+    clip = samples[start : start + length]
+    return np.pad(clip, (0, length - len(clip)))
+
+
+def clip_start(samples: np.ndarray, length: int) -> int:
+    """The first of the samples that `one_clip` takes."""
     step = max(1, length // 100)  # sliding by single samples would take 100 times as long
     if len(samples) < length + step:
-        return np.pad(samples[:length], (0, max(0, length - len(samples))))
+        return 0
     blocks = samples[: len(samples) // step * step].reshape(-1, step).astype(np.float64)
     middle = np.convolve(np.square(blocks).sum(1), np.hanning(length // step + 2)[1:-1], "valid")
-    start = min(step * int(middle.argmax()), len(samples) - length)
-    return samples[start : start + length]
+    return min(step * int(middle.argmax()), len(samples) - length)
 
 
 class PcmFile:

@@ -2,7 +2,12 @@
 where its score reaches a threshold; false alarms and misses of that.
 """
 
-import itertools
+import codecs
+import contextlib
+import csv
+import sys
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,6 +125,7 @@ class Detector:
         self._middle = settings.clip_duration_ms / 2000
         self._recent = np.zeros((0, len(settings.labels)), np.float32)
         self._windows, self._last = 0, -np.inf
+        self.best = None  # Detection of the highest smoothed score of a word so far, whether detected or not
 
     def detect(self, scores: np.ndarray) -> list[Detection]:
         """The detections in the next windows' scores, float [windows, labels]."""
@@ -136,6 +142,7 @@ class Detector:
         means = (sums[ends] - sums[begins]) / (ends - begins)[:, None]
         delay = (ends - begins - 1) * self._hop / 2  # of a mean over windows
         seconds = (self._windows + np.arange(len(scores))) * self._hop + self._middle - delay
+        self._keep_best(seconds, means[:, UNKNOWN_INDEX + 1 :])
         self._windows += len(scores)
         self._recent = known[max(0, len(known) - self._count + 1) :]
         return means.argmax(1), means.max(1), seconds
@@ -148,6 +155,14 @@ class Detector:
                 self._last = seconds[window]
                 found.append(Detection(float(self._last), int(labels[window]), float(scores[window])))
         return found
+
+    def _keep_best(self, seconds, scores_of_words):
+        if not scores_of_words.size:
+            return
+        window, word = np.unravel_index(scores_of_words.argmax(), scores_of_words.shape)
+        score = float(scores_of_words[window, word])
+        if self.best is None or score > self.best.score:
+            self.best = Detection(float(seconds[window]), int(word) + UNKNOWN_INDEX + 1, score)
 
 
 def window_scores(blocks: Iterable[np.ndarray], model, hop: int) -> Iterator[np.ndarray]:
@@ -187,6 +202,15 @@ def _window_features(samples, windows: range, hop: int, front_end: FrontEnd) -> 
     return np.ascontiguousarray(shared.transpose(0, 2, 1)).reshape(len(windows), -1)
 
 
+def padded(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
+    """Blocks of samples, followed by zeros where they are fewer than `length`."""
+    for block in blocks:
+        length -= len(block)
+        yield block
+    if length > 0:
+        yield np.zeros(length, np.int16)
+
+
 def detections_in(blocks: Iterable[np.ndarray], model, options: DetectorOptions) -> Iterator[Detection]:
     """The detections in audio that comes in blocks, int16 [samples], as they are made."""
     detector = Detector(options, model.settings)
@@ -202,11 +226,8 @@ def detect(path, model, options: DetectorOptions = DetectorOptions()) -> Iterato
     front_end = model.settings.front_end
     try:
         with open_audio(path) as file:
-            padding = max(0, front_end.clip_samples - file.frames * front_end.sample_rate // file.samplerate)
-            blocks = itertools.chain(
-                audio_blocks(file, front_end.sample_rate), [np.zeros(padding, np.int16)] if padding else []
-            )
-            yield from detections_in(blocks, model, options)
+            blocks = audio_blocks(file, front_end.sample_rate)
+            yield from detections_in(padded(blocks, front_end.clip_samples), model, options)
     except BadAudio as error:
         raise UserError(f"{path} {error}") from None
 
@@ -270,31 +291,88 @@ def make_recording(
     return Recording(name, (np.clip(audio, -1, 32767 / 32768) * 32768).astype(np.int16), words)
 
 
-def read_recording(path, labels_path, settings: Settings) -> Recording:
-    """A recording and the words in it, from a file with a line `seconds,word` for the middle of each."""
+def read_recording(path, words_path, settings: Settings) -> Recording:
+    """A recording and the words in it, from a file with a line `seconds,word` for the middle of each.
+
+    Words that the model does not know are named on standard error.
+    """
     try:
         samples, _ = read_audio(path, settings.sample_rate)
-        lines = Path(labels_path).read_text(encoding="utf-8").splitlines()
     except BadAudio as error:
         raise UserError(f"{path} {error}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{labels_path} is not text") from None
-    words, wanted = [], settings.wanted_words
-    for number, line in enumerate(lines, 1):
-        seconds, _, word = (part.strip() for part in line.partition(","))
-        if not line.strip():
+    wanted = {_folded(word): settings.labels.index(word) for word in settings.wanted_words}
+    words, unknown = [], Counter()
+    for number, seconds, word in read_words(words_path, wanted):
+        end = len(samples) / settings.sample_rate
+        if seconds > end:
+            raise UserError(
+                f"{words_path}, line {number}: {seconds:g} s is after the end of {path}, {end:g} s"
+            )
+        if _folded(word) in wanted:
+            words.append((seconds, wanted[_folded(word)]))
+        elif word not in settings.labels:  # which `_unknown_` is
+            unknown[word] += 1
+    counts = ", ".join(f"{word} ({count})" for word, count in sorted(unknown.items()))
+    if not words:
+        found = f"; it has {counts}" if counts else ""
+        raise UserError(f"{words_path} has none of the words {', '.join(settings.wanted_words)}{found}")
+    if unknown:
+        print(f"{words_path}: words that the model does not know are left out: {counts}", file=sys.stderr)
+    return Recording(str(path), samples, sorted(words))
+
+
+def read_words(path, wanted) -> Iterator[tuple[int, float, str]]:
+    """The number of each line of a word list, its seconds and its word.
+
+    Fields are separated by commas, semicolons or tabs, in which case decimals may have a comma. A line with titles
+    may come first; `wanted` words are no titles.
+    """
+    titles_may_come = True
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        separator = next((mark for mark in "\t;," if mark in line), ",")
+        fields = [field.strip() for field in next(csv.reader([line], delimiter=separator), [])]
+        while fields and not fields[-1]:  # empty columns of a spreadsheet
+            fields.pop()
+        if not fields or titles_may_come and fields[0].startswith("sep="):  # for Excel
             continue
         try:
-            seconds = float(seconds)
+            seconds = float(fields[0] if separator == "," else fields[0].replace(",", "."))
         except ValueError:
             seconds = np.nan
-        if not 0 <= seconds <= len(samples) / settings.sample_rate:
-            raise UserError(f"{labels_path}, line {number}: expected 'seconds,word' within the recording")
-        if word in wanted:
-            words.append((seconds, settings.labels.index(word)))
-    if not words:
-        raise UserError(f"{labels_path} has none of the words {', '.join(wanted)}")
-    return Recording(str(path), samples, sorted(words))
+        if titles_may_come and len(fields) > 1 and np.isnan(seconds) and _folded(fields[1]) not in wanted:
+            titles_may_come = False
+            continue
+        if not (0 <= seconds < np.inf and len(fields) == 2):
+            raise UserError(
+                f"{path}, line {number}: expected 'seconds,word', such as 2.5,yes (or separated by ; or a tab), "
+                f"not {line.strip()!r}"
+            )
+        titles_may_come = False
+        yield number, seconds, fields[1]
+
+
+def _folded(word):
+    """What spellings of a word have in common: spreadsheets write Yes, and macOS an accent as a letter."""
+    return unicodedata.normalize("NFC", word).casefold()
+
+
+def _text(path):
+    """The text of a file in UTF-8, UTF-16, or else Windows' western letters, as spreadsheets write them."""
+    content = Path(path).read_bytes()
+    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise UserError(f"{path} is a workbook of a spreadsheet: save it as CSV")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encodings = ["utf-16"]
+    elif b"\0" in content[:2]:  # no byte order mark; digits come first
+        encodings = ["utf-16-be" if content[0] == 0 else "utf-16-le"]
+    else:
+        encodings = ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        with contextlib.suppress(UnicodeDecodeError):
+            text = content.decode(encoding)
+            if "\0" not in text:
+                return text
+    raise UserError(f"{path} is not text")
 
 
 def outcomes(recording: Recording, model, options: DetectorOptions) -> list[Outcome]:
