@@ -23,6 +23,18 @@ from models import add_arguments, build_model, operations
 
 SETTINGS_NAME = "settings.json"
 CLIPS_AT_ONCE = 500  # of a call into TensorFlow; more gain nothing
+OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # a key of every checkpoint since TensorFlow 2
+KEEP_WEIGHTS = "copy its weights into the same layers of tf_keras, and call save_weights('x.ckpt', save_format='tf') there"
+KEEP_ARRAYS = "set_weights its arrays in a network of models.build_model, and save that by kws.checkpoints.save_checkpoint"
+OTHER_MODELS = {  # by suffix: what it is, and what to do
+    ".pb": f"is a frozen graph of TensorFlow 1, which cannot be read: {KEEP_ARRAYS}",
+    ".pbtxt": "is a TensorFlow graph as text, which has no weights: give the checkpoint",
+    ".meta": "is the graph beside a checkpoint, without weights: give the checkpoint, its path without .meta",
+    ".onnx": f"is an ONNX model, which cannot be read: {KEEP_ARRAYS}",
+    ".pt": f"is a PyTorch model, which cannot be read: {KEEP_ARRAYS}",
+    ".pth": f"is a PyTorch model, which cannot be read: {KEEP_ARRAYS}",
+    ".keras": f"is a .keras file: give the checkpoint it was exported from, or the SavedModel; or {KEEP_WEIGHTS}",
+}
 
 
 # ---- settings inside every form of a model ----
@@ -95,13 +107,27 @@ def checkpoint_prefix(path) -> str:
 
 
 def _why_no_checkpoint(path, prefix):
-    if path.is_file() and is_tflite(path.read_bytes()):
-        return f"{path} is a TFLite file, not a checkpoint: evaluation.py takes it as --tflite_path"
-    if path.suffix == ".keras":
-        return f"{path} is a .keras file: give the checkpoint it was exported from, or the SavedModel"
-    inside = [file.parent for file in sorted(path.glob("*/checkpoint"))] if path.is_dir() else []
+    if path.is_file():
+        return f"{path} {_what_it_is(path)}"
+    if not path.is_dir():
+        return f"checkpoint {path} does not exist (looked for {prefix}.index)"
+    inside = [file.parent for file in sorted(path.glob("*/checkpoint"))]
     hint = f"; did you mean {inside[0]}?" if inside else ""
-    return f"checkpoint {path} does not exist (looked for {prefix}.index){hint}"
+    return f"folder {path} holds no checkpoint (looked for {prefix}.index){hint}"
+
+
+def _what_it_is(path):
+    """What a file is that is no checkpoint, and what to do."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if is_tflite(head):
+        return "is a TFLite file, not a checkpoint: evaluation.py takes it as --tflite_path"
+    if head.startswith(b"\x89HDF\r\n"):
+        return f"is an HDF5 file of Keras, which cannot be read: {KEEP_WEIGHTS}"
+    if path.name in ("saved_model.pb", "fingerprint.pb", "keras_metadata.pb"):
+        return f"is a part of a SavedModel: give its folder, {path.parent}"
+    unknown = "is neither a checkpoint nor a SavedModel's folder nor a TFLite file"
+    return OTHER_MODELS.get(path.suffix.lower(), unknown)
 
 
 def save_checkpoint(model, settings: Settings, prefix):
@@ -150,12 +176,23 @@ def read_weights(path) -> list[dict[str, np.ndarray]]:
     layers = {}
     try:
         reader = tf.train.load_checkpoint(checkpoint_prefix(path))
-        for key in sorted(reader.get_variable_to_shape_map()):
+        keys = sorted(reader.get_variable_to_shape_map())
+        for key in keys:
             if match := key_format.fullmatch(key):
                 layers.setdefault(int(match[1]), {})[match[2].replace("/", ".")] = reader.get_tensor(key)
     except (tf.errors.OpError, ValueError, IndexError, RuntimeError, MemoryError) as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from None
+    if not layers:
+        raise UserError(f"{path} {_whose_it_is(keys)}")
     return [layers[number] for number in sorted(layers)]
+
+
+def _whose_it_is(keys):
+    """What a checkpoint is whose variables, `keys`, are not those of Keras 2's layers."""
+    if OBJECT_GRAPH in keys:
+        return f"holds no layers of Keras 2: {KEEP_WEIGHTS}"
+    names = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    return f"is a checkpoint of TensorFlow 1, of variables ({names}) and not of Keras layers: {KEEP_ARRAYS}"
 
 
 def _fits(layer, values):
@@ -271,10 +308,10 @@ def load_checkpoint(path, flags: SettingsFlags | None = None):
     settings and there are no flags, or it does not fit them.
     """
     stored = read_settings(path)
+    weights = read_weights(path)
     settings = required(stored, path) if flags is None else flags.resolve(stored, str(path))
     network = build_model(settings)
     layers = [layer for layer in network.layers if layer.weights]
-    weights = read_weights(path)
     if len(layers) != len(weights) or not all(map(_fits, layers, weights)):
         raise UserError(_why_it_does_not_fit(path, stored, weights, layers))
     _assign(layers, weights)

@@ -2,15 +2,10 @@
 where its score reaches a threshold; false alarms and misses of that.
 """
 
-import codecs
-import contextlib
-import csv
 import sys
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +16,7 @@ from kws.cli import UserError, bounded, flag_adder
 from kws.features import FrontEnd, mfcc
 from kws.recordings import BadAudio, audio_blocks, open_audio, read_audio
 from kws.settings import SENSITIVITIES, UNKNOWN_INDEX, Settings
+from kws.word_lists import folded, read_words
 
 WINDOWS_AT_ONCE = 500
 TOLERANCE_S = 0.75  # between a detection and the middle of the word
@@ -300,7 +296,7 @@ def read_recording(path, words_path, settings: Settings) -> Recording:
         samples, _ = read_audio(path, settings.sample_rate)
     except BadAudio as error:
         raise UserError(f"{path} {error}") from None
-    wanted = {_folded(word): settings.labels.index(word) for word in settings.wanted_words}
+    wanted = {folded(word): settings.labels.index(word) for word in settings.wanted_words}
     words, unknown = [], Counter()
     for number, seconds, word in read_words(words_path, wanted):
         end = len(samples) / settings.sample_rate
@@ -308,8 +304,8 @@ def read_recording(path, words_path, settings: Settings) -> Recording:
             raise UserError(
                 f"{words_path}, line {number}: {seconds:g} s is after the end of {path}, {end:g} s"
             )
-        if _folded(word) in wanted:
-            words.append((seconds, wanted[_folded(word)]))
+        if folded(word) in wanted:
+            words.append((seconds, wanted[folded(word)]))
         elif word not in settings.labels:  # which `_unknown_` is
             unknown[word] += 1
     counts = ", ".join(f"{word} ({count})" for word, count in sorted(unknown.items()))
@@ -319,60 +315,6 @@ def read_recording(path, words_path, settings: Settings) -> Recording:
     if unknown:
         print(f"{words_path}: words that the model does not know are left out: {counts}", file=sys.stderr)
     return Recording(str(path), samples, sorted(words))
-
-
-def read_words(path, wanted) -> Iterator[tuple[int, float, str]]:
-    """The number of each line of a word list, its seconds and its word.
-
-    Fields are separated by commas, semicolons or tabs, in which case decimals may have a comma. A line with titles
-    may come first; `wanted` words are no titles.
-    """
-    titles_may_come = True
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        separator = next((mark for mark in "\t;," if mark in line), ",")
-        fields = [field.strip() for field in next(csv.reader([line], delimiter=separator), [])]
-        while fields and not fields[-1]:  # empty columns of a spreadsheet
-            fields.pop()
-        if not fields or titles_may_come and fields[0].startswith("sep="):  # for Excel
-            continue
-        try:
-            seconds = float(fields[0] if separator == "," else fields[0].replace(",", "."))
-        except ValueError:
-            seconds = np.nan
-        if titles_may_come and len(fields) > 1 and np.isnan(seconds) and _folded(fields[1]) not in wanted:
-            titles_may_come = False
-            continue
-        if not (0 <= seconds < np.inf and len(fields) == 2):
-            raise UserError(
-                f"{path}, line {number}: expected 'seconds,word', such as 2.5,yes (or separated by ; or a tab), "
-                f"not {line.strip()!r}"
-            )
-        titles_may_come = False
-        yield number, seconds, fields[1]
-
-
-def _folded(word):
-    """What spellings of a word have in common: spreadsheets write Yes, and macOS an accent as a letter."""
-    return unicodedata.normalize("NFC", word).casefold()
-
-
-def _text(path):
-    """The text of a file in UTF-8, UTF-16, or else Windows' western letters, as spreadsheets write them."""
-    content = Path(path).read_bytes()
-    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        raise UserError(f"{path} is a workbook of a spreadsheet: save it as CSV")
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encodings = ["utf-16"]
-    elif b"\0" in content[:2]:  # no byte order mark; digits come first
-        encodings = ["utf-16-be" if content[0] == 0 else "utf-16-le"]
-    else:
-        encodings = ["utf-8-sig", "cp1252"]
-    for encoding in encodings:
-        with contextlib.suppress(UnicodeDecodeError):
-            text = content.decode(encoding)
-            if "\0" not in text:
-                return text
-    raise UserError(f"{path} is not text")
 
 
 def outcomes(recording: Recording, model, options: DetectorOptions) -> list[Outcome]:

@@ -99,8 +99,8 @@ def test_what_is_no_checkpoint_says_what_it_is(path, hint):
 
 
 def test_a_checkpoint_that_does_not_exist_is_an_error(tmp_path):
-    for path in (tmp_path, tmp_path / "nothing.ckpt"):
-        with pytest.raises(UserError, match="does not exist"):
+    for path, reason in ((tmp_path, "holds no checkpoint"), (tmp_path / "nothing.ckpt", "does not exist")):
+        with pytest.raises(UserError, match=f"{path} {reason}"):
             checkpoints.load_checkpoint(path, settings_flags())
 
 
