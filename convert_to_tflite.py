@@ -43,8 +43,8 @@ def parse_arguments():
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="file to write; by default named like the architecture: dnn_quantized.tflite, or "
-        "dnn.tflite with --no-quantize. With x.c, x.cc or x.cpp: x.tflite, and an array of it",
+        help="file to write; by default named like the architecture: work/dnn_quantized.tflite, or "
+        "work/dnn.tflite with --no-quantize. With x.c, x.cc or x.cpp: x.tflite, and an array of it",
     )
     parser.add_argument(
         "--vela",
@@ -79,15 +79,17 @@ def main():
     data_options = options_from(DataOptions, args)
     data = input_data.open_data(data_options, settings)
     suffix = "_quantized" if args.quantize else ""
-    output = Path(args.output or f"{settings.model_architecture}{suffix}.tflite")
+    output = Path(args.output or f"work/{settings.model_architecture}{suffix}.tflite")
     array = output if output.suffix in (".c", ".cc", ".cpp") else None
     output = output.with_suffix(".tflite") if array else output
     calibration = None
     if args.quantize:
         calibration = tflite.calibration_features(data.validation, settings, args.seed)
     content = convert(network, settings, calibration, args.inference_type)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    replaced = " in place of an earlier one" if output.exists() else ""
     write_bytes(output, embed_settings(content, settings))
-    print(f"wrote {output}: {output.stat().st_size:,} bytes")
+    print(f"wrote {output}{replaced}: {output.stat().st_size:,} bytes")
 
     scores = TFLiteModel(output).predict(input_data.features(data.testing, settings.front_end))
     name = f"{output}: testing, {protocol_of(data.testing, data_options)}"

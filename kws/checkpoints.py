@@ -24,8 +24,10 @@ from models import add_arguments, build_model, operations
 SETTINGS_NAME = "settings.json"
 CLIPS_AT_ONCE = 500  # of a call into TensorFlow; more gain nothing
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # a key of every checkpoint since TensorFlow 2
-KEEP_WEIGHTS = "copy its weights into the same layers of tf_keras, and call save_weights('x.ckpt', save_format='tf') there"
-KEEP_ARRAYS = "set_weights its arrays in a network of models.build_model, and save that by kws.checkpoints.save_checkpoint"
+KEEP_WEIGHTS = (
+    "put its weights into the same layers of tf_keras, and save_weights('x.ckpt', save_format='tf')"
+)
+KEEP_ARRAYS = "set_weights its arrays in models.build_model's network, and kws.checkpoints.save_checkpoint"
 OTHER_MODELS = {  # by suffix: what it is, and what to do
     ".pb": f"is a frozen graph of TensorFlow 1, which cannot be read: {KEEP_ARRAYS}",
     ".pbtxt": "is a TensorFlow graph as text, which has no weights: give the checkpoint",
@@ -33,7 +35,7 @@ OTHER_MODELS = {  # by suffix: what it is, and what to do
     ".onnx": f"is an ONNX model, which cannot be read: {KEEP_ARRAYS}",
     ".pt": f"is a PyTorch model, which cannot be read: {KEEP_ARRAYS}",
     ".pth": f"is a PyTorch model, which cannot be read: {KEEP_ARRAYS}",
-    ".keras": f"is a .keras file: give the checkpoint it was exported from, or the SavedModel; or {KEEP_WEIGHTS}",
+    ".keras": f"is a .keras file: give the checkpoint or SavedModel it was saved with, or {KEEP_WEIGHTS}",
 }
 
 

@@ -43,6 +43,12 @@ CONVERSION_FLAGS = {  # of convert_to_tflite.py for each kind of file
 }
 NPU = "ethos-u55-128"
 PAPER = "Y. Zhang et al., Hello Edge: Keyword Spotting on Microcontrollers, arXiv:1711.07128, 2017"
+HOW_TO_OPEN = {  # the source forms; the keras that TensorFlow comes with is Keras 3, and they are of Keras 2
+    "weights": "--checkpoint of every script; kws.checkpoints.load_checkpoint",
+    "saved_model": "--checkpoint of every script; tf.saved_model.load; load_model of tf_keras; in Keras 3 "
+    "keras.layers.TFSMLayer with call_endpoint='serving_default'",
+    f"{NAME}.keras": "load_model of tf_keras; Keras 3 could not locate its class 'Functional'",
+}
 LARGEST_ARENA = 64 * 1024  # bytes; more than any form of DNN Small needs
 
 
@@ -165,6 +171,7 @@ def describe_source(weights: Path) -> dict:
     return {
         "name": f"{NAME}, source",
         "format": "TensorFlow checkpoint, SavedModel and .keras file",
+        "how_to_open": HOW_TO_OPEN,
         "parameters": int(sum(array.size for array in arrays)),
         "settings": as_dict(checkpoints.read_settings(weights)),
         "paper": PAPER,
@@ -220,13 +227,19 @@ def readme(definition: dict) -> str:
         f"# {definition['name']}",
         "",
         f"Settings, figures and confusion matrices: `definition.yaml`. {PAPER}.",
-        *(lines_about_file(definition) if "file" in definition else []),
+        *(lines_about_file(definition) if "file" in definition else lines_about_source(definition)),
         "",
         *accuracy_table(definition["accuracy"]),
         "",
         (ARCHIVE / "training_data.md").read_text(),
     ]
     return "\n".join(lines)
+
+
+def lines_about_source(definition: dict) -> list[str]:
+    """How each source form is opened."""
+    rows = [f"| `{form}` | {how} |" for form, how in definition["how_to_open"].items()]
+    return ["", "| form | how to open it |", "| --- | --- |", *rows]
 
 
 def lines_about_file(definition: dict) -> list[str]:

@@ -6,10 +6,12 @@ from conftest import DATA, assert_one_clear_line, call
 
 
 def test_conversion_has_default_names_and_evaluates_what_it_wrote(trained, tmp_path):
-    for flags, name in (([], "dnn_quantized.tflite"), (["--no-quantize"], "dnn.tflite")):
+    names = "work/dnn_quantized.tflite", "work/dnn.tflite", "work/dnn.tflite"
+    for name, flags in zip(names, ([], ["--no-quantize"], ["--no-quantize"]), strict=True):
+        replaced = " in place of an earlier one" if (tmp_path / name).exists() else ""
         result = call("convert_to_tflite.py", "--checkpoint", trained / "best", *DATA, *flags, cwd=tmp_path)
         size = (tmp_path / name).stat().st_size
-        assert f"wrote {name}: {size:,} bytes" in result.stdout
+        assert f"wrote {name}{replaced}: {size:,} bytes" in result.stdout
         assert re.search(rf"{name}: testing, .*accuracy [\d.]+ %.*N = 48", result.stdout)
 
 
