@@ -1,6 +1,9 @@
 """label_wav.py as a user calls it: on files, on pipes, on clips."""
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -8,21 +11,22 @@ import threading
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 import input_data
 from conftest import RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call
 from kws import checkpoints, streaming
 
 
-def test_the_words_of_a_long_recording_are_told_as_text_json_and_from_a_pipe(trained, long_recording):
+def test_the_words_of_a_long_recording_are_told_as_text_json_and_from_a_pipe(tflite, long_recording):
     path, _, recording = long_recording
     flags = ["--threshold", "0.25", "--hop_ms", "100", "--smoothing_ms", "200"]
-    text = call("label_wav.py", trained / "best", path, *flags).stdout.splitlines()
+    text = call("label_wav.py", tflite["fp32"], path, *flags).stdout.splitlines()
     objects = [
         json.loads(line)
-        for line in call("label_wav.py", trained / "best", path, *flags, "--json").stdout.splitlines()
+        for line in call("label_wav.py", tflite["fp32"], path, *flags, "--json").stdout.splitlines()
     ]
-    settings = checkpoints.read_settings(trained / "best")
+    settings = checkpoints.read_settings(tflite["fp32"])
     assert len(text) == len(objects)
     assert text[0] == (
         f"{path}: {objects[0]['seconds']:.1f} s  {objects[0]['label']} {objects[0]['score']:.2f}"
@@ -33,7 +37,7 @@ def test_the_words_of_a_long_recording_are_told_as_text_json_and_from_a_pipe(tra
     ]
     assert streaming.matches(found, recording.words) >= len(recording.words) / 3
     with subprocess.Popen(
-        [sys.executable, ROOT / "label_wav.py", trained / "best", "-", *flags, "--json"],
+        [sys.executable, ROOT / "label_wav.py", tflite["fp32"], "-", *flags, "--json"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
@@ -42,9 +46,9 @@ def test_the_words_of_a_long_recording_are_told_as_text_json_and_from_a_pipe(tra
         assert json.loads(line) == pytest.approx(expected | {"file": "-"}, abs=1e-3)
 
 
-def test_a_detection_in_a_pipe_is_told_while_more_is_to_come(trained, long_recording):
+def test_a_detection_in_a_pipe_is_told_while_more_is_to_come(tflite, long_recording):
     _, _, recording = long_recording
-    command = [sys.executable, ROOT / "label_wav.py", trained / "best", "-", "--threshold", "0"]
+    command = [sys.executable, ROOT / "label_wav.py", tflite["fp32"], "-", "--threshold", "0"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         silent_for_too_long = threading.Timer(60, process.kill)
         silent_for_too_long.start()
@@ -66,23 +70,154 @@ def test_short_recordings_get_the_label_that_evaluation_gives_them(tmp_path, tra
     expected = model.predict(input_data.features(data.testing.take(real), settings.front_end))
     lines = call("label_wav.py", trained / "best", *files).stdout.splitlines()
     assert lines == [
-        f"{file}: {settings.labels[row.argmax()]} {row.max():.2f}"
+        f"{file}: 0.5 s  {settings.labels[row.argmax()]} {row.max():.2f}"
         for file, row in zip(files, expected, strict=True)
     ]
 
 
-def test_a_recording_without_words_says_so(tmp_path):
-    soundfile.write(tmp_path / "silence.wav", np.zeros(3 * RATE), RATE)
-    assert call("label_wav.py", SHIPPED_INT8, tmp_path / "silence.wav").stdout == (
-        f"{tmp_path / 'silence.wav'}: nothing detected\n"
-    )
+# ---- with the shipped model ----
+
+YES = SAMPLE_DATA / "yes" / "19032833_nohash_0.flac"
 
 
-def test_a_file_that_is_no_recording_is_a_clear_error(tmp_path):
-    (tmp_path / "x.wav").write_text("hello")
-    assert_one_clear_line(
-        call("label_wav.py", SHIPPED_INT8, tmp_path / "x.wav", check=False), tmp_path / "x.wav"
-    )
-    assert_one_clear_line(
-        call("label_wav.py", SHIPPED_INT8, tmp_path / "y.wav", check=False), tmp_path / "y.wav"
-    )
+def label(*arguments, check=True, **options):
+    """The lines that label_wav.py prints with the shipped model, as (file, the rest)."""
+    result = call("label_wav.py", SHIPPED_INT8, *arguments, check=check, **options)
+    lines = [tuple(line.rsplit(": ", 1)) for line in result.stdout.splitlines()]
+    return lines if check else (lines, result)
+
+
+def label_json(*arguments):
+    return [
+        json.loads(line)
+        for line in call("label_wav.py", SHIPPED_INT8, "--json", *arguments).stdout.splitlines()
+    ]
+
+
+def yes_after(seconds, length, rate=RATE):
+    """`length` seconds of silence, with "yes" from `seconds` on: float [samples]."""
+    word, _ = soundfile.read(YES)
+    audio = np.zeros(int(length * RATE))
+    audio[int(seconds * RATE) :][: len(word)] = word
+    return soxr.resample(audio, RATE, rate) if rate != RATE else audio
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """A recording of six seconds, 48 kHz and stereo, with "yes" in its middle."""
+    audio = yes_after(2, 6, 48000)
+    soundfile.write(tmp_path / "scene.wav", np.stack([audio, audio], 1), 48000)
+    return tmp_path / "scene.wav"
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_standard_input_is_read_as_the_file_it_is(scene, suffix):
+    path = scene.with_suffix(f".{suffix}")
+    soundfile.write(path, *soundfile.read(scene))
+    (expected,) = label(path)
+    assert re.fullmatch(r"[12]\.\d s  yes [01]\.\d\d", expected[1])
+    with open(path, "rb") as file:
+        assert label("-", stdin=file) == [("-", expected[1])]
+
+
+def test_a_named_pipe_is_read_as_the_file_it_is(scene):
+    fifo = scene.with_name("fifo")
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=lambda: fifo.write_bytes(scene.read_bytes()))
+    writer.start()
+    assert label(fifo) == [(str(fifo), label(scene)[0][1])]
+    writer.join()
+
+
+def test_a_wav_file_that_never_ends_gives_its_detections_as_they_come(scene):
+    content = bytearray(scene.read_bytes())
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+    command = [sys.executable, ROOT / "label_wav.py", SHIPPED_INT8, "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        silent_for_too_long = threading.Timer(60, process.kill)
+        silent_for_too_long.start()
+        try:
+            process.stdin.write(content)
+            process.stdin.flush()
+            assert b" s  yes " in process.stdout.readline()
+        finally:
+            silent_for_too_long.cancel()
+            process.stdin.close()
+
+
+def test_raw_samples_have_the_rate_that_is_said(scene):
+    (expected,) = label(scene)
+    raw = scene.with_suffix(".raw")
+    raw.write_bytes((32767 * soundfile.read(scene)[0][:, 0]).astype("<i2").tobytes())
+    flags = "--raw_rate", "48000"
+    assert [line[1][:9] for line in label(raw, *flags)] == [expected[1][:9]]
+    with open(raw, "rb") as file:
+        assert [line[1][:9] for line in label("-", *flags, stdin=file)] == [expected[1][:9]]
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.99])
+def test_less_than_a_clip_of_raw_samples_is_padded_as_a_file_is(tmp_path, seconds):
+    samples, _ = soundfile.read(YES, dtype="int16", frames=int(seconds * RATE))
+    soundfile.write(tmp_path / "x.wav", samples, RATE)
+    (tmp_path / "x").write_bytes(samples.tobytes())
+    with open(tmp_path / "x", "rb") as file:
+        assert [line[1] for line in label("-", stdin=file)] == [label(tmp_path / "x.wav")[0][1]]
+
+
+@pytest.mark.parametrize("length", [1.1, 1.5, 3])
+def test_a_recording_of_up_to_three_seconds_gets_the_label_of_its_loudest_second(tmp_path, length):
+    soundfile.write(tmp_path / "x.wav", yes_after(length - 1, length), RATE)
+    (line,) = label(tmp_path / "x.wav")
+    assert re.fullmatch(r"\d\.\d s  yes (0\.9\d|1\.00)", line[1])
+    assert abs(float(line[1].split()[0]) - (length - 0.5)) < 0.2
+
+
+def test_flags_make_a_clip_of_a_long_recording_and_a_stream_of_a_short_one(scene):
+    (line,) = label(scene, "--clip")
+    assert " s  yes " in line[1]
+    assert "nothing detected, best yes" in label(scene, "--threshold", "1")[0][1]
+    assert "nothing detected, best yes" in label(YES, "--threshold", "1", "--stream")[0][1]
+    result = label(scene, "--clip", "--stream", check=False)[1]
+    assert_one_clear_line(result, "--stream", "--clip")
+
+
+def test_every_file_has_a_line_of_one_form(scene, tmp_path):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(4 * RATE), RATE)
+    files = scene, tmp_path / "silence.wav", YES
+    lines, objects = label(*files), label_json(*files)
+    assert [line[0] for line in lines] == [one["file"] for one in objects] == list(map(str, files))
+    form = re.compile(r"(\d+\.\d) s  (nothing detected, best )?(\w+) (\d\.\d\d)")
+    for (_, line), one in zip(lines, objects, strict=True):
+        assert list(one) == ["file", "seconds", "label", "best", "score"]
+        seconds, nothing, word, score = form.fullmatch(line).groups()
+        assert (one["label"] is None) == bool(nothing) and one["best"] == word
+        assert one["seconds"] == pytest.approx(float(seconds), abs=0.06)
+        assert one["score"] == pytest.approx(float(score), abs=0.006)
+    assert [one["label"] for one in objects] == ["yes", None, "yes"]
+
+
+def test_bad_files_are_named_and_the_others_labelled(tmp_path):
+    (tmp_path / "bad.wav").write_text("<html>")
+    (tmp_path / "empty").mkdir()
+    bad = tmp_path / "bad.wav", tmp_path / "none.wav", tmp_path / "empty"
+    lines, result = label(bad[0], YES, *bad[1:], YES, check=False)
+    assert [line[0] for line in lines] == [str(YES)] * 2 and result.returncode == 2
+    assert len(result.stderr.splitlines()) == 3
+    for path in bad:
+        assert re.search(rf"^label_wav.py: error: (folder )?{path} \w", result.stderr, re.M)
+
+
+def test_a_folder_means_the_recordings_in_it(tmp_path):
+    names = "b.flac", "a/2.flac", "a/1.flac"
+    for name in (*names, ".hidden/x.flac"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(YES, tmp_path / name)
+    (tmp_path / "notes.txt").write_text("not a recording")
+    assert [line[0] for line in label(tmp_path)] == sorted(str(tmp_path / name) for name in names)
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"", "is empty"), (b"<html>", "is text, not audio")])
+def test_standard_input_without_audio_is_a_clear_error(tmp_path, content, reason):
+    (tmp_path / "x").write_bytes(content)
+    with open(tmp_path / "x", "rb") as file:
+        assert_one_clear_line(label("-", check=False, stdin=file)[1], "standard input", reason)
