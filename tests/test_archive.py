@@ -73,6 +73,15 @@ def test_the_definition_describes_the_file(folder):
             assert stated[name]["zero_point"] == detail["quantization"][1]
 
 
+@pytest.mark.fast
+def test_the_source_says_how_to_open_each_of_its_forms():
+    folder = ARCHIVE / "model_source"
+    how = definition(folder)["how_to_open"]
+    assert how == build.HOW_TO_OPEN
+    assert set(how) == {path.name for path in folder.iterdir()} - {"definition.yaml", "README.md"}
+    assert all(f"| `{form}` | {text} |" in (folder / "README.md").read_text() for form, text in how.items())
+
+
 @pytest.mark.parametrize("folder", TFLITE_FOLDERS, ids=by_name)
 def test_tensorflow_lite_micro_needs_what_is_stated(folder):
     pytest.importorskip("tflite_micro")

@@ -6,9 +6,13 @@ from conftest import DATA, assert_one_clear_line, call
 
 
 def test_conversion_has_default_names_and_evaluates_what_it_wrote(trained, tmp_path):
-    names = "work/dnn_quantized.tflite", "work/dnn.tflite", "work/dnn.tflite"
-    for name, flags in zip(names, ([], ["--no-quantize"], ["--no-quantize"]), strict=True):
-        replaced = " in place of an earlier one" if (tmp_path / name).exists() else ""
+    cases = (
+        ([], "work/dnn_quantized.tflite", ""),
+        (["--no-quantize"], "work/dnn.tflite", " in place of an earlier one"),
+    )
+    for flags, name, replaced in cases:
+        if replaced:
+            (tmp_path / name).touch()
         result = call("convert_to_tflite.py", "--checkpoint", trained / "best", *DATA, *flags, cwd=tmp_path)
         size = (tmp_path / name).stat().st_size
         assert f"wrote {name}{replaced}: {size:,} bytes" in result.stdout

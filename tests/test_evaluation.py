@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import numpy as np
+import soundfile
 
-from conftest import DATA, ROOT, SAMPLE_DATA, assert_one_clear_line, call
+from conftest import DATA, RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call
 from kws.tflite import zipped_size
 
 
@@ -99,3 +100,21 @@ def test_a_given_recording_is_evaluated_with_its_words(trained, long_recording):
     assert f"{path}, 1.0 minutes with {len(recording.words)} words" in output
     words.write_text("1.0,yes\nsoon,no\n")
     assert_one_clear_line(call(*command, "--stream_words", words, check=False), "line 2", "seconds,word")
+
+
+def test_the_words_of_a_list_that_the_model_does_not_know_are_named(tmp_path):
+    word, _ = soundfile.read(SAMPLE_DATA / "yes" / "19032833_nohash_0.flac")
+    soundfile.write(tmp_path / "x.wav", np.concatenate([np.zeros(2 * RATE), word, np.zeros(3 * RATE)]), RATE)
+    words = tmp_path / "x.csv"
+    command = ["evaluation.py", "--tflite_path", SHIPPED_INT8, "--stream_wav", tmp_path / "x.wav"]
+
+    def evaluate(text, encoding="utf-16", **options):
+        words.write_bytes(text.encode(encoding))
+        return call(*command, "--stream_words", words, **options)
+
+    assert evaluate("2.5,yes\r\n", "utf-8-sig").stderr == ""
+    result = evaluate("Seconds\tWord\r\n2,5\tYes\r\n4\ttree\r\n5\ttree\r\n5,5\t_unknown_\r\n")
+    assert "with 1 words" in result.stdout
+    assert result.stderr == f"{words}: words that the model does not know are left out: tree (2)\n"
+    assert_one_clear_line(evaluate("2.5,tree\n", check=False), words, "none of the words yes, no", "tree (1)")
+    assert_one_clear_line(evaluate("9,yes\n", check=False), "line 1", "9 s", "6 s")

@@ -1,7 +1,9 @@
 """Forms of a TFLite file that firmware takes."""
 
 import re
+import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import pytest
 import convert_to_tflite
 import input_data
 import models
-from conftest import DATA, ROOT, WEIGHTS, assert_one_clear_line, call
+from conftest import DATA, ROOT, SHIPPED_INT8, WEIGHTS, assert_one_clear_line, call
 from kws import firmware
 from kws.settings import Settings
 from kws.tflite import TFLiteModel, embed_settings, quantize
@@ -50,6 +52,21 @@ def test_vela_puts_the_whole_network_on_the_npu(tmp_path):
     compiled = (tmp_path / "2x_vela.tflite").read_bytes()
     assert compiled[4:8] == b"TFL3"
     assert f"_2x_len = {len(compiled)};" in (tmp_path / "2x.cc").read_text()
+
+
+def test_the_targets_are_those_of_vela():
+    pytest.importorskip("ethosu.vela")
+    vela = shutil.which("vela", path=firmware.VELA_PATH)
+    text = subprocess.run([vela, "--help"], capture_output=True, text=True).stdout
+    (choices,) = re.findall(r"--accelerator-config\s+\{(.*?)\}", text.split("positional arguments")[0], re.S)
+    assert re.split(r",\s*", choices) == list(firmware.VELA_TARGETS)
+
+
+def test_vela_compiles_for_the_newest_npu(tmp_path):
+    pytest.importorskip("ethosu.vela")
+    compiled, cost = firmware.compile_for_npu(Path(shutil.copy(SHIPPED_INT8, tmp_path)), "ethos-u85-256")
+    assert cost.operators_on_npu == 100 and 60 < cost.dram_kib < 90 and cost.cycles > 1000
+    assert compiled.read_bytes()[4:8] == b"TFL3"
 
 
 def test_vela_wants_integers(tmp_path):

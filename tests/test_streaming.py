@@ -54,6 +54,14 @@ def test_smoothed_scores_are_means_over_the_last_windows(dnn_small):
     assert detected(dnn_small, scores, threshold=0.8, smoothing_ms=300) == []
 
 
+def test_the_best_word_is_kept_even_where_nothing_is_detected(dnn_small):
+    detector = streaming.Detector(options(threshold=0.95), dnn_small)
+    for scores in (predicted(0, YES, score=0.6), predicted(NO, 0), predicted(YES, score=0.8)):
+        assert detector.detect(scores) == []
+    assert (round(detector.best.seconds, 2), detector.best.label) == (0.7, NO)
+    assert detector.best.score == pytest.approx(0.9)
+
+
 def test_scores_that_come_one_by_one_give_what_all_at_once_give(dnn_small):
     scores = np.random.default_rng(0).dirichlet(np.full(12, 0.1), 200).astype(np.float32)
     smoothed = options(smoothing_ms=300, threshold=0.4)
