@@ -14,7 +14,8 @@ import numpy as np
 from kws.recordings import BadAudio, open_audio
 
 HEAD_BYTES = 2048  # that tell what comes; two frames of any usual MP3 file
-MAGIC = b"RIFF RIFX RF64 riff FORM fLaC OggS ID3 .snd caff NIST #!AMR \x1aE\xdf\xa3".split()  # last: WebM
+MAGIC = tuple(b"RIFF RIFX RF64 BW64 riff FORM fLaC OggS ID3 .snd caff NIST".split())
+OTHER_MEDIA = b"\x1aE\xdf\xa3", b"#!AMR", b"\0\0\x01\xba"  # WebM, AMR, MPEG video, which cannot be read
 SUBTYPES = {  # of soundfile, by a WAV file's format tag and bits per sample
     (1, 8): "PCM_U8",
     (1, 16): "PCM_16",
@@ -104,7 +105,7 @@ def open_pipe(file: BinaryIO, raw_rate: int, block_ms: float):
     head = pipe.peek(HEAD_BYTES)
     if not head:
         raise BadAudio("is empty")
-    if not is_container(head):
+    if not is_container(head) and not is_other_media(head):
         if is_text(head):
             raise BadAudio("is text, not audio")
         yield PcmStream(pipe, Header(raw_rate, 1, "PCM_16", 0, None), block_ms), True
@@ -121,12 +122,17 @@ def open_pipe(file: BinaryIO, raw_rate: int, block_ms: float):
 
 def is_container(head: bytes) -> bool:
     """Whether the first bytes of a recording, up to HEAD_BYTES, say its format: raw samples do not."""
-    if head.startswith(tuple(MAGIC)) or head[4:8] == b"ftyp":
+    if head.startswith(MAGIC):
         return True
     # Without a title an MP3 file begins with the header of its first frame: 11 set bits, layer III, a bit
     # rate and a sample rate. Raw samples may do so, too, but hardly with the like again.
     is_frame = len(head) > 3 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2 and head[1] & 0x18 != 0x08
     return is_frame and 0 < head[2] >> 4 < 15 and head[2] & 12 != 12 and head.find(head[:2], 4) > 0
+
+
+def is_other_media(head: bytes) -> bool:
+    """Whether this is what phones and browsers record and soundfile cannot read: it is not raw either."""
+    return head.startswith(OTHER_MEDIA) or head[4:8] == b"ftyp"  # the latter in MP4, M4A and 3GP
 
 
 def is_text(head: bytes) -> bool:
@@ -136,7 +142,7 @@ def is_text(head: bytes) -> bool:
 
 def wav_header(pipe: Pipe) -> Header | None:
     """The header of a WAV file of plain samples; None where it is another file, which stays unread."""
-    if pipe.peek(4) not in (b"RIFF", b"RF64") or pipe.peek(12)[8:] != b"WAVE":
+    if pipe.peek(4) not in (b"RIFF", b"RF64", b"BW64") or pipe.peek(12)[8:] != b"WAVE":
         return None
     kind, long_size, start = None, None, 12
     while len(chunk := pipe.peek(start + 8)[start:]) == 8:
