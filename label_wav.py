@@ -21,8 +21,8 @@ import numpy as np
 from kws import streaming
 from kws.checkpoints import load
 from kws.cli import bounded, complain, new_parser, options_from, run
-from kws.download import list_recordings
 from kws.features import mfcc
+from kws.folders import list_recordings
 from kws.pipes import open_pipe
 from kws.recordings import LOWEST_RATE, BadAudio, audio_blocks, clip_start, one_clip, open_audio
 from kws.streaming import Detector, DetectorOptions, padded, window_scores
@@ -90,13 +90,10 @@ def find_recordings(paths: list[str]) -> tuple[list[str], list[str]]:
         if not os.path.isdir(path):
             files.append(path)
             continue
-        found = []
-        for folder, inside, _ in os.walk(path, onerror=lambda error: problems.append(_unreadable(error))):
-            inside[:] = [name for name in inside if name[0] != "."]  # not into these
-            found += [os.path.join(folder, name) for name, *_ in list_recordings(Path(folder))]
+        found = [os.path.join(path, name) for name, *_ in list_recordings(Path(path))]
         if not found:
             problems.append(f"folder {path} holds no recordings")
-        files += sorted(found)
+        files += found
     return files, problems
 
 

@@ -11,10 +11,10 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from kws.recordings import BadAudio, open_audio
+from kws.containers import is_container
+from kws.recordings import BadAudio, Recording, open_audio
 
 HEAD_BYTES = 2048  # that tell what comes; two frames of any usual MP3 file
-MAGIC = tuple(b"RIFF RIFX RF64 BW64 riff FORM fLaC OggS ID3 .snd caff NIST".split())
 OTHER_MEDIA = b"\x1aE\xdf\xa3", b"#!AMR", b"\0\0\x01\xba"  # WebM, AMR, MPEG video, which cannot be read
 SUBTYPES = {  # of soundfile, by a WAV file's format tag and bits per sample
     (1, 8): "PCM_U8",
@@ -108,26 +108,18 @@ def open_pipe(file: BinaryIO, raw_rate: int, block_ms: float):
     if not is_container(head) and not is_other_media(head):
         if is_text(head):
             raise BadAudio("is text, not audio")
-        yield PcmStream(pipe, Header(raw_rate, 1, "PCM_16", 0, None), block_ms), True
+        stream = PcmStream(pipe, Header(raw_rate, 1, "PCM_16", 0, None), block_ms)
+        yield Recording(stream, stream.frames), True
     elif header := wav_header(pipe):
         pipe.read(header.start)
-        yield PcmStream(pipe, header, block_ms), False
+        stream = PcmStream(pipe, header, block_ms)
+        yield Recording(stream, stream.frames), False
     else:
         with tempfile.NamedTemporaryFile(prefix="recording") as spooled:
             shutil.copyfileobj(pipe, spooled)
             spooled.flush()
             with open_audio(spooled.name) as recording:
                 yield recording, False
-
-
-def is_container(head: bytes) -> bool:
-    """Whether the first bytes of a recording, up to HEAD_BYTES, say its format: raw samples do not."""
-    if head.startswith(MAGIC):
-        return True
-    # Without a title an MP3 file begins with the header of its first frame: 11 set bits, layer III, a bit
-    # rate and a sample rate. Raw samples may do so, too, but hardly with the like again.
-    is_frame = len(head) > 3 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2 and head[1] & 0x18 != 0x08
-    return is_frame and 0 < head[2] >> 4 < 15 and head[2] & 12 != 12 and head.find(head[:2], 4) > 0
 
 
 def is_other_media(head: bytes) -> bool:

@@ -12,10 +12,11 @@ pytestmark = pytest.mark.fast
 
 # Lowest first: a module imports only from those before it. CONTRIBUTING.md explains them.
 FLOORS = """
-kws.cli kws.files kws.quiet_tf kws.features kws.settings kws.folders kws.download kws.containers
-kws.recordings kws.negatives kws.clips kws.augmentation kws.batches input_data kws.recurrent kws.muon
-models kws.tflite kws.checkpoints kws.batch_norm kws.reports kws.streaming kws.ambient kws.quantizers
-kws.compression kws.distribution kws.run_folder kws.training kws.plots kws.firmware
+kws.cli kws.files kws.word_lists kws.quiet_tf kws.features kws.settings kws.folders kws.download
+kws.containers kws.recordings kws.pipes kws.negatives kws.clips kws.augmentation kws.batches input_data
+kws.recurrent kws.muon models kws.tflite kws.checkpoints kws.batch_norm kws.reports kws.streaming
+kws.ambient kws.quantizers kws.compression kws.distribution kws.run_folder kws.training kws.plots
+kws.firmware
 train optimisations convert_to_tflite evaluation label_wav export_c
 """.split()
 SCRIPTS = FLOORS[FLOORS.index("train") :]
