@@ -90,7 +90,11 @@ def find_recordings(paths: list[str]) -> tuple[list[str], list[str]]:
         if not os.path.isdir(path):
             files.append(path)
             continue
-        found = [os.path.join(path, name) for name, *_ in list_recordings(Path(path))]
+        try:
+            found = [os.path.join(path, name) for name, *_ in list_recordings(Path(path))]
+        except OSError as error:
+            problems.append(_unreadable(error))
+            continue
         if not found:
             problems.append(f"folder {path} holds no recordings")
         files += found
