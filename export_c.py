@@ -17,6 +17,7 @@ from kws.cli import UserError, new_parser, run
 from kws.download import word_folders
 from kws.features import MEL_CHANNELS, FrontEnd, mfcc, mfcc_tables
 from kws.files import write_text
+from kws.firmware import c_string
 from kws.recordings import decode_folders
 from kws.settings import Settings
 from kws.tflite import TFLiteModel, quantize
@@ -154,6 +155,10 @@ VECTORS_HEADER = """\
 
 #define KWS_VECTORS COUNT
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct {
     const char *name;
     int16_t samples[KWS_CLIP];
@@ -162,6 +167,10 @@ typedef struct {
 } kws_vector;
 
 extern const kws_vector kws_vectors[KWS_VECTORS];
+
+#ifdef __cplusplus
+}
+#endif
 """
 
 
@@ -194,7 +203,7 @@ def tables(network: Network, settings: Settings) -> str:
     angles = 2 * np.pi * np.arange(fft_length // 2) / fft_length
     twiddle = np.stack([np.cos(angles), np.sin(angles)], 1)
     parts = ['#include "kws.h"\n']
-    names = ", ".join(f'"{label}"' for label in settings.labels)
+    names = ", ".join(map(c_string, settings.labels))
     parts.append(f"const char *const kws_labels[KWS_LABELS] = {{{names}}};\n")
     entries = []
     for number, layer in enumerate(network.layers):
@@ -316,7 +325,7 @@ def vectors(clips, model) -> str:
         input_tensor = quantize(features, model.input)
         scores = model.run(input_tensor)
         arrays = (f"    {{\n{_numbers(values)}    }},\n" for values in (samples, input_tensor[0], scores[0]))
-        parts.append(f'    {{"{name}",\n{"".join(arrays)}    }},\n')
+        parts.append(f"    {{{c_string(name)},\n{''.join(arrays)}    }},\n")
     return (
         f'#include "kws_vectors.h"\n\nconst kws_vector kws_vectors[KWS_VECTORS] = {{\n{"".join(parts)}}};\n'
     )

@@ -9,6 +9,10 @@
 
 #include "kws_model.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define KWS_INPUTS (KWS_FRAMES * KWS_COEFFICIENTS)
 /* Samples that a frame shares with the one before; arrays of them are never empty. */
 #define KWS_SHARED (KWS_WINDOW > KWS_STRIDE ? KWS_WINDOW - KWS_STRIDE : 0)
@@ -68,5 +72,9 @@ extern const float kws_window[KWS_WINDOW];                     /* for samples of
 extern const float kws_twiddle[KWS_FFT / 2][2];                /* cosine and sine of 2 pi k / KWS_FFT */
 extern const kws_bin kws_bins[KWS_BINS];                       /* from bin 1 up */
 extern const float kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS];
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

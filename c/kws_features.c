@@ -110,7 +110,7 @@ void kws_features(const int16_t *samples, int8_t input[KWS_INPUTS]) {
 }
 
 void kws_stream_start(kws_stream *stream) {
-    static const int16_t silence[KWS_STRIDE];
+    static const int16_t silence[KWS_STRIDE] = {0};
     memset(stream, 0, sizeof *stream);
     for (int i = 0; i < KWS_FRAMES; i++) kws_stream_push(stream, silence);
 }

@@ -9,10 +9,9 @@
 static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t *output) {
     /* On processors with Helium sums begin with what is in the context, on others with the bias. */
     const cmsis_nn_context context = {(void *)layer->bias, layer->outputs * (int32_t)sizeof *layer->bias};
-    const cmsis_nn_fc_params parameters = {
-        .output_offset = layer->output_zero,
-        .activation = {layer->output_min, 127},
-    };
+    cmsis_nn_fc_params parameters = {0, 0, 0, {0, 127}};
+    parameters.output_offset = layer->output_zero;
+    parameters.activation.min = layer->output_min;
     const cmsis_nn_per_tensor_quant_params scale = {layer->multiplier, layer->shift};
     const cmsis_nn_dims from = {1, 1, 1, layer->inputs}, to = {1, 1, 1, layer->outputs};
     const cmsis_nn_dims kernel = {layer->inputs, 1, 1, layer->outputs};

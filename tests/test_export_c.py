@@ -1,6 +1,7 @@
 """The C module: the same features, scores and labels as on the PC, here and on emulated microcontrollers."""
 
 import ctypes
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import convert_to_tflite
 import export_c
 import input_data
 import models
-from conftest import ROOT, SHIPPED, SHIPPED_INT8, assert_one_clear_line, call, shipped_recordings
+from conftest import ROOT, SHIPPED, SHIPPED_INT8, assert_one_clear_line, call, shipped_recordings, write_wav
 from kws.cli import UserError
 from kws.features import mfcc
 from kws.settings import Settings
@@ -118,6 +119,112 @@ def test_labels_of_real_speech_are_those_of_the_pc(shipped, tmp_path, dnn_small)
     assert len(clips) > 2000 and (np.array(found) == expected).mean() >= 0.999
 
 
+# ---- other languages and names ----
+
+CXX_STRICT = ["-std=c++11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wpedantic"]
+CXX_MAIN = """
+#include <cstdio>
+#include "kws_vectors.h"
+
+int main() {
+    int8_t input[KWS_INPUTS], scores[KWS_LABELS];
+    for (const kws_vector &vector : kws_vectors) {
+        kws_features(vector.samples, input);
+        kws_classify(input, scores);
+        std::printf("%s is %s\\n", vector.name, kws_labels[kws_best(scores)]);
+    }
+}
+"""
+SOURCES = ("kws_features.c", "kws_nn.c", "kws_model.c", "kws_vectors.c")
+
+
+@pytest.mark.parametrize("module_compiler", [["cc", *STRICT], ["c++", "-x", "c++", *CXX_STRICT]])
+def test_a_program_in_cxx_calls_the_module(shipped, tmp_path, module_compiler):
+    module, model = shipped
+    (tmp_path / "main.cpp").write_text(CXX_MAIN)
+    for name in SOURCES:
+        command = [*module_compiler, "-c", module.folder / name, "-o", tmp_path / f"{name}.o"]
+        subprocess.run(command, check=True)
+    program = [tmp_path / "main.cpp", *tmp_path.glob("*.o"), "-I", module.folder, "-o", tmp_path / "main"]
+    subprocess.run(["c++", *CXX_STRICT, *program], check=True)
+    output = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True).stdout
+    assert "silence is _silence_" in output and output.count(" is ") == 4
+
+
+@pytest.mark.parametrize(
+    "compiler", ["c++", pytest.param("arm-none-eabi-g++", marks=needs("arm-none-eabi-g++"))]
+)
+def test_every_source_is_cxx_too(shipped, tmp_path, compiler):
+    sources = [path for path in module_sources(shipped[0]) if path.name != "startup.c" or compiler != "c++"]
+    boards = [["-mcpu=cortex-m4"], ["-mcpu=cortex-m55", "-mfloat-abi=hard"]] if compiler != "c++" else [[]]
+    for flags in boards:
+        command = [compiler, "-x", "c++", *CXX_STRICT, *flags, "-I", tmp_path, "-c", *sources]
+        subprocess.run(command, cwd=tmp_path, check=True)
+
+
+def module_sources(module):
+    """All sources that were exported, without those that tests added."""
+    return [
+        path for path in module.folder.glob("*.c") if (ROOT / "c" / path.name).exists() or path.stem in MODEL
+    ]
+
+
+MODEL = ("kws_model", "kws_vectors")
+SKETCH = """
+#include "kws.h"
+int said(const char *text);
+void setup() {}
+void loop() {
+    static kws_stream stream;
+    static int8_t scores[KWS_LABELS];
+    kws_stream_start(&stream);
+    kws_classify(stream.input, scores);
+    said(kws_labels[kws_best(scores)]);
+}
+"""
+ARDUINO_CORE = """
+#include <stdio.h>
+#include <stdlib.h>
+void setup(); void loop();
+int said(const char *text) { puts(text); exit(0); }
+int main() { setup(); for (;;) loop(); }
+"""
+
+
+def test_the_folder_is_a_part_of_an_arduino_sketch(shipped, tmp_path):
+    """The core's main is in a library, as in the Arduino IDE: any other main would come before it."""
+    (tmp_path / "core.cpp").write_text(ARDUINO_CORE)
+    (tmp_path / "sketch.cpp").write_text(SKETCH)
+    flags = ["-Os", "-w", "-DARDUINO=10819", "-c", "-I", shipped[0].folder]
+    subprocess.run(["cc", "-std=gnu11", *flags, *module_sources(shipped[0])], cwd=tmp_path, check=True)
+    cxx = ["c++", "-std=gnu++11", "-fpermissive", *flags]
+    subprocess.run([*cxx, "sketch.cpp", "core.cpp"], cwd=tmp_path, check=True)
+    subprocess.run(["ar", "rc", "core.a", "core.o"], cwd=tmp_path, check=True)
+    objects = [path for path in tmp_path.glob("*.o") if path.name != "core.o"]
+    subprocess.run(["c++", "-o", "sketch", *objects, "core.a", "-lm"], cwd=tmp_path, check=True)
+    output = subprocess.run([tmp_path / "sketch"], capture_output=True, text=True, check=True).stdout
+    assert output == "_silence_\n"
+
+
+WORDS = ('say "hi"', "a\\b", "what??!", "한국", "naïve", "%s", "don't")
+
+
+def test_any_words_and_names_of_recordings_are_exported(tmp_path, c_tools):
+    settings = Settings(wanted_words=WORDS, dct_coefficient_count=10, model_size_info=(8,))
+    features = np.random.default_rng(0).normal(scale=5, size=(50, settings.feature_count)).astype(np.float32)
+    content = convert_to_tflite.convert(models.build_model(settings), settings, features, "int8")
+    (tmp_path / "x.tflite").write_bytes(embed_settings(content, settings))
+    for word in WORDS[:3]:
+        (tmp_path / "words" / word).mkdir(parents=True)
+        write_wav(tmp_path / "words" / word / 'one "?.wav')
+    call("export_c.py", tmp_path / "x.tflite", "--output", tmp_path / "c", "--data_dir", tmp_path / "words")
+    result = subprocess.run(["make", "-C", tmp_path / "c"], capture_output=True)
+    assert result.returncode == 0, result.stderr
+    assert b'a\\b/one "?.wav: ' in result.stdout
+    labels = (ctypes.c_char_p * len(settings.labels)).in_dll(Module(tmp_path / "c")._library, "kws_labels")
+    assert [label.decode() for label in labels] == list(settings.labels)
+
+
 @pytest.mark.usefixtures("c_tools")
 @pytest.mark.parametrize(("window_ms", "stride_ms"), [(40, 40), (40, 20), (30, 10), (20, 25)])
 def test_a_stream_gives_the_features_of_its_last_clip(tmp_path, window_ms, stride_ms):
@@ -187,9 +294,29 @@ def test_cmsis_nn_is_called_with_what_the_layers_are(shipped, tmp_path, targets)
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("4 of 4 clips as on the PC") == 1 + ("qemu" in targets)
-    programs = [path for path in (tmp_path / "c").glob("kws_cmsis_nn*") if path.suffix != ".o"]
+    programs = [path for path in (tmp_path / "c").glob("kws_cmsis_nn*") if path.suffix in ("", ".elf")]
     assert len(programs) == len(targets) - len(targets) // 3
     assert all(b"arm_fully_connected_s8" in path.read_bytes() for path in programs)
+
+
+def test_what_was_built_with_another_library_or_other_flags_is_built_again(shipped, tmp_path):
+    shutil.copytree(shipped[0].folder, tmp_path / "c", ignore=shutil.ignore_patterns("kws_cmsis_nn"))
+    wrong = tmp_path / "wrong"
+    shutil.copytree(ROOT / "tests" / "cmsis_nn", wrong, copy_function=shutil.copy2)
+    kernel = wrong / "Source" / "FullyConnectedFunctions" / "arm_fully_connected_s8.c"
+    times = kernel.stat()
+    kernel.write_text(kernel.read_text().replace("sum += (input", "sum -= (input"))
+    os.utime(kernel, ns=(times.st_atime_ns, times.st_mtime_ns))  # older than what is built from it
+
+    def make(*flags):
+        return subprocess.run(["make", "-C", tmp_path / "c", *flags], capture_output=True, text=True)
+
+    right = f"CMSIS_NN={ROOT / 'tests' / 'cmsis_nn'}"
+    assert make(right).returncode == 0
+    assert "scores differ" in make(f"CMSIS_NN={wrong}").stdout
+    assert make(right).returncode == 0
+    assert "-o " not in make(right).stdout
+    assert "-o " in make(right, "CFLAGS=-DNEW='1'").stdout
 
 
 def test_cmsis_dsp_computes_the_same_features(shipped, sample, dnn_small):
