@@ -9,46 +9,127 @@
 #define POINTS (KWS_FFT / 2) /* of the complex FFT that transforms KWS_FFT real values */
 #define SMALLEST 1e-12f      /* floor of the logarithm, as in TensorFlow's Mfcc: digital silence has no energy */
 
-/* Samples, then spectrum, in place to save RAM. Even samples are taken for real parts and odd ones for imaginary
- * parts, so that a complex FFT of half the length does for real samples. */
-static float buffer[KWS_FFT];
+/* The first butterflies have 4 inputs or 8, so that for those after them, with 4, there are POINTS. */
+#define POWER_OF_4 ((POINTS & 0x55555555) != 0)
+#define FIRST (POWER_OF_4 ? 4 : 8)
 
-static void swap(float *one, float *other) {
-    float kept = *one;
-    *one = *other;
-    *other = kept;
+typedef struct {
+    float real, imaginary;
+} complex_value;
+
+typedef struct {
+    const int16_t *before, *samples; /* the first `count` samples of the frame, and the others */
+    int count;
+} frame_of_samples;
+
+/* The spectrum. The samples do not lie here first: the first butterflies take them from where they are. */
+static complex_value buffer[POINTS];
+
+static inline complex_value plus(complex_value a, complex_value b) {
+    const complex_value result = {a.real + b.real, a.imaginary + b.imaginary};
+    return result;
 }
 
-/* Put the complex values of the buffer in the order of their bit-reversed indices, in which decimation in time
- * leaves its results in natural order. */
-static void reverse_bits(void) {
-    int reversed = 0;
-    for (int i = 1; i < POINTS; i++) {
-        int bit = POINTS >> 1;
+static inline complex_value minus(complex_value a, complex_value b) {
+    const complex_value result = {a.real - b.real, a.imaginary - b.imaginary};
+    return result;
+}
+
+/* a - ib */
+static inline complex_value minus_i_times(complex_value a, complex_value b) {
+    const complex_value result = {a.real + b.imaginary, a.imaginary - b.real};
+    return result;
+}
+
+/* a + ib */
+static inline complex_value plus_i_times(complex_value a, complex_value b) {
+    const complex_value result = {a.real - b.imaginary, a.imaginary + b.real};
+    return result;
+}
+
+/* Times exp(-i angle), from the angle's cosine (real) and sine (imaginary). */
+static inline complex_value turned(complex_value a, complex_value angle) {
+    const complex_value result = {a.real * angle.real + a.imaginary * angle.imaginary,
+                                  a.imaginary * angle.real - a.real * angle.imaginary};
+    return result;
+}
+
+/* The DFT of 4 values, in natural order. */
+static inline void transform_4(complex_value *a, complex_value *b, complex_value *c, complex_value *d) {
+    const complex_value sum = plus(*a, *c), difference = minus(*a, *c);
+    const complex_value other_sum = plus(*b, *d), other_difference = minus(*b, *d);
+    *a = plus(sum, other_sum);
+    *b = minus_i_times(difference, other_difference);
+    *c = minus(sum, other_sum);
+    *d = plus_i_times(difference, other_difference);
+}
+
+static inline float windowed(const frame_of_samples *frame, int i) {
+    if (i >= KWS_WINDOW) return 0;
+    return kws_window[i] * (KWS_SHARED > 0 && i < frame->count ? frame->before[i] : frame->samples[i - frame->count]);
+}
+
+/* Even samples are taken for real parts and odd ones for imaginary parts, so that a complex FFT of half the length
+ * does for real samples. */
+static inline complex_value pair(const frame_of_samples *frame, int i) {
+    const complex_value result = {windowed(frame, 2 * i), windowed(frame, 2 * i + 1)};
+    return result;
+}
+
+static inline void first_4(const frame_of_samples *frame, int i, complex_value *to) {
+    complex_value a = pair(frame, i), b = pair(frame, i + POINTS / 4);
+    complex_value c = pair(frame, i + POINTS / 2), d = pair(frame, i + POINTS / 4 * 3);
+    transform_4(&a, &b, &c, &d);
+    to[0] = a, to[1] = b, to[2] = c, to[3] = d;
+}
+
+/* As two transforms of 4, of even and of odd values. */
+static inline void first_8(const frame_of_samples *frame, int i, complex_value *to) {
+    const float half = 0.707106781f; /* of a turn by 45 degrees: cosine and sine */
+    complex_value a = pair(frame, i), b = pair(frame, i + POINTS / 8 * 2);
+    complex_value c = pair(frame, i + POINTS / 8 * 4), d = pair(frame, i + POINTS / 8 * 6);
+    complex_value e = pair(frame, i + POINTS / 8), f = pair(frame, i + POINTS / 8 * 3);
+    complex_value g = pair(frame, i + POINTS / 8 * 5), h = pair(frame, i + POINTS / 8 * 7);
+    transform_4(&a, &b, &c, &d);
+    transform_4(&e, &f, &g, &h);
+    const complex_value turned_f = {half * (f.real + f.imaginary), half * (f.imaginary - f.real)};
+    const complex_value turned_h = {half * (h.imaginary - h.real), half * (-h.imaginary - h.real)};
+    to[0] = plus(a, e), to[4] = minus(a, e);
+    to[1] = plus(b, turned_f), to[5] = minus(b, turned_f);
+    to[2] = minus_i_times(c, g), to[6] = plus_i_times(c, g);
+    to[3] = plus(d, turned_h), to[7] = minus(d, turned_h);
+}
+
+static complex_value twiddle(int i) {
+    const complex_value result = {kws_twiddle[i][0], kws_twiddle[i][1]};
+    return result;
+}
+
+/* The complex FFT, radix 4, decimation in time (Cooley and Tukey, Mathematics of Computation 19, 1965). */
+static void transform(const frame_of_samples *frame) {
+    int reversed = 0; /* the bits of i / FIRST, in reverse: decimation leaves results in natural order if begun so */
+    for (int i = 0; i < POINTS; i += FIRST) {
+        if (POWER_OF_4) {
+            first_4(frame, reversed, &buffer[i]);
+        } else {
+            first_8(frame, reversed, &buffer[i]);
+        }
+        int bit = POINTS / FIRST / 2;
         for (; reversed & bit; bit >>= 1) reversed ^= bit;
         reversed ^= bit;
-        if (i < reversed) {
-            swap(&buffer[2 * i], &buffer[2 * reversed]);
-            swap(&buffer[2 * i + 1], &buffer[2 * reversed + 1]);
-        }
     }
-}
-
-/* Complex FFT of the buffer, radix 2, decimation in time (Cooley and Tukey, Mathematics of Computation 19, 1965). */
-static void transform(void) {
-    reverse_bits();
-    for (int half = 1; half < POINTS; half *= 2) {
-        int step = POINTS / half; /* in the table, of angles of 2 pi / KWS_FFT */
-        for (int k = 0; k < half; k++) {
-            float cosine = kws_twiddle[k * step][0], sine = kws_twiddle[k * step][1];
-            for (int i = k; i < POINTS; i += 2 * half) {
-                float *low = &buffer[2 * i], *high = &buffer[2 * (i + half)];
-                float real = high[0] * cosine + high[1] * sine;
-                float imaginary = high[1] * cosine - high[0] * sine;
-                high[0] = low[0] - real;
-                high[1] = low[1] - imaginary;
-                low[0] += real;
-                low[1] += imaginary;
+    for (int size = FIRST; size < POINTS; size *= 4) { /* of the transforms that are put together by fours */
+        const int step = KWS_FFT / (4 * size);         /* in the table, of angles of 2 pi / KWS_FFT */
+        for (int k = 0; k < size; k++) {
+            const complex_value once = twiddle(k * step), twice = twiddle(2 * k * step);
+            const complex_value thrice = {once.real * twice.real - once.imaginary * twice.imaginary,
+                                          once.imaginary * twice.real + once.real * twice.imaginary};
+            for (complex_value *a = &buffer[k]; a < buffer + POINTS; a += 4 * size) {
+                /* where bits are reversed, the second quarter is third */
+                complex_value first = a[0], second = turned(a[2 * size], once);
+                complex_value third = turned(a[size], twice), fourth = turned(a[3 * size], thrice);
+                transform_4(&first, &second, &third, &fourth);
+                a[0] = first, a[size] = second, a[2 * size] = third, a[3 * size] = fourth;
             }
         }
     }
@@ -58,34 +139,48 @@ static void transform(void) {
  *
  * With Z the complex spectrum, those of the even and of the odd samples are E = (Z[k] + conj Z[POINTS - k]) / 2 and
  * O = (Z[k] - conj Z[POINTS - k]) / 2i, as spectra of real samples are symmetric; the whole is E + O exp(-2 pi i k /
- * KWS_FFT) (Press et al., Numerical Recipes, section 12.3: FFT of single real function). */
-static float magnitude(int k) {
-    const float *one = &buffer[2 * k], *other = &buffer[2 * (POINTS - k)];
-    float even_real = 0.5f * (one[0] + other[0]), even_imaginary = 0.5f * (one[1] - other[1]);
-    float odd_real = 0.5f * (one[1] + other[1]), odd_imaginary = 0.5f * (other[0] - one[0]);
-    float cosine = kws_twiddle[k][0], sine = kws_twiddle[k][1];
-    float real = even_real + odd_real * cosine + odd_imaginary * sine;
-    float imaginary = even_imaginary + odd_imaginary * cosine - odd_real * sine;
-    return sqrtf(real * real + imaginary * imaginary);
+ * KWS_FFT) (Press et al., Numerical Recipes, section 12.3: FFT of single real function). The window has the half. */
+static inline float magnitude(int k) {
+    const complex_value one = buffer[k], other = buffer[POINTS - k];
+    const complex_value even = {one.real + other.real, one.imaginary - other.imaginary};
+    const complex_value odd = {one.imaginary + other.imaginary, other.real - one.real};
+    const complex_value whole = plus(even, turned(odd, twiddle(k)));
+    return sqrtf(whole.real * whole.real + whole.imaginary * whole.imaginary);
+}
+
+/* Natural logarithm of a positive float32, within 2e-6: that of libm takes five times as long where there is no
+ * double precision. With x = 2^e m, m from sqrt(1/2) to sqrt(2), ln x = e ln 2 + ln m, and ln m = 2 artanh s with
+ * s = (m - 1) / (m + 1), whose series s + s^3 / 3 + s^5 / 5 + ... needs four terms, as |s| < 0.172. */
+static float logarithm(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    const int32_t exponent = (bits - 0x3F3504F3) >> 23; /* the bits of sqrt(1/2); 23 are the fraction's */
+    bits -= exponent * (1 << 23);
+    memcpy(&x, &bits, sizeof x);
+    const float s = (x - 1) / (x + 1), square = s * s;
+    const float series = ((square / 7 + 1.0f / 5) * square + 1.0f / 3) * square + 1;
+    return exponent * 0.693147181f + 2 * s * series;
 }
 
 /* MFCCs of a frame whose first `count` samples are in `before`, the others in `samples`. */
 static void mfcc(const int16_t *before, int count, const int16_t *samples, float *coefficients) {
-    float mel[KWS_MEL_CHANNELS + 1] = {0};
-    for (int i = 0; i < count; i++) buffer[i] = kws_window[i] * before[i];
-    for (int i = count; i < KWS_WINDOW; i++) buffer[i] = kws_window[i] * samples[i - count];
-    memset(&buffer[KWS_WINDOW], 0, (KWS_FFT - KWS_WINDOW) * sizeof(float));
-    transform();
-    for (int i = 0; i < KWS_BINS; i++) {
-        const kws_bin *bin = &kws_bins[i];
-        float loudness = magnitude(i + 1);
-        mel[bin->channel] += bin->weight * loudness;
-        mel[bin->channel + 1] += bin->weight_above * loudness;
+    float mel[KWS_MEL_CHANNELS], above = 0;
+    const frame_of_samples frame = {before, samples, count};
+    transform(&frame);
+    for (int channel = -1, i = 0; channel < KWS_MEL_CHANNELS; channel++) {
+        float here = above;
+        above = 0;
+        for (; i < kws_mel_ends[channel + 1]; i++) {
+            const float loudness = magnitude(KWS_FIRST_BIN + i);
+            here += kws_mel_weights[i][0] * loudness;
+            above += kws_mel_weights[i][1] * loudness;
+        }
+        if (channel >= 0) mel[channel] = logarithm(here > SMALLEST ? here : SMALLEST);
     }
-    for (int i = 0; i < KWS_MEL_CHANNELS; i++) mel[i] = logf(mel[i] > SMALLEST ? mel[i] : SMALLEST);
     for (int i = 0; i < KWS_COEFFICIENTS; i++) {
-        coefficients[i] = 0;
-        for (int j = 0; j < KWS_MEL_CHANNELS; j++) coefficients[i] += kws_dct[i][j] * mel[j];
+        float sum = 0;
+        for (int j = 0; j < KWS_MEL_CHANNELS; j++) sum += kws_dct[i][j] * mel[j];
+        coefficients[i] = sum;
     }
 }
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ import convert_to_tflite
 import export_c
 import input_data
 import models
+import networks
 from conftest import ROOT, SHIPPED, SHIPPED_INT8, assert_one_clear_line, call, shipped_recordings, write_wav
 from kws.cli import UserError
 from kws.features import mfcc
+from kws.quiet_tf import keras
 from kws.settings import Settings
 from kws.tflite import TFLiteModel, embed_settings, quantize
 
@@ -105,6 +108,79 @@ def test_scores_are_those_of_the_interpreter_bit_for_bit(shipped):
     scores = np.stack([module.call("kws_classify", one, 12, np.int8) for one in given])
     np.testing.assert_array_equal(scores, np.concatenate([model.run(one[None]) for one in given]))
     assert len(np.unique(scores.argmax(1))) > 5
+
+
+def exported(settings, folder, seed=0):
+    """The module and the model of a network with random weights that responds to its input."""
+    keras.utils.set_random_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = models.build_model(settings)
+    for layer in model.layers:
+        if layer.weights:  # unlike biases of 0 and normalisation that changes nothing
+            layer.set_weights(
+                [
+                    value + rng.uniform(0, 0.2, value.shape) * (value.ndim == 1)
+                    for value in layer.get_weights()
+                ]
+            )
+    features = rng.normal(scale=5, size=(50, settings.feature_count)).astype(np.float32)
+    content = convert_to_tflite.convert(model, settings, features, "int8")
+    (folder / "x.tflite").write_bytes(embed_settings(content, settings))
+    call("export_c.py", folder / "x.tflite", "--output", folder / "c")
+    return Module(folder / "c"), TFLiteModel(folder / "x.tflite")
+
+
+def assert_same_scores(module, model, count, labels=12):
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(1, 90, (count, 1))
+    given = rng.normal(10, spread, (count, model.settings.feature_count))
+    given = np.clip(given, -128, 127).astype(np.int8)
+    scores = np.stack([module.call("kws_classify", one, labels, np.int8) for one in given])
+    np.testing.assert_array_equal(scores, np.concatenate([model.run(one[None]) for one in given]))
+    assert len(np.unique(scores, axis=0)) > count / 4
+
+
+@pytest.mark.usefixtures("c_tools")
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [
+        *((name, networks.TINY[name]) for name in ("single_fc", "dnn", "cnn", "ds_cnn")),
+        ("dnn", (7, 1, 5)),
+        ("cnn", (5, 4, 2, 1, 2, 3, 2, 4, 2, 1, 3, 6)),
+        ("ds_cnn", (3, 5, 3, 10, 1, 3, 6, 10, 2, 3, 1, 7, 2, 1, 1, 2)),
+    ],
+)
+def test_each_exported_architecture_gives_the_scores_of_the_interpreter(tmp_path, architecture, size):
+    settings = replace(networks.tiny(architecture), model_size_info=size)
+    assert_same_scores(*exported(settings, tmp_path), 500)
+
+
+@pytest.fixture(scope="module")
+def ds_cnn_small(tmp_path_factory, c_tools):
+    """A module of the size of DS-CNN Small, and its model."""
+    return exported(Settings(**models.PRESETS["ds_cnn_small"]), tmp_path_factory.mktemp("ds_cnn"))
+
+
+def test_ds_cnn_small_gives_the_scores_of_the_interpreter(ds_cnn_small):
+    assert_same_scores(*ds_cnn_small, 100)
+
+
+@needs("arm-none-eabi-gcc", "qemu-system-arm")
+def test_ds_cnn_small_fits_microcontrollers(ds_cnn_small):
+    command = ["make", "-C", ds_cnn_small[0].folder, "qemu"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("4 of 4 clips as on the PC") == 2
+
+
+@pytest.mark.parametrize("architecture", ["gru", "tc_resnet"])
+def test_other_architectures_are_refused_in_one_line(tmp_path, architecture):
+    settings, model, given, _ = networks.network(architecture, 20)
+    content = convert_to_tflite.convert(model, settings, given, "int8")
+    (tmp_path / "x.tflite").write_bytes(embed_settings(content, settings))
+    result = call("export_c.py", tmp_path / "x.tflite", "--output", tmp_path / "c", check=False)
+    assert_one_clear_line(result, "x.tflite", architecture, "single_fc, dnn, cnn and ds_cnn")
+    assert not (tmp_path / "c").exists()
 
 
 def test_labels_of_real_speech_are_those_of_the_pc(shipped, tmp_path, dnn_small):
@@ -279,6 +355,28 @@ def test_emulated_microcontrollers_predict_what_the_pc_predicts(shipped):
         ["make", "-C", module.folder, "m4", "m55", "qemu"], capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("4 of 4 clips as on the PC") == 2
+
+
+@needs("arm-none-eabi-gcc", "qemu-system-arm")
+def test_instructions_are_counted_and_few(shipped):
+    result = subprocess.run(
+        ["make", "-C", shipped[0].folder, "count"], capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    m4, m55 = (int(count) for count in re.findall(r"(\d+) instructions for a classification", result.stdout))
+    assert m4 < 2.2 * 79200 and m55 < 0.6 * 79200
+    assert all(int(count) < 45000 for count in re.findall(r"(\d+) instructions for the MFCCs", result.stdout))
+
+
+@needs("arm-none-eabi-gcc", "qemu-system-arm")
+@pytest.mark.parametrize("flags", ["-DKWS_PLAIN_C", "-std=gnu11", "-O0"])
+def test_boards_give_the_same_however_they_are_compiled(shipped, tmp_path, flags):
+    shutil.copytree(shipped[0].folder, tmp_path / "c")
+    command = ["make", "-C", tmp_path / "c", "qemu", f"CFLAGS={flags}"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert flags in result.stdout
     assert result.stdout.count("4 of 4 clips as on the PC") == 2
 
 
