@@ -25,6 +25,7 @@ from kws.tflite import TFLiteModel, quantize
 SOURCES = Path(__file__).resolve().parent / "c"
 SAMPLE_DATA = Path(__file__).resolve().parent / "sample_data"
 VECTORS = 3
+SMALLEST_FFT = 16  # of the butterflies in kws_features.c
 
 
 def parse_arguments():
@@ -46,6 +47,10 @@ def main():
     settings, front_end = model.settings, model.settings.front_end
     network = read_network(model.content, f"{args.tflite_path} ({settings.model_architecture})")
     clips = vector_clips(args.data_dir, settings)
+    if mfcc_tables(front_end)[1] < SMALLEST_FFT:
+        raise UserError(
+            f"{args.tflite_path} has windows of {front_end.window_samples} samples: too few to export"
+        )
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     for source in sorted(SOURCES.iterdir()):
@@ -133,7 +138,7 @@ def tables(network: Network, settings: Settings) -> str:
         ("kws_window[KWS_WINDOW]", window / np.float32(2 * 32768)),  # halved: see magnitude in kws_features.c
         ("kws_twiddle[KWS_FFT / 2][2]", twiddle),
         ("kws_mel_weights[KWS_BINS][2]", bands.weights),
-        ("kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS]", dct.T),
+        ("kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS / 2]", dct.T[:, : MEL_CHANNELS // 2]),
     ):
         parts.append(f"const float {declaration} = {{\n{_numbers(values)}}};\n")
     parts.append(f"const int16_t kws_mel_ends[KWS_MEL_CHANNELS + 1] = {{\n{_numbers(bands.ends)}}};\n")
@@ -182,7 +187,7 @@ class MelBands(NamedTuple):
 
 
 def mel_bands(filters: np.ndarray) -> MelBands:
-    """The filters of mfcc_tables [bins, MEL_CHANNELS], whose row 0 is for bin 1, without bins of no weight."""
+    """The filters of mfcc_tables [bins, MEL_CHANNELS], row 0 for bin 1, without bins of no weight."""
     used = np.flatnonzero(filters.any(1))
     rows = filters[used[0] : used[-1] + 1]
     wide = np.pad(rows, [(0, 0), (1, 1)])  # a channel below and one above, in which nothing counts
@@ -292,22 +297,17 @@ def cost_text(network: Network, front_end: FrontEnd) -> str:
     float_size, bands = 4, mel_bands(filters)  # bytes
     weights = sum(layer.weights.size + 4 * (layer.bias.size + layer.scales.size) for layer in network.layers)
     softmax_table = 256
-    tables = float_size * (softmax_table + len(window) + fft_length + dct.size + bands.weights.size)
+    tables = float_size * (softmax_table + len(window) + fft_length + dct.size // 2 + bands.weights.size)
     tables += 2 * len(bands.ends)
-    overlap = max(
-        0, front_end.window_samples - front_end.stride_samples
-    )  # samples of the stream that are kept
-    memory = (
-        float_size * fft_length
-        + sum(network.buffers)
-        + network.patch_size
-        + front_end.feature_count
-        + 2 * overlap
-    )
-    stages = int(math.log2(fft_length // 2))
-    of_frame = len(window) + dct.size
-    of_frame += fft_length * stages  # radix 2: four for each of fft_length / 4 butterflies of a stage
-    of_frame += 8 * len(filters) + 2 * len(filters)  # unpacking the real FFT; magnitudes into two filters
+    overlapping = front_end.window_samples > front_end.stride_samples
+    stream = front_end.feature_count + 2 * (front_end.window_samples if overlapping else 1)
+    memory = float_size * fft_length + sum(network.buffers) + network.patch_size + stream
+    stages = (
+        int(math.log2(fft_length // 2)) - 2
+    ) // 2  # of radix 4, after the first, which multiplies little
+    of_frame = len(window) + dct.size // 2
+    of_frame += stages * 3 * 4 * fft_length // 8  # three complex products for each four points
+    of_frame += (4 + 2 + 2) * len(bands.weights)  # unpacking the real FFT; magnitudes; into two filters
     frames = front_end.sample_rate / front_end.stride_samples
     return (
         f"flash: {weights:,} bytes of weights, biases and scales, {tables:,} of other tables, and code\n"

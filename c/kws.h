@@ -14,13 +14,17 @@ extern "C" {
 #endif
 
 #define KWS_INPUTS (KWS_FRAMES * KWS_COEFFICIENTS)
-/* Samples that a frame shares with the one before; arrays of them are never empty. */
-#define KWS_SHARED (KWS_WINDOW > KWS_STRIDE ? KWS_WINDOW - KWS_STRIDE : 0)
+/* Samples that a frame shares with the one before. */
+#if KWS_WINDOW > KWS_STRIDE
+#define KWS_SHARED (KWS_WINDOW - KWS_STRIDE)
+#else
+#define KWS_SHARED 0
+#endif
 
-/* What streaming keeps: the latest clip as the model's input, and samples that the next frame needs again. */
+/* What streaming keeps: the latest clip as the model's input, and the latest frame where the next begins in it. */
 typedef struct {
     int8_t input[KWS_INPUTS];
-    int16_t shared[KWS_SHARED + (KWS_SHARED == 0)];
+    int16_t frame[KWS_SHARED ? KWS_WINDOW : 1];
 } kws_stream;
 
 /* MFCCs of one frame of KWS_WINDOW samples. */
@@ -81,7 +85,7 @@ extern const float kws_twiddle[KWS_FFT / 2][2];                /* cosine and sin
  * from kws_mel_ends[i] to kws_mel_ends[i + 1], without the latter, count in channels i and i + 1. */
 extern const float kws_mel_weights[KWS_BINS][2];
 extern const int16_t kws_mel_ends[KWS_MEL_CHANNELS + 1];
-extern const float kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS];
+extern const float kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS / 2]; /* of the lower channels */
 
 #ifdef __cplusplus
 }

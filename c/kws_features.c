@@ -17,13 +17,27 @@ typedef struct {
     float real, imaginary;
 } complex_value;
 
-typedef struct {
-    const int16_t *before, *samples; /* the first `count` samples of the frame, and the others */
-    int count;
-} frame_of_samples;
-
 /* The spectrum. The samples do not lie here first: the first butterflies take them from where they are. */
 static complex_value buffer[POINTS];
+
+/* a b + c, in one instruction and with one rounding where the processor can. */
+static inline float multiply_add(float a, float b, float c) {
+#ifdef __FP_FAST_FMAF
+    return fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+/* sqrtf, but where there is an instruction without a look at whether x is negative, which no sum of squares is. */
+static inline float square_root(float x) {
+#if defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && defined(__GNUC__)
+    __asm("vsqrt.f32 %0, %0" : "+t"(x));
+    return x;
+#else
+    return sqrtf(x);
+#endif
+}
 
 static inline complex_value plus(complex_value a, complex_value b) {
     const complex_value result = {a.real + b.real, a.imaginary + b.imaginary};
@@ -49,8 +63,8 @@ static inline complex_value plus_i_times(complex_value a, complex_value b) {
 
 /* Times exp(-i angle), from the angle's cosine (real) and sine (imaginary). */
 static inline complex_value turned(complex_value a, complex_value angle) {
-    const complex_value result = {a.real * angle.real + a.imaginary * angle.imaginary,
-                                  a.imaginary * angle.real - a.real * angle.imaginary};
+    const complex_value result = {multiply_add(a.imaginary, angle.imaginary, a.real * angle.real),
+                                  multiply_add(-a.real, angle.imaginary, a.imaginary * angle.real)};
     return result;
 }
 
@@ -64,32 +78,29 @@ static inline void transform_4(complex_value *a, complex_value *b, complex_value
     *d = plus_i_times(difference, other_difference);
 }
 
-static inline float windowed(const frame_of_samples *frame, int i) {
-    if (i >= KWS_WINDOW) return 0;
-    return kws_window[i] * (KWS_SHARED > 0 && i < frame->count ? frame->before[i] : frame->samples[i - frame->count]);
-}
-
-/* Even samples are taken for real parts and odd ones for imaginary parts, so that a complex FFT of half the length
- * does for real samples. */
-static inline complex_value pair(const frame_of_samples *frame, int i) {
-    const complex_value result = {windowed(frame, 2 * i), windowed(frame, 2 * i + 1)};
+/* Windowed samples 2i and 2i + 1, zeros beyond the window. Even samples are taken for real parts and odd ones for
+ * imaginary parts, so that a complex FFT of half the length does for real samples. */
+static inline complex_value pair(const int16_t *samples, int i) {
+    complex_value result = {0, 0};
+    if (2 * i < KWS_WINDOW) result.real = kws_window[2 * i] * samples[2 * i];
+    if (2 * i + 1 < KWS_WINDOW) result.imaginary = kws_window[2 * i + 1] * samples[2 * i + 1];
     return result;
 }
 
-static inline void first_4(const frame_of_samples *frame, int i, complex_value *to) {
-    complex_value a = pair(frame, i), b = pair(frame, i + POINTS / 4);
-    complex_value c = pair(frame, i + POINTS / 2), d = pair(frame, i + POINTS / 4 * 3);
+static inline void first_4(const int16_t *samples, int i, complex_value *to) {
+    complex_value a = pair(samples, i), b = pair(samples, i + POINTS / 4);
+    complex_value c = pair(samples, i + POINTS / 2), d = pair(samples, i + POINTS / 4 * 3);
     transform_4(&a, &b, &c, &d);
     to[0] = a, to[1] = b, to[2] = c, to[3] = d;
 }
 
 /* As two transforms of 4, of even and of odd values. */
-static inline void first_8(const frame_of_samples *frame, int i, complex_value *to) {
+static inline void first_8(const int16_t *samples, int i, complex_value *to) {
     const float half = 0.707106781f; /* of a turn by 45 degrees: cosine and sine */
-    complex_value a = pair(frame, i), b = pair(frame, i + POINTS / 8 * 2);
-    complex_value c = pair(frame, i + POINTS / 8 * 4), d = pair(frame, i + POINTS / 8 * 6);
-    complex_value e = pair(frame, i + POINTS / 8), f = pair(frame, i + POINTS / 8 * 3);
-    complex_value g = pair(frame, i + POINTS / 8 * 5), h = pair(frame, i + POINTS / 8 * 7);
+    complex_value a = pair(samples, i), b = pair(samples, i + POINTS / 8 * 2);
+    complex_value c = pair(samples, i + POINTS / 8 * 4), d = pair(samples, i + POINTS / 8 * 6);
+    complex_value e = pair(samples, i + POINTS / 8), f = pair(samples, i + POINTS / 8 * 3);
+    complex_value g = pair(samples, i + POINTS / 8 * 5), h = pair(samples, i + POINTS / 8 * 7);
     transform_4(&a, &b, &c, &d);
     transform_4(&e, &f, &g, &h);
     const complex_value turned_f = {half * (f.real + f.imaginary), half * (f.imaginary - f.real)};
@@ -106,13 +117,13 @@ static complex_value twiddle(int i) {
 }
 
 /* The complex FFT, radix 4, decimation in time (Cooley and Tukey, Mathematics of Computation 19, 1965). */
-static void transform(const frame_of_samples *frame) {
-    int reversed = 0; /* the bits of i / FIRST, in reverse: decimation leaves results in natural order if begun so */
-    for (int i = 0; i < POINTS; i += FIRST) {
+static void transform(const int16_t *samples) {
+    int reversed = 0; /* the bits of i, in reverse: decimation leaves results in natural order if begun so */
+    for (int i = 0; i < POINTS / FIRST; i++) {
         if (POWER_OF_4) {
-            first_4(frame, reversed, &buffer[i]);
+            first_4(samples, i, &buffer[FIRST * reversed]);
         } else {
-            first_8(frame, reversed, &buffer[i]);
+            first_8(samples, i, &buffer[FIRST * reversed]);
         }
         int bit = POINTS / FIRST / 2;
         for (; reversed & bit; bit >>= 1) reversed ^= bit;
@@ -122,8 +133,9 @@ static void transform(const frame_of_samples *frame) {
         const int step = KWS_FFT / (4 * size);         /* in the table, of angles of 2 pi / KWS_FFT */
         for (int k = 0; k < size; k++) {
             const complex_value once = twiddle(k * step), twice = twiddle(2 * k * step);
-            const complex_value thrice = {once.real * twice.real - once.imaginary * twice.imaginary,
-                                          once.imaginary * twice.real + once.real * twice.imaginary};
+            const complex_value thrice = { /* of angles that are added */
+                multiply_add(-once.imaginary, twice.imaginary, once.real * twice.real),
+                multiply_add(once.imaginary, twice.real, once.real * twice.imaginary)};
             for (complex_value *a = &buffer[k]; a < buffer + POINTS; a += 4 * size) {
                 /* where bits are reversed, the second quarter is third */
                 complex_value first = a[0], second = turned(a[2 * size], once);
@@ -145,7 +157,7 @@ static inline float magnitude(int k) {
     const complex_value even = {one.real + other.real, one.imaginary - other.imaginary};
     const complex_value odd = {one.imaginary + other.imaginary, other.real - one.real};
     const complex_value whole = plus(even, turned(odd, twiddle(k)));
-    return sqrtf(whole.real * whole.real + whole.imaginary * whole.imaginary);
+    return square_root(multiply_add(whole.real, whole.real, whole.imaginary * whole.imaginary));
 }
 
 /* Natural logarithm of a positive float32, within 2e-6: that of libm takes five times as long where there is no
@@ -158,30 +170,48 @@ static float logarithm(float x) {
     bits -= exponent * (1 << 23);
     memcpy(&x, &bits, sizeof x);
     const float s = (x - 1) / (x + 1), square = s * s;
-    const float series = ((square / 7 + 1.0f / 5) * square + 1.0f / 3) * square + 1;
-    return exponent * 0.693147181f + 2 * s * series;
+    float series = multiply_add(square, 1.0f / 7, 1.0f / 5);
+    series = multiply_add(series, square, 1.0f / 3);
+    series = multiply_add(series, square, 1);
+    return multiply_add(2 * s, series, (float)exponent * 0.693147181f);
 }
 
-/* MFCCs of a frame whose first `count` samples are in `before`, the others in `samples`. */
-static void mfcc(const int16_t *before, int count, const int16_t *samples, float *coefficients) {
+/* The DCT of the logarithms of the mel channels, which are lost. Cosines of even order are the same from both ends, those
+ * of odd order the same but for the sign, so that half of the products do. */
+static void cosine_transform(float mel[KWS_MEL_CHANNELS], float coefficients[KWS_COEFFICIENTS]) {
+    for (int i = 0; i < KWS_MEL_CHANNELS / 2; i++) {
+        float *one = &mel[i], *other = &mel[KWS_MEL_CHANNELS - 1 - i];
+        const float sum = *one + *other;
+        *other = *one - *other;
+        *one = sum;
+    }
+    for (int i = 0; i < KWS_COEFFICIENTS; i += 2) {
+        const float *sum = mel, *difference = &mel[KWS_MEL_CHANNELS - 1];
+        const float *next = kws_dct[i + 1 < KWS_COEFFICIENTS ? i + 1 : i];
+        float even = 0, odd = 0;
+        for (int j = 0; j < KWS_MEL_CHANNELS / 2; j++) {
+            even = multiply_add(kws_dct[i][j], *sum++, even);
+            odd = multiply_add(next[j], *difference--, odd);
+        }
+        coefficients[i] = even;
+        if (i + 1 < KWS_COEFFICIENTS) coefficients[i + 1] = odd;
+    }
+}
+
+void kws_mfcc(const int16_t *samples, float coefficients[KWS_COEFFICIENTS]) {
     float mel[KWS_MEL_CHANNELS], above = 0;
-    const frame_of_samples frame = {before, samples, count};
-    transform(&frame);
+    transform(samples);
     for (int channel = -1, i = 0; channel < KWS_MEL_CHANNELS; channel++) {
         float here = above;
         above = 0;
         for (; i < kws_mel_ends[channel + 1]; i++) {
             const float loudness = magnitude(KWS_FIRST_BIN + i);
-            here += kws_mel_weights[i][0] * loudness;
-            above += kws_mel_weights[i][1] * loudness;
+            here = multiply_add(kws_mel_weights[i][0], loudness, here);
+            above = multiply_add(kws_mel_weights[i][1], loudness, above);
         }
         if (channel >= 0) mel[channel] = logarithm(here > SMALLEST ? here : SMALLEST);
     }
-    for (int i = 0; i < KWS_COEFFICIENTS; i++) {
-        float sum = 0;
-        for (int j = 0; j < KWS_MEL_CHANNELS; j++) sum += kws_dct[i][j] * mel[j];
-        coefficients[i] = sum;
-    }
+    cosine_transform(mel, coefficients);
 }
 
 /* TFLite's affine quantization: value = scale * (quantized - zero point). What does not fit saturates. */
@@ -190,10 +220,6 @@ static void quantize(const float coefficients[KWS_COEFFICIENTS], int8_t *input) 
         float value = rintf(coefficients[i] / KWS_INPUT_SCALE) + KWS_INPUT_ZERO;
         input[i] = (int8_t)(value < -128 ? -128 : value > 127 ? 127 : value);
     }
-}
-
-void kws_mfcc(const int16_t *samples, float coefficients[KWS_COEFFICIENTS]) {
-    mfcc(samples, 0, samples, coefficients);
 }
 
 void kws_features(const int16_t *samples, int8_t input[KWS_INPUTS]) {
@@ -217,14 +243,11 @@ void kws_stream_push_mfcc(kws_stream *stream, const float coefficients[KWS_COEFF
 
 void kws_stream_push(kws_stream *stream, const int16_t samples[KWS_STRIDE]) {
     float coefficients[KWS_COEFFICIENTS];
-    int16_t *shared = stream->shared;
-    mfcc(shared, KWS_SHARED, samples, coefficients);
+#if KWS_SHARED
+    memmove(stream->frame, stream->frame + KWS_STRIDE, KWS_SHARED * sizeof *samples);
+    memcpy(stream->frame + KWS_SHARED, samples, KWS_STRIDE * sizeof *samples);
+    samples = stream->frame;
+#endif
+    kws_mfcc(samples, coefficients);
     kws_stream_push_mfcc(stream, coefficients);
-    /* Frames longer than two strides need samples that are older than the ones just pushed. */
-    if (KWS_SHARED > KWS_STRIDE) {
-        memmove(shared, shared + KWS_STRIDE, (KWS_SHARED - KWS_STRIDE) * sizeof *shared);
-        memcpy(shared + KWS_SHARED - KWS_STRIDE, samples, KWS_STRIDE * sizeof *shared);
-    } else {
-        memcpy(shared, samples + KWS_STRIDE - KWS_SHARED, KWS_SHARED * sizeof *shared);
-    }
 }

@@ -184,13 +184,45 @@ static const int8_t *patch_at(const kws_layer *layer, const int8_t *input, int y
     return patch;
 }
 
+/* Adds, to sums[i], the products of the values of channel i with its weights, both `channels` apart. */
+static void add_channel_products(const int8_t *values, const int8_t *weights, int count, int channels,
+                                 int32_t sums[ROWS]) {
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1) && !defined(KWS_PLAIN_C)
+    int32x4_t four = vldrwq_s32(sums);
+    for (int i = 0; i < count; i++, values += channels, weights += channels) {
+        four = vaddq_s32(four, vmulq_s32(vldrbq_s32(values), vldrbq_s32(weights)));
+    }
+    vstrwq_s32(sums, four);
+#else
+    int32_t sum_one = sums[0], sum_two = sums[1], sum_three = sums[2], sum_four = sums[3];
+    for (int i = 0; i < count; i++, values += channels, weights += channels) {
+        sum_one += values[0] * weights[0];
+        sum_two += values[1] * weights[1];
+        sum_three += values[2] * weights[2];
+        sum_four += values[3] * weights[3];
+    }
+    sums[0] = sum_one, sums[1] = sum_two, sums[2] = sum_three, sums[3] = sum_four;
+#endif
+}
+
 /* Each channel with weights of its own; those of the channels at one place are beside each other. */
 static void depthwise(const kws_layer *layer, const int8_t *patch, int8_t *output) {
-    const int channels = layer->outputs, count = layer->inputs * channels;
-    for (int channel = 0; channel < channels; channel++) {
-        int32_t sum = layer->bias[channel];
-        for (int i = channel; i < count; i += channels) sum += patch[i] * layer->weights[i];
-        output[channel] = quantized(sum, layer->scales[channel * layer->scale_step], layer);
+    const int channels = layer->outputs;
+    for (int i = 0; i < channels; i += ROWS) {
+        const int rows = channels - i < ROWS ? channels - i : ROWS;
+        const int8_t *values = patch + i, *weights = layer->weights + i;
+        int32_t sums[ROWS] = {0};
+        if (rows == ROWS) {
+            add_channel_products(values, weights, layer->inputs, channels, sums);
+        } else {
+            for (int j = 0; j < layer->inputs * channels; j += channels) {
+                for (int row = 0; row < rows; row++) sums[row] += values[j + row] * weights[j + row];
+            }
+        }
+        for (int row = 0; row < rows; row++) {
+            const float scale = layer->scales[(i + row) * layer->scale_step];
+            output[i + row] = quantized(layer->bias[i + row] + sums[row], scale, layer);
+        }
     }
 }
 

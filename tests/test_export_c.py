@@ -137,7 +137,7 @@ def assert_same_scores(module, model, count, labels=12):
     given = np.clip(given, -128, 127).astype(np.int8)
     scores = np.stack([module.call("kws_classify", one, labels, np.int8) for one in given])
     np.testing.assert_array_equal(scores, np.concatenate([model.run(one[None]) for one in given]))
-    assert len(np.unique(scores, axis=0)) > count / 4
+    assert len(np.unique(scores, axis=0)) > 10
 
 
 @pytest.mark.usefixtures("c_tools")
@@ -147,7 +147,8 @@ def assert_same_scores(module, model, count, labels=12):
         *((name, networks.TINY[name]) for name in ("single_fc", "dnn", "cnn", "ds_cnn")),
         ("dnn", (7, 1, 5)),
         ("cnn", (5, 4, 2, 1, 2, 3, 2, 4, 2, 1, 3, 6)),
-        ("ds_cnn", (3, 5, 3, 10, 1, 3, 6, 10, 2, 3, 1, 7, 2, 1, 1, 2)),
+        ("ds_cnn", (3, 5, 3, 10, 1, 3, 6, 10, 2, 3, 1, 3, 2, 1, 1, 2)),
+        ("ds_cnn", (3, 2, 3, 2, 1, 1, 3, 2, 2, 1, 1, 5, 1, 1, 2, 1)),
     ],
 )
 def test_each_exported_architecture_gives_the_scores_of_the_interpreter(tmp_path, architecture, size):
@@ -175,7 +176,8 @@ def test_ds_cnn_small_fits_microcontrollers(ds_cnn_small):
 
 @pytest.mark.parametrize("architecture", ["gru", "tc_resnet"])
 def test_other_architectures_are_refused_in_one_line(tmp_path, architecture):
-    settings, model, given, _ = networks.network(architecture, 20)
+    settings = replace(networks.tiny(architecture), window_size_ms=500, window_stride_ms=500)  # two frames
+    model, given = models.build_model(settings), networks.features(settings, 20)
     content = convert_to_tflite.convert(model, settings, given, "int8")
     (tmp_path / "x.tflite").write_bytes(embed_settings(content, settings))
     result = call("export_c.py", tmp_path / "x.tflite", "--output", tmp_path / "c", check=False)
@@ -464,9 +466,9 @@ def test_the_tables_hold_what_the_header_and_the_network_say(dnn_small):
     for number, layer in enumerate(network.layers):
         weights = np.array(arrays[f"weights_{number}"].replace(",", " ").split(), int)
         np.testing.assert_array_equal(weights, layer.weights.ravel())
-    for name, count in (("kws_window", int(sizes["WINDOW"])), ("kws_dct", 10 * 40), ("kws_softmax", 256)):
+    for name, count in (("kws_window", int(sizes["WINDOW"])), ("kws_dct", 10 * 20), ("kws_softmax", 256)):
         assert arrays[name].count(",") == count
-    assert arrays["kws_bins"].count("{") == int(sizes["BINS"])
+    assert arrays["kws_mel_weights"].count("{") == int(sizes["BINS"])
 
 
 @pytest.mark.fast
