@@ -43,15 +43,22 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    model = TFLiteModel(args.tflite_path)
+    export(args.tflite_path, args.output, args.data_dir)
+
+
+def export(tflite_path, output, data_dir=SAMPLE_DATA):
+    """Write the module for a TFLite file into the folder `output`, with vectors of recordings in `data_dir`.
+
+    Prints what was written and what it costs. UserError where the file cannot be exported, or the recordings
+    are missing.
+    """
+    model = TFLiteModel(tflite_path)
     settings, front_end = model.settings, model.settings.front_end
-    network = read_network(model.content, f"{args.tflite_path} ({settings.model_architecture})")
-    clips = vector_clips(args.data_dir, settings)
+    network = read_network(model.content, f"{tflite_path} ({settings.model_architecture})")
+    clips = vector_clips(data_dir, settings)
     if mfcc_tables(front_end)[1] < SMALLEST_FFT:
-        raise UserError(
-            f"{args.tflite_path} has windows of {front_end.window_samples} samples: too few to export"
-        )
-    folder = Path(args.output)
+        raise UserError(f"{tflite_path} has windows of {front_end.window_samples} samples: too few to export")
+    folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     for source in sorted(SOURCES.iterdir()):
         shutil.copy(source, folder / source.name)

@@ -119,14 +119,14 @@ def exported(settings, folder, seed=0):
         if layer.weights:  # unlike biases of 0 and normalisation that changes nothing
             layer.set_weights(
                 [
-                    value + rng.uniform(0, 0.2, value.shape) * (value.ndim == 1)
+                    2 * value if value.ndim > 1 else value + rng.uniform(-0.2, 0.2, value.shape)
                     for value in layer.get_weights()
                 ]
             )
     features = rng.normal(scale=5, size=(50, settings.feature_count)).astype(np.float32)
     content = convert_to_tflite.convert(model, settings, features, "int8")
     (folder / "x.tflite").write_bytes(embed_settings(content, settings))
-    call("export_c.py", folder / "x.tflite", "--output", folder / "c")
+    export_c.export(folder / "x.tflite", folder / "c")
     return Module(folder / "c"), TFLiteModel(folder / "x.tflite")
 
 
@@ -180,8 +180,10 @@ def test_other_architectures_are_refused_in_one_line(tmp_path, architecture):
     model, given = models.build_model(settings), networks.features(settings, 20)
     content = convert_to_tflite.convert(model, settings, given, "int8")
     (tmp_path / "x.tflite").write_bytes(embed_settings(content, settings))
-    result = call("export_c.py", tmp_path / "x.tflite", "--output", tmp_path / "c", check=False)
-    assert_one_clear_line(result, "x.tflite", architecture, "single_fc, dnn, cnn and ds_cnn")
+    with pytest.raises(
+        UserError, match=rf"x.tflite \({architecture}\) has .*single_fc, dnn, cnn and ds_cnn$"
+    ):
+        export_c.export(tmp_path / "x.tflite", tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
 
@@ -295,7 +297,7 @@ def test_any_words_and_names_of_recordings_are_exported(tmp_path, c_tools):
     for word in WORDS[:3]:
         (tmp_path / "words" / word).mkdir(parents=True)
         write_wav(tmp_path / "words" / word / 'one "?.wav')
-    call("export_c.py", tmp_path / "x.tflite", "--output", tmp_path / "c", "--data_dir", tmp_path / "words")
+    export_c.export(tmp_path / "x.tflite", tmp_path / "c", tmp_path / "words")
     result = subprocess.run(["make", "-C", tmp_path / "c"], capture_output=True)
     assert result.returncode == 0, result.stderr
     assert b'a\\b/one "?.wav: ' in result.stdout
@@ -313,7 +315,7 @@ def test_a_stream_gives_the_features_of_its_last_clip(tmp_path, window_ms, strid
     features = rng.normal(scale=5, size=(50, settings.feature_count)).astype(np.float32)
     content = convert_to_tflite.convert(models.build_model(settings), settings, features, "int8")
     (tmp_path / "x.tflite").write_bytes(embed_settings(content, settings))
-    call("export_c.py", tmp_path / "x.tflite", "--output", tmp_path / "c")
+    export_c.export(tmp_path / "x.tflite", tmp_path / "c")
     module = Module(tmp_path / "c")
     samples = rng.integers(-3000, 3000, 2 * settings.sample_rate).astype(np.int16)
     window, stride = settings.front_end.window_samples, settings.front_end.stride_samples
@@ -321,6 +323,41 @@ def test_a_stream_gives_the_features_of_its_last_clip(tmp_path, window_ms, strid
     begin = used - max(window, stride) - (settings.frame_count - 1) * stride
     expected = module.call("kws_features", samples[begin:], settings.feature_count, np.int8)
     np.testing.assert_array_equal(module.stream(samples, settings), expected)
+
+
+@pytest.mark.usefixtures("c_tools")
+@pytest.mark.parametrize(
+    ("rate", "window"),
+    [
+        (16000, 9),
+        (16000, 20),
+        (16000, 113),
+        (16000, 480),
+        (16000, 1000),
+        (8000, 200),
+        (44100, 1103),
+        (48000, 2048),
+    ],
+)
+def test_features_are_those_of_the_pc_with_any_window(tmp_path, rate, window):
+    """Windows of odd and even length, and FFTs of odd and even powers of two."""
+    milliseconds = 1000 * window / rate
+    settings = Settings(
+        sample_rate=rate, window_size_ms=milliseconds, window_stride_ms=milliseconds, dct_coefficient_count=13
+    )
+    assert settings.front_end.window_samples == window
+    network = export_c.read_network(SHIPPED_INT8.read_bytes(), SHIPPED_INT8)
+    (tmp_path / "kws_model.h").write_text(export_c.header(network, settings))
+    (tmp_path / "kws_model.c").write_text(export_c.tables(network, settings))
+    for name in ("kws.h", "kws_features.c", "kws_nn.c"):
+        shutil.copy(ROOT / "c" / name, tmp_path)
+    rng = np.random.default_rng(0)
+    levels = np.geomspace(1, 32767, 50)[:, None]
+    clips = (levels * rng.uniform(-1, 1, (50, settings.clip_samples))).astype(np.int16)
+    expected = mfcc(clips, settings.front_end)[:, :13]
+    module = Module(tmp_path)
+    found = np.stack([module.call("kws_mfcc", clip, 13, np.float32) for clip in clips])
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_the_module_checks_itself_without_undefined_behaviour(shipped):
