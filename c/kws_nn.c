@@ -112,17 +112,47 @@ static void add_products(const int8_t *inputs, const int8_t *weights, int count,
 
 #endif
 
-/* A sum in steps of the output: times a float32, rounded to the nearest, of two as near to the even one, as in
- * XNNPACK, which computes the layers for LiteRT. export_c.py sees to it that products are less than 2^21. */
-static int8_t quantized(int32_t sum, float scale, const kws_layer *layer) {
+/* `count` of the sums in steps of the output: times a float32, rounded to the nearest, of two as near to the even one,
+ * as in XNNPACK, which computes the layers for LiteRT. export_c.py sees to it that products are less than 2^21. */
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 2) && !defined(KWS_PLAIN_C)
+
+static void quantize(const kws_layer *layer, const int32_t sums[ROWS], int row, int count, int8_t *output) {
+    const mve_pred16_t some = vctp32q((uint32_t)count);
+    const float *scale = layer->scales + row * layer->scale_step;
+    const float32x4_t scales = layer->scale_step ? vldrwq_z_f32(scale, some) : vdupq_n_f32(*scale);
+    int32x4_t values = vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(vldrwq_s32(sums)), scales));
+    values = vmaxq_s32(vaddq_n_s32(values, layer->output_zero), vdupq_n_s32(layer->output_min));
+    vstrbq_p_s32(output + row, vminq_s32(values, vdupq_n_s32(127)), some);
+}
+
+#else
+
+static inline int32_t rounded_product(int32_t sum, float scale) {
+    int32_t value;
+#if defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && defined(__GNUC__)
+    float product = (float)sum * scale;
+    __asm("vcvtr.s32.f32 %0, %0" : "+t"(product)); /* the register then holds an integer */
+    memcpy(&value, &product, sizeof value);
+    return value;
+#else
     /* Volatile, as compilers may add to a product without rounding it, where the processor can. */
     volatile float product = (float)sum * scale;
     const float at_ones = product + 12582912.0f; /* 1.5 * 2^23: float32 from 2^23 to 2^24 are whole numbers */
-    int32_t value;
     memcpy(&value, &at_ones, sizeof value);
-    value += layer->output_zero - 0x4B400000; /* the bits of 1.5 * 2^23 */
-    return (int8_t)(value < layer->output_min ? layer->output_min : value > 127 ? 127 : value);
+    return value - 0x4B400000; /* the bits of 1.5 * 2^23 */
+#endif
 }
+
+static void quantize(const kws_layer *layer, const int32_t sums[ROWS], int row, int count, int8_t *output) {
+    const int32_t zero = layer->output_zero, least = layer->output_min;
+    const float *scale = layer->scales + row * layer->scale_step;
+    for (int i = 0; i < count; i++, scale += layer->scale_step) {
+        const int32_t value = rounded_product(sums[i], *scale) + zero;
+        output[row + i] = (int8_t)(value < least ? least : value > 127 ? 127 : value);
+    }
+}
+
+#endif
 
 static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t *output) {
     for (int i = 0; i < layer->outputs; i += ROWS) {
@@ -131,10 +161,7 @@ static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t 
         int32_t sums[ROWS];
         memcpy(sums, layer->bias + i, sizeof sums);
         add_products(input, layer->weights + i * layer->inputs, layer->inputs, sums);
-        const float *scales = layer->scales + i * layer->scale_step;
-        for (int row = 0; row < ROWS && i + row < layer->outputs; row++) {
-            output[i + row] = quantized(sums[row], scales[row * layer->scale_step], layer);
-        }
+        quantize(layer, sums, i, layer->outputs < ROWS ? layer->outputs : ROWS, output);
     }
 }
 
@@ -212,6 +239,7 @@ static void depthwise(const kws_layer *layer, const int8_t *patch, int8_t *outpu
         const int rows = channels - i < ROWS ? channels - i : ROWS;
         const int8_t *values = patch + i, *weights = layer->weights + i;
         int32_t sums[ROWS] = {0};
+        memcpy(sums, layer->bias + i, (size_t)rows * sizeof *sums);
         if (rows == ROWS) {
             add_channel_products(values, weights, layer->inputs, channels, sums);
         } else {
@@ -219,10 +247,7 @@ static void depthwise(const kws_layer *layer, const int8_t *patch, int8_t *outpu
                 for (int row = 0; row < rows; row++) sums[row] += values[j + row] * weights[j + row];
             }
         }
-        for (int row = 0; row < rows; row++) {
-            const float scale = layer->scales[(i + row) * layer->scale_step];
-            output[i + row] = quantized(layer->bias[i + row] + sums[row], scale, layer);
-        }
+        quantize(layer, sums, i, rows, output);
     }
 }
 
@@ -270,7 +295,7 @@ static void softmax(int8_t scores[KWS_LABELS]) {
     for (int i = 0; i < KWS_LABELS; i++) sum += kws_softmax[highest - scores[i]];
     float factor = 1 / (sum * KWS_SCORE_SCALE);
     for (int i = 0; i < KWS_LABELS; i++) {
-        volatile float steps = kws_softmax[highest - scores[i]] * factor; /* volatile as in quantized */
+        volatile float steps = kws_softmax[highest - scores[i]] * factor; /* volatile as in rounded_product */
         int32_t value = (int32_t)(steps + 0.5f) + KWS_SCORE_ZERO;
         scores[i] = (int8_t)(value > 127 ? 127 : value);
     }
