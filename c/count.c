@@ -42,7 +42,8 @@ int main(void) {
     TIMER_VALUE = 0;
     TIMER_CONTROL = 5; /* on, at the processor's clock */
     const uint32_t of_loop = ticks(known_loop), of_frame = instructions(compute_mfcc, of_loop);
-    const uint32_t of_clip = instructions(classify, of_loop), each = (uint32_t)((of_clip * 100ull + KWS_MACS / 2) / KWS_MACS);
+    const uint32_t of_clip = instructions(classify, of_loop);
+    const uint32_t each = (uint32_t)(((uint64_t)of_clip * 100 + KWS_MACS / 2) / KWS_MACS); /* hundredths */
     const uint32_t of_second = (uint32_t)((uint64_t)(of_frame + of_clip) * KWS_SAMPLE_RATE / KWS_STRIDE);
     printf("%lu instructions for a classification, %lu.%02lu for each of %d multiply-accumulates\n",
            (unsigned long)of_clip, (unsigned long)each / 100, (unsigned long)each % 100, KWS_MACS);

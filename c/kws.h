@@ -48,6 +48,15 @@ void kws_classify(const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]);
 /* Index of the highest score; its name is kws_labels[index]. */
 int kws_best(const int8_t scores[KWS_LABELS]);
 
+/* ---- for the module itself ---- */
+
+/* Values stay in registers only where functions are inlined; with -Os compilers would rather have them short. */
+#ifdef __GNUC__
+#define KWS_INLINE static inline __attribute__((always_inline))
+#else
+#define KWS_INLINE static inline
+#endif
+
 /* ---- the model, in kws_model.c ---- */
 
 /* Values of a layer lie frame by frame, in a frame coefficient by coefficient, of that channel by channel. */

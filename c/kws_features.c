@@ -21,7 +21,7 @@ typedef struct {
 static complex_value buffer[POINTS];
 
 /* a b + c, in one instruction and with one rounding where the processor can. */
-static inline float multiply_add(float a, float b, float c) {
+KWS_INLINE float multiply_add(float a, float b, float c) {
 #ifdef __FP_FAST_FMAF
     return fmaf(a, b, c);
 #else
@@ -30,7 +30,7 @@ static inline float multiply_add(float a, float b, float c) {
 }
 
 /* sqrtf, but where there is an instruction without a look at whether x is negative, which no sum of squares is. */
-static inline float square_root(float x) {
+KWS_INLINE float square_root(float x) {
 #if defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && defined(__GNUC__)
     __asm("vsqrt.f32 %0, %0" : "+t"(x));
     return x;
@@ -39,37 +39,37 @@ static inline float square_root(float x) {
 #endif
 }
 
-static inline complex_value plus(complex_value a, complex_value b) {
+KWS_INLINE complex_value plus(complex_value a, complex_value b) {
     const complex_value result = {a.real + b.real, a.imaginary + b.imaginary};
     return result;
 }
 
-static inline complex_value minus(complex_value a, complex_value b) {
+KWS_INLINE complex_value minus(complex_value a, complex_value b) {
     const complex_value result = {a.real - b.real, a.imaginary - b.imaginary};
     return result;
 }
 
 /* a - ib */
-static inline complex_value minus_i_times(complex_value a, complex_value b) {
+KWS_INLINE complex_value minus_i_times(complex_value a, complex_value b) {
     const complex_value result = {a.real + b.imaginary, a.imaginary - b.real};
     return result;
 }
 
 /* a + ib */
-static inline complex_value plus_i_times(complex_value a, complex_value b) {
+KWS_INLINE complex_value plus_i_times(complex_value a, complex_value b) {
     const complex_value result = {a.real - b.imaginary, a.imaginary + b.real};
     return result;
 }
 
 /* Times exp(-i angle), from the angle's cosine (real) and sine (imaginary). */
-static inline complex_value turned(complex_value a, complex_value angle) {
+KWS_INLINE complex_value turned(complex_value a, complex_value angle) {
     const complex_value result = {multiply_add(a.imaginary, angle.imaginary, a.real * angle.real),
                                   multiply_add(-a.real, angle.imaginary, a.imaginary * angle.real)};
     return result;
 }
 
 /* The DFT of 4 values, in natural order. */
-static inline void transform_4(complex_value *a, complex_value *b, complex_value *c, complex_value *d) {
+KWS_INLINE void transform_4(complex_value *a, complex_value *b, complex_value *c, complex_value *d) {
     const complex_value sum = plus(*a, *c), difference = minus(*a, *c);
     const complex_value other_sum = plus(*b, *d), other_difference = minus(*b, *d);
     *a = plus(sum, other_sum);
@@ -80,14 +80,14 @@ static inline void transform_4(complex_value *a, complex_value *b, complex_value
 
 /* Windowed samples 2i and 2i + 1, zeros beyond the window. Even samples are taken for real parts and odd ones for
  * imaginary parts, so that a complex FFT of half the length does for real samples. */
-static inline complex_value pair(const int16_t *samples, int i) {
+KWS_INLINE complex_value pair(const int16_t *samples, int i) {
     complex_value result = {0, 0};
     if (2 * i < KWS_WINDOW) result.real = kws_window[2 * i] * samples[2 * i];
     if (2 * i + 1 < KWS_WINDOW) result.imaginary = kws_window[2 * i + 1] * samples[2 * i + 1];
     return result;
 }
 
-static inline void first_4(const int16_t *samples, int i, complex_value *to) {
+KWS_INLINE void first_4(const int16_t *samples, int i, complex_value *to) {
     complex_value a = pair(samples, i), b = pair(samples, i + POINTS / 4);
     complex_value c = pair(samples, i + POINTS / 2), d = pair(samples, i + POINTS / 4 * 3);
     transform_4(&a, &b, &c, &d);
@@ -95,7 +95,7 @@ static inline void first_4(const int16_t *samples, int i, complex_value *to) {
 }
 
 /* As two transforms of 4, of even and of odd values. */
-static inline void first_8(const int16_t *samples, int i, complex_value *to) {
+KWS_INLINE void first_8(const int16_t *samples, int i, complex_value *to) {
     const float half = 0.707106781f; /* of a turn by 45 degrees: cosine and sine */
     complex_value a = pair(samples, i), b = pair(samples, i + POINTS / 8 * 2);
     complex_value c = pair(samples, i + POINTS / 8 * 4), d = pair(samples, i + POINTS / 8 * 6);
@@ -152,7 +152,7 @@ static void transform(const int16_t *samples) {
  * With Z the complex spectrum, those of the even and of the odd samples are E = (Z[k] + conj Z[POINTS - k]) / 2 and
  * O = (Z[k] - conj Z[POINTS - k]) / 2i, as spectra of real samples are symmetric; the whole is E + O exp(-2 pi i k /
  * KWS_FFT) (Press et al., Numerical Recipes, section 12.3: FFT of single real function). The window has the half. */
-static inline float magnitude(int k) {
+KWS_INLINE float magnitude(int k) {
     const complex_value one = buffer[k], other = buffer[POINTS - k];
     const complex_value even = {one.real + other.real, one.imaginary - other.imaginary};
     const complex_value odd = {one.imaginary + other.imaginary, other.real - one.real};
@@ -176,8 +176,8 @@ static float logarithm(float x) {
     return multiply_add(2 * s, series, (float)exponent * 0.693147181f);
 }
 
-/* The DCT of the logarithms of the mel channels, which are lost. Cosines of even order are the same from both ends, those
- * of odd order the same but for the sign, so that half of the products do. */
+/* The DCT of the logarithms of the mel channels, which are lost. Cosines of even order are the same from both ends,
+ * those of odd order the same but for the sign, so that half of the products do. */
 static void cosine_transform(float mel[KWS_MEL_CHANNELS], float coefficients[KWS_COEFFICIENTS]) {
     for (int i = 0; i < KWS_MEL_CHANNELS / 2; i++) {
         float *one = &mel[i], *other = &mel[KWS_MEL_CHANNELS - 1 - i];

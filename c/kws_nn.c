@@ -38,27 +38,27 @@ static void add_products(const int8_t *inputs, const int8_t *weights, int count,
 #elif defined(__ARM_FEATURE_DSP) && !defined(__ARM_BIG_ENDIAN) && !defined(KWS_PLAIN_C)
 
 /* The instructions have intrinsics, but not in compilers of before 2020. */
-static inline uint32_t bytes_0_and_2(uint32_t word) {
+KWS_INLINE uint32_t bytes_0_and_2(uint32_t word) {
     uint32_t halves;
     __asm("sxtb16 %0, %1" : "=r"(halves) : "r"(word));
     return halves;
 }
 
-static inline uint32_t bytes_1_and_3(uint32_t word) {
+KWS_INLINE uint32_t bytes_1_and_3(uint32_t word) {
     uint32_t halves;
     __asm("sxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(word));
     return halves;
 }
 
-static inline uint32_t word_at(const int8_t *bytes) {
+KWS_INLINE uint32_t word_at(const int8_t *bytes) {
     uint32_t word;
     memcpy(&word, bytes, sizeof word); /* rows begin at any address */
     return word;
 }
 
-/* Adds the products of four inputs, halves `even` and `odd`, with the weights of two rows of `count`, and goes on to the
- * next four. In one piece of assembler, as compilers read so far ahead that sums no longer fit in registers. */
-static inline void multiply_two_rows(const int8_t **weights, int count, uint32_t even, uint32_t odd,
+/* Adds the products of four inputs, halves `even` and `odd`, with the weights of two rows of `count`, and goes on to
+ * the next four. In one piece of assembler, as compilers read so far ahead that sums no longer fit in registers. */
+KWS_INLINE void multiply_two_rows(const int8_t **weights, int count, uint32_t even, uint32_t odd,
                                      int32_t *sum, int32_t *next_sum) {
     uint32_t word, halves;
     __asm("ldr %3, [%0, %5]\n\t"
@@ -127,7 +127,7 @@ static void quantize(const kws_layer *layer, const int32_t sums[ROWS], int row, 
 
 #else
 
-static inline int32_t rounded_product(int32_t sum, float scale) {
+KWS_INLINE int32_t rounded_product(int32_t sum, float scale) {
     int32_t value;
 #if defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && defined(__GNUC__)
     float product = (float)sum * scale;
