@@ -1,4 +1,4 @@
-"""Write a self-contained C99 module for an int8 TFLite model of fully connected layers: features and network.
+"""Write a self-contained C99 module for an int8 TFLite model: features and network.
 
 What the module computes from audio is what the model computes on the PC: features within rounding, scores
 bit for bit. It uses no heap and no library but libm; vectors to check it with are part of it.
@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kws import tflite
 from kws.cli import UserError, new_parser, run
 from kws.download import word_folders
 from kws.features import MEL_CHANNELS, FrontEnd, mfcc, mfcc_tables
 from kws.files import write_text
+from kws.firmware import c_string
+from kws.layers import Network, multiplier_and_shift, read_network
 from kws.recordings import decode_folders
 from kws.settings import Settings
 from kws.tflite import TFLiteModel, quantize
@@ -24,26 +25,7 @@ from kws.tflite import TFLiteModel, quantize
 SOURCES = Path(__file__).resolve().parent / "c"
 SAMPLE_DATA = Path(__file__).resolve().parent / "sample_data"
 VECTORS = 3
-
-
-class Layer(NamedTuple):
-    """A fully connected layer: real output = scale * (weights @ (input - input_zero) + bias)."""
-
-    weights: np.ndarray  # int8 [outputs, inputs]
-    bias: np.ndarray  # int32 [outputs]
-    input_zero: int
-    output_zero: int
-    scale: float  # of the sums, in steps of the output
-    relu: bool
-
-
-class Network(NamedTuple):
-    """What an int8 TFLite file of fully connected layers and softmax holds."""
-
-    layers: list[Layer]
-    input: tuple[float, int]  # scale and zero point
-    logits: tuple[float, int]
-    scores: tuple[float, int]
+SMALLEST_FFT = 16  # of the butterflies in kws_features.c
 
 
 def parse_arguments():
@@ -61,11 +43,22 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    model = TFLiteModel(args.tflite_path)
+    export(args.tflite_path, args.output, args.data_dir)
+
+
+def export(tflite_path, output, data_dir=SAMPLE_DATA):
+    """Write the module for a TFLite file into the folder `output`, with vectors of recordings in `data_dir`.
+
+    Prints what was written and what it costs. UserError where the file cannot be exported, or the recordings
+    are missing.
+    """
+    model = TFLiteModel(tflite_path)
     settings, front_end = model.settings, model.settings.front_end
-    network = read_network(model.content, args.tflite_path)
-    clips = vector_clips(args.data_dir, settings)
-    folder = Path(args.output)
+    network = read_network(model.content, f"{tflite_path} ({settings.model_architecture})")
+    clips = vector_clips(data_dir, settings)
+    if mfcc_tables(front_end)[1] < SMALLEST_FFT:
+        raise UserError(f"{tflite_path} has windows of {front_end.window_samples} samples: too few to export")
+    folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     for source in sorted(SOURCES.iterdir()):
         shutil.copy(source, folder / source.name)
@@ -79,80 +72,16 @@ def main():
     print(cost_text(network, front_end))
 
 
-# ---- the model ----
-
-
-def read_network(content: bytes, path) -> Network:
-    """The layers of an int8 TFLite file; UserError naming `path` where it is of another kind, or damaged."""
-    try:
-        return _network(content, path)
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-
-
-def _network(content, path):
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = tflite.parse(content)
-    graph, op = model.subgraphs[0], schema.BuiltinOperator
-    if any(
-        graph.tensors[number].type != schema.TensorType.INT8 for number in (*graph.inputs, *graph.outputs)
-    ):
-        raise UserError(f"{path} is not int8 throughout: convert it with --inference_type int8")
-    found = [model.operatorCodes[operator.opcodeIndex].builtinCode for operator in graph.operators]
-    if set(found[:-1]) != {op.FULLY_CONNECTED} or found[-1] != op.SOFTMAX:
-        raise UserError(
-            f"{path} has the operators {', '.join(tflite.operator_names(content))}; only "
-            "fully connected layers and a softmax can be exported, as in the architectures dnn and single_fc"
-        )
-
-    def scale_and_zero(tensor):
-        quantization = graph.tensors[tensor].quantization
-        if graph.tensors[tensor].type != schema.TensorType.INT8 or len(quantization.scale) != 1:
-            raise UserError(f"{path} is not int8 throughout: convert it with --inference_type int8")
-        return float(quantization.scale[0]), int(quantization.zeroPoint[0])
-
-    def constant(tensor, dtype):
-        return np.frombuffer(bytes(model.buffers[graph.tensors[tensor].buffer].data), dtype)
-
-    layers = []
-    for operator in graph.operators[:-1]:
-        source, weights, bias = operator.inputs
-        (in_scale, in_zero), (scale, _) = scale_and_zero(source), scale_and_zero(weights)
-        out_scale, out_zero = scale_and_zero(operator.outputs[0])
-        activation = operator.builtinOptions.fusedActivationFunction
-        if activation not in (schema.ActivationFunctionType.NONE, schema.ActivationFunctionType.RELU):
-            raise UserError(f"{path} has an activation that cannot be exported: only ReLU can")
-        kernel = constant(weights, np.int8).reshape(graph.tensors[weights].shape)
-        layers.append(
-            Layer(
-                weights=kernel,
-                bias=constant(bias, "<i4") if bias >= 0 else np.zeros(len(kernel), np.int32),
-                input_zero=in_zero,
-                output_zero=out_zero,
-                scale=in_scale * scale / out_scale,
-                relu=activation == schema.ActivationFunctionType.RELU,
-            )
-        )
-    softmax = graph.operators[-1]
-    return Network(
-        layers, *(scale_and_zero(number) for number in (graph.inputs[0], softmax.inputs[0], graph.outputs[0]))
-    )
-
-
-def multiplier_and_shift(scale: float) -> tuple[int, int]:
-    """`scale` as multiplier * 2^(shift - 31), the multiplier an int32 of 31 bits."""
-    fraction, shift = math.frexp(scale)
-    multiplier = round(fraction * 2**31)
-    return (multiplier // 2, shift + 1) if multiplier == 2**31 else (multiplier, shift)
-
-
 # ---- as C ----
 
 VECTORS_HEADER = """\
 #include "kws.h"
 
 #define KWS_VECTORS COUNT
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 typedef struct {
     const char *name;
@@ -162,11 +91,16 @@ typedef struct {
 } kws_vector;
 
 extern const kws_vector kws_vectors[KWS_VECTORS];
+
+#ifdef __cplusplus
+}
+#endif
 """
 
 
 def header(network: Network, settings: Settings) -> str:
     _, fft_length, filters, _ = mfcc_tables(settings.front_end)
+    bands = mel_bands(filters)
     sizes = {
         "SAMPLE_RATE": settings.sample_rate,
         "CLIP": settings.clip_samples,
@@ -176,10 +110,15 @@ def header(network: Network, settings: Settings) -> str:
         "COEFFICIENTS": settings.dct_coefficient_count,
         "MEL_CHANNELS": MEL_CHANNELS,
         "FFT": fft_length,
-        "BINS": len(filters),
+        "FIRST_BIN": bands.first,
+        "BINS": len(bands.weights),
         "LABELS": len(settings.labels),
         "LAYERS": len(network.layers),
-        "WIDEST": max(len(layer.bias) for layer in network.layers),
+        "MACS": network.macs,
+        "CONVOLUTIONS": int(any(layer.kind != "FULLY_CONNECTED" for layer in network.layers)),
+        "PATCH": max(1, network.patch_size),
+        "EVEN": network.buffers[0],
+        "ODD": network.buffers[1],
         "INPUT_SCALE": _float(network.input[0]),
         "INPUT_ZERO": network.input[1],
         "SCORE_SCALE": _float(network.scores[0]),
@@ -191,49 +130,83 @@ def header(network: Network, settings: Settings) -> str:
 
 def tables(network: Network, settings: Settings) -> str:
     window, fft_length, filters, dct = mfcc_tables(settings.front_end)
+    bands = mel_bands(filters)
     angles = 2 * np.pi * np.arange(fft_length // 2) / fft_length
     twiddle = np.stack([np.cos(angles), np.sin(angles)], 1)
     parts = ['#include "kws.h"\n']
-    names = ", ".join(f'"{label}"' for label in settings.labels)
+    names = ", ".join(map(c_string, settings.labels))
     parts.append(f"const char *const kws_labels[KWS_LABELS] = {{{names}}};\n")
-    entries = []
-    for number, layer in enumerate(network.layers):
-        multiplier, shift = multiplier_and_shift(layer.scale)
-        outputs, inputs = layer.weights.shape
-        parts.append(f"static const int8_t weights_{number}[] = {{\n{_numbers(layer.weights)}}};\n")
-        bias = layer.bias - layer.input_zero * layer.weights.sum(axis=1, dtype=np.int32)
-        parts.append(f"static const int32_t bias_{number}[] = {{\n{_numbers(bias)}}};\n")
-        output_min = layer.output_zero if layer.relu else -128
-        entries.append(
-            f"    {{weights_{number}, bias_{number}, {inputs}, {outputs}, "
-            f"{layer.output_zero}, {multiplier}, {shift}, {output_min}}},\n"
-        )
-    parts.append(f"const kws_layer kws_layers[KWS_LAYERS] = {{\n{''.join(entries)}}};\n")
+    parts += [_layer_tables(number, layer) for number, layer in enumerate(network.layers)]
+    entries = "".join(_layer_entry(number, layer) for number, layer in enumerate(network.layers))
+    parts.append(f"const kws_layer kws_layers[KWS_LAYERS] = {{\n{entries}}};\n")
     distances = np.exp(-np.float32(network.logits[0]) * np.arange(256, dtype=np.float32))
     for declaration, values in (
         ("kws_softmax[256]", distances),
-        ("kws_window[KWS_WINDOW]", window / np.float32(32768)),
+        ("kws_window[KWS_WINDOW]", window / np.float32(2 * 32768)),  # halved: see magnitude in kws_features.c
         ("kws_twiddle[KWS_FFT / 2][2]", twiddle),
-        ("kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS]", dct.T),
+        ("kws_mel_weights[KWS_BINS][2]", bands.weights),
+        ("kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS / 2]", dct.T[:, : MEL_CHANNELS // 2]),
     ):
         parts.append(f"const float {declaration} = {{\n{_numbers(values)}}};\n")
-    bins = "".join(
-        f"    {{{_float(weight)}, {_float(above)}, {channel}}},\n"
-        for weight, above, channel in mel_bins(filters)
-    )
-    parts.append(f"const kws_bin kws_bins[KWS_BINS] = {{\n{bins}}};\n")
+    parts.append(f"const int16_t kws_mel_ends[KWS_MEL_CHANNELS + 1] = {{\n{_numbers(bands.ends)}}};\n")
     return "\n".join(parts)
 
 
-def mel_bins(filters: np.ndarray) -> list[tuple[float, float, int]]:
-    """Of each bin the mel channel it goes into, its weight there, and that in the channel above."""
-    result = []
-    for row in filters:
-        used = np.flatnonzero(row)
-        channel = int(used[0]) if len(used) else 0
-        assert len(used) <= 2 and (len(used) < 2 or used[1] == channel + 1)
-        result.append((row[channel], row[channel + 1] if channel + 1 < len(row) else 0, channel))
-    return result
+ROWS = 4  # of kws_nn.c
+
+
+def _layer_tables(number, layer):
+    """Weights, bias and scales of a layer; at least ROWS rows."""
+    if layer.kind == "AVERAGE":
+        return ""
+    missing = max(0, ROWS - len(layer.bias)) if layer.kind != "DEPTHWISE" else 0
+    arrays = (
+        ("int8_t weights", np.pad(layer.weights, [(0, missing), (0, 0)])),
+        ("int32_t bias", np.pad(layer.folded_bias, (0, missing))),
+        ("float scales", layer.scales),
+    )
+    return "\n".join(
+        f"static const {name}_{number}[] = {{\n{_numbers(values)}}};\n" for name, values in arrays
+    )
+
+
+def _layer_entry(number, layer):
+    """A layer for the array of them, its values in the order of kws_layer."""
+    has_weights = layer.kind != "AVERAGE"
+    names = [f"{name}_{number}" if has_weights else "0" for name in ("weights", "bias", "scales")]
+    inputs = layer.weights.shape[0 if layer.kind == "DEPTHWISE" else 1]
+    output_min = layer.output_zero if layer.relu else -128
+    values = [
+        *(f"KWS_{layer.kind}", *names, int(len(layer.scales) > 1), inputs, layer.to_shape.channels),
+        *(layer.input_zero, layer.output_zero, output_min, *multiplier_and_shift(float(layer.scales[0]))),
+        *(f"{{{', '.join(map(str, shape))}}}" for shape in (layer.from_shape, layer.to_shape)),
+        *(*layer.kernel, *layer.strides, *layer.padding),
+    ]
+    return f"    {{{', '.join(map(str, values))}}},\n"
+
+
+class MelBands(NamedTuple):
+    """The mel filters by bins of the FFT; a bin counts in at most two channels, one above the other."""
+
+    first: int  # bin that is used
+    weights: np.ndarray  # [bins, 2], of a bin in its channel and in the one above
+    ends: np.ndarray  # [MEL_CHANNELS + 1], how many bins are below channel 0, below 1, ..., or in the last
+
+
+def mel_bands(filters: np.ndarray) -> MelBands:
+    """The filters of mfcc_tables [bins, MEL_CHANNELS], row 0 for bin 1, without bins of no weight."""
+    used = np.flatnonzero(filters.any(1))
+    rows = filters[used[0] : used[-1] + 1]
+    wide = np.pad(rows, [(0, 0), (1, 1)])  # a channel below and one above, in which nothing counts
+    lower = (rows != 0).argmax(1)
+    # a bin that counts in channel 0 alone is below its middle, unless it is there
+    lower -= (np.count_nonzero(rows, axis=1) == 1) & (lower == 0) & (rows[:, 0] < 1)
+    numbers = np.arange(len(rows))
+    weights = np.stack([wide[numbers, lower + 1], wide[numbers, lower + 2]], 1)
+    assert weights.sum() == rows.sum() or np.isclose(weights.sum(), rows.sum(), rtol=1e-6)
+    return MelBands(
+        1 + int(used[0]), weights, np.searchsorted(lower, np.arange(filters.shape[1] + 1) - 1, "right")
+    )
 
 
 CMSIS_DSP_HEADER = """\
@@ -316,7 +289,7 @@ def vectors(clips, model) -> str:
         input_tensor = quantize(features, model.input)
         scores = model.run(input_tensor)
         arrays = (f"    {{\n{_numbers(values)}    }},\n" for values in (samples, input_tensor[0], scores[0]))
-        parts.append(f'    {{"{name}",\n{"".join(arrays)}    }},\n')
+        parts.append(f"    {{{c_string(name)},\n{''.join(arrays)}    }},\n")
     return (
         f'#include "kws_vectors.h"\n\nconst kws_vector kws_vectors[KWS_VECTORS] = {{\n{"".join(parts)}}};\n'
     )
@@ -328,25 +301,26 @@ def vectors(clips, model) -> str:
 def cost_text(network: Network, front_end: FrontEnd) -> str:
     """Flash, RAM and multiply-accumulates of the module, in words."""
     window, fft_length, filters, dct = mfcc_tables(front_end)
-    float_size, bin_size = 4, 12  # bytes; kws_bin is two floats and an int
-    weights = sum(layer.weights.size + 4 * layer.bias.size for layer in network.layers)
+    float_size, bands = 4, mel_bands(filters)  # bytes
+    weights = sum(layer.weights.size + 4 * (layer.bias.size + layer.scales.size) for layer in network.layers)
     softmax_table = 256
-    tables = float_size * (softmax_table + len(window) + fft_length + dct.size) + bin_size * len(filters)
-    widest = max(len(layer.bias) for layer in network.layers)
-    overlap = max(
-        0, front_end.window_samples - front_end.stride_samples
-    )  # samples of the stream that are kept
-    memory = float_size * fft_length + 2 * widest + front_end.feature_count + 2 * overlap
-    stages = int(math.log2(fft_length // 2))
-    of_frame = len(window) + dct.size
-    of_frame += fft_length * stages  # radix 2: four for each of fft_length / 4 butterflies of a stage
-    of_frame += 8 * len(filters) + 2 * len(filters)  # unpacking the real FFT; magnitudes into two filters
+    tables = float_size * (softmax_table + len(window) + fft_length + dct.size // 2 + bands.weights.size)
+    tables += 2 * len(bands.ends)
+    overlapping = front_end.window_samples > front_end.stride_samples
+    stream = front_end.feature_count + 2 * (front_end.window_samples if overlapping else 1)
+    memory = float_size * fft_length + sum(network.buffers) + network.patch_size + stream
+    stages = (
+        int(math.log2(fft_length // 2)) - 2
+    ) // 2  # of radix 4, after the first, which multiplies little
+    of_frame = len(window) + dct.size // 2
+    of_frame += stages * 3 * 4 * fft_length // 8  # three complex products for each four points
+    of_frame += (4 + 2 + 2) * len(bands.weights)  # unpacking the real FFT; magnitudes; into two filters
     frames = front_end.sample_rate / front_end.stride_samples
     return (
-        f"flash: {weights:,} bytes of weights and biases, {tables:,} of other tables, and code\n"
+        f"flash: {weights:,} bytes of weights, biases and scales, {tables:,} of other tables, and code\n"
         f"RAM: {memory:,} bytes (FFT buffer, layers, the stream), and stack\n"
         f"multiply-accumulates: {frames * of_frame:,.0f} for the features of a second of audio, "
-        f"{sum(layer.weights.size for layer in network.layers):,} each time a clip is classified"
+        f"{network.macs:,} each time a clip is classified"
     )
 
 

@@ -9,14 +9,22 @@
 
 #include "kws_model.h"
 
-#define KWS_INPUTS (KWS_FRAMES * KWS_COEFFICIENTS)
-/* Samples that a frame shares with the one before; arrays of them are never empty. */
-#define KWS_SHARED (KWS_WINDOW > KWS_STRIDE ? KWS_WINDOW - KWS_STRIDE : 0)
+#ifdef __cplusplus
+extern "C" {
+#endif
 
-/* What streaming keeps: the latest clip as the model's input, and samples that the next frame needs again. */
+#define KWS_INPUTS (KWS_FRAMES * KWS_COEFFICIENTS)
+/* Samples that a frame shares with the one before. */
+#if KWS_WINDOW > KWS_STRIDE
+#define KWS_SHARED (KWS_WINDOW - KWS_STRIDE)
+#else
+#define KWS_SHARED 0
+#endif
+
+/* What streaming keeps: the latest clip as the model's input, and the latest frame where the next begins in it. */
 typedef struct {
     int8_t input[KWS_INPUTS];
-    int16_t shared[KWS_SHARED + (KWS_SHARED == 0)];
+    int16_t frame[KWS_SHARED ? KWS_WINDOW : 1];
 } kws_stream;
 
 /* MFCCs of one frame of KWS_WINDOW samples. */
@@ -40,33 +48,56 @@ void kws_classify(const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]);
 /* Index of the highest score; its name is kws_labels[index]. */
 int kws_best(const int8_t scores[KWS_LABELS]);
 
+/* ---- for the module itself ---- */
+
+/* Values stay in registers only where functions are inlined; with -Os compilers would rather have them short. */
+#ifdef __GNUC__
+#define KWS_INLINE static inline __attribute__((always_inline))
+#else
+#define KWS_INLINE static inline
+#endif
+
 /* ---- the model, in kws_model.c ---- */
 
-/* A fully connected layer in the arithmetic of TFLite's quantization specification:
+/* Values of a layer lie frame by frame, in a frame coefficient by coefficient, of that channel by channel. */
+typedef struct {
+    int height, width, channels; /* frames, coefficients, channels */
+} kws_shape;
+
+enum { KWS_FULLY_CONNECTED, KWS_CONVOLUTION, KWS_DEPTHWISE, KWS_AVERAGE };
+
+/* A layer in the arithmetic of TFLite's quantization specification, with weights whose zero point is 0:
  * https://ai.google.dev/edge/litert/models/quantization_spec, and Jacob et al., arXiv:1712.05877, section 2. */
 typedef struct {
-    const int8_t *weights; /* [outputs][inputs] */
+    int kind;
+    const int8_t *weights; /* [outputs][inputs], inputs in the order of the kernel's height, width, channels; of a
+                              depthwise convolution [inputs][outputs] */
     const int32_t *bias;   /* less input zero point * sum of weights, so that inputs are multiplied as they are */
-    int inputs, outputs;
-    int32_t output_zero;
-    int32_t multiplier; /* sums are scaled by multiplier * 2^(shift - 31) to steps of the output */
-    int shift;
+    const float *scales;   /* steps of the output in a step of the sum: [outputs], or [1] where scale_step is 0 */
+    int scale_step;
+    int inputs, outputs; /* of one place: values that go into a sum, and sums */
+    int32_t input_zero, output_zero;
     int32_t output_min; /* output_zero with ReLU, which so costs nothing, else -128 */
+    int32_t multiplier; /* the first scale as multiplier * 2^(shift - 31), for CMSIS-NN */
+    int shift;
+    kws_shape from, to;
+    int kernel_height, kernel_width, stride_height, stride_width, pad_top, pad_left;
 } kws_layer;
-
-/* The mel filters, bin by bin: as triangles overlap only with their neighbours, a bin of the spectrum counts in
- * `channel` and in the one above, and no other, so two weights replace a row of KWS_MEL_CHANNELS. */
-typedef struct {
-    float weight, weight_above;
-    int8_t channel;
-} kws_bin;
 
 extern const char *const kws_labels[KWS_LABELS];
 extern const kws_layer kws_layers[KWS_LAYERS];
 extern const float kws_softmax[256];                           /* exp(-distance to the highest score) */
-extern const float kws_window[KWS_WINDOW];                     /* for samples of -32768..32767 */
+extern const float kws_window[KWS_WINDOW];                     /* for samples of -32768..32767, and halved */
 extern const float kws_twiddle[KWS_FFT / 2][2];                /* cosine and sine of 2 pi k / KWS_FFT */
-extern const kws_bin kws_bins[KWS_BINS];                       /* from bin 1 up */
-extern const float kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS];
+/* The mel filters, bin by bin from KWS_FIRST_BIN up: as triangles overlap only with their neighbours, a bin of the
+ * spectrum counts in one channel, with the first weight, in the one above, with the second, and in no other. Bins
+ * from kws_mel_ends[i] to kws_mel_ends[i + 1], without the latter, count in channels i and i + 1. */
+extern const float kws_mel_weights[KWS_BINS][2];
+extern const int16_t kws_mel_ends[KWS_MEL_CHANNELS + 1];
+extern const float kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS / 2]; /* of the lower channels */
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -9,46 +9,139 @@
 #define POINTS (KWS_FFT / 2) /* of the complex FFT that transforms KWS_FFT real values */
 #define SMALLEST 1e-12f      /* floor of the logarithm, as in TensorFlow's Mfcc: digital silence has no energy */
 
-/* Samples, then spectrum, in place to save RAM. Even samples are taken for real parts and odd ones for imaginary
- * parts, so that a complex FFT of half the length does for real samples. */
-static float buffer[KWS_FFT];
+/* The first butterflies have 4 inputs or 8, so that for those after them, with 4, there are POINTS. */
+#define POWER_OF_4 ((POINTS & 0x55555555) != 0)
+#define FIRST (POWER_OF_4 ? 4 : 8)
 
-static void swap(float *one, float *other) {
-    float kept = *one;
-    *one = *other;
-    *other = kept;
+typedef struct {
+    float real, imaginary;
+} complex_value;
+
+/* The spectrum. The samples do not lie here first: the first butterflies take them from where they are. */
+static complex_value buffer[POINTS];
+
+/* a b + c, in one instruction and with one rounding where the processor can. */
+KWS_INLINE float multiply_add(float a, float b, float c) {
+#ifdef __FP_FAST_FMAF
+    return fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
 }
 
-/* Put the complex values of the buffer in the order of their bit-reversed indices, in which decimation in time
- * leaves its results in natural order. */
-static void reverse_bits(void) {
-    int reversed = 0;
-    for (int i = 1; i < POINTS; i++) {
-        int bit = POINTS >> 1;
+/* sqrtf, but where there is an instruction without a look at whether x is negative, which no sum of squares is. */
+KWS_INLINE float square_root(float x) {
+#if defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && defined(__GNUC__)
+    __asm("vsqrt.f32 %0, %0" : "+t"(x));
+    return x;
+#else
+    return sqrtf(x);
+#endif
+}
+
+KWS_INLINE complex_value plus(complex_value a, complex_value b) {
+    const complex_value result = {a.real + b.real, a.imaginary + b.imaginary};
+    return result;
+}
+
+KWS_INLINE complex_value minus(complex_value a, complex_value b) {
+    const complex_value result = {a.real - b.real, a.imaginary - b.imaginary};
+    return result;
+}
+
+/* a - ib */
+KWS_INLINE complex_value minus_i_times(complex_value a, complex_value b) {
+    const complex_value result = {a.real + b.imaginary, a.imaginary - b.real};
+    return result;
+}
+
+/* a + ib */
+KWS_INLINE complex_value plus_i_times(complex_value a, complex_value b) {
+    const complex_value result = {a.real - b.imaginary, a.imaginary + b.real};
+    return result;
+}
+
+/* Times exp(-i angle), from the angle's cosine (real) and sine (imaginary). */
+KWS_INLINE complex_value turned(complex_value a, complex_value angle) {
+    const complex_value result = {multiply_add(a.imaginary, angle.imaginary, a.real * angle.real),
+                                  multiply_add(-a.real, angle.imaginary, a.imaginary * angle.real)};
+    return result;
+}
+
+/* The DFT of 4 values, in natural order. */
+KWS_INLINE void transform_4(complex_value *a, complex_value *b, complex_value *c, complex_value *d) {
+    const complex_value sum = plus(*a, *c), difference = minus(*a, *c);
+    const complex_value other_sum = plus(*b, *d), other_difference = minus(*b, *d);
+    *a = plus(sum, other_sum);
+    *b = minus_i_times(difference, other_difference);
+    *c = minus(sum, other_sum);
+    *d = plus_i_times(difference, other_difference);
+}
+
+/* Windowed samples 2i and 2i + 1, zeros beyond the window. Even samples are taken for real parts and odd ones for
+ * imaginary parts, so that a complex FFT of half the length does for real samples. */
+KWS_INLINE complex_value pair(const int16_t *samples, int i) {
+    complex_value result = {0, 0};
+    if (2 * i < KWS_WINDOW) result.real = kws_window[2 * i] * samples[2 * i];
+    if (2 * i + 1 < KWS_WINDOW) result.imaginary = kws_window[2 * i + 1] * samples[2 * i + 1];
+    return result;
+}
+
+KWS_INLINE void first_4(const int16_t *samples, int i, complex_value *to) {
+    complex_value a = pair(samples, i), b = pair(samples, i + POINTS / 4);
+    complex_value c = pair(samples, i + POINTS / 2), d = pair(samples, i + POINTS / 4 * 3);
+    transform_4(&a, &b, &c, &d);
+    to[0] = a, to[1] = b, to[2] = c, to[3] = d;
+}
+
+/* As two transforms of 4, of even and of odd values. */
+KWS_INLINE void first_8(const int16_t *samples, int i, complex_value *to) {
+    const float half = 0.707106781f; /* of a turn by 45 degrees: cosine and sine */
+    complex_value a = pair(samples, i), b = pair(samples, i + POINTS / 8 * 2);
+    complex_value c = pair(samples, i + POINTS / 8 * 4), d = pair(samples, i + POINTS / 8 * 6);
+    complex_value e = pair(samples, i + POINTS / 8), f = pair(samples, i + POINTS / 8 * 3);
+    complex_value g = pair(samples, i + POINTS / 8 * 5), h = pair(samples, i + POINTS / 8 * 7);
+    transform_4(&a, &b, &c, &d);
+    transform_4(&e, &f, &g, &h);
+    const complex_value turned_f = {half * (f.real + f.imaginary), half * (f.imaginary - f.real)};
+    const complex_value turned_h = {half * (h.imaginary - h.real), half * (-h.imaginary - h.real)};
+    to[0] = plus(a, e), to[4] = minus(a, e);
+    to[1] = plus(b, turned_f), to[5] = minus(b, turned_f);
+    to[2] = minus_i_times(c, g), to[6] = plus_i_times(c, g);
+    to[3] = plus(d, turned_h), to[7] = minus(d, turned_h);
+}
+
+static complex_value twiddle(int i) {
+    const complex_value result = {kws_twiddle[i][0], kws_twiddle[i][1]};
+    return result;
+}
+
+/* The complex FFT, radix 4, decimation in time (Cooley and Tukey, Mathematics of Computation 19, 1965). */
+static void transform(const int16_t *samples) {
+    int reversed = 0; /* the bits of i, in reverse: decimation leaves results in natural order if begun so */
+    for (int i = 0; i < POINTS / FIRST; i++) {
+        if (POWER_OF_4) {
+            first_4(samples, i, &buffer[FIRST * reversed]);
+        } else {
+            first_8(samples, i, &buffer[FIRST * reversed]);
+        }
+        int bit = POINTS / FIRST / 2;
         for (; reversed & bit; bit >>= 1) reversed ^= bit;
         reversed ^= bit;
-        if (i < reversed) {
-            swap(&buffer[2 * i], &buffer[2 * reversed]);
-            swap(&buffer[2 * i + 1], &buffer[2 * reversed + 1]);
-        }
     }
-}
-
-/* Complex FFT of the buffer, radix 2, decimation in time (Cooley and Tukey, Mathematics of Computation 19, 1965). */
-static void transform(void) {
-    reverse_bits();
-    for (int half = 1; half < POINTS; half *= 2) {
-        int step = POINTS / half; /* in the table, of angles of 2 pi / KWS_FFT */
-        for (int k = 0; k < half; k++) {
-            float cosine = kws_twiddle[k * step][0], sine = kws_twiddle[k * step][1];
-            for (int i = k; i < POINTS; i += 2 * half) {
-                float *low = &buffer[2 * i], *high = &buffer[2 * (i + half)];
-                float real = high[0] * cosine + high[1] * sine;
-                float imaginary = high[1] * cosine - high[0] * sine;
-                high[0] = low[0] - real;
-                high[1] = low[1] - imaginary;
-                low[0] += real;
-                low[1] += imaginary;
+    for (int size = FIRST; size < POINTS; size *= 4) { /* of the transforms that are put together by fours */
+        const int step = KWS_FFT / (4 * size);         /* in the table, of angles of 2 pi / KWS_FFT */
+        for (int k = 0; k < size; k++) {
+            const complex_value once = twiddle(k * step), twice = twiddle(2 * k * step);
+            const complex_value thrice = { /* of angles that are added */
+                multiply_add(-once.imaginary, twice.imaginary, once.real * twice.real),
+                multiply_add(once.imaginary, twice.real, once.real * twice.imaginary)};
+            for (complex_value *a = &buffer[k]; a < buffer + POINTS; a += 4 * size) {
+                /* where bits are reversed, the second quarter is third */
+                complex_value first = a[0], second = turned(a[2 * size], once);
+                complex_value third = turned(a[size], twice), fourth = turned(a[3 * size], thrice);
+                transform_4(&first, &second, &third, &fourth);
+                a[0] = first, a[size] = second, a[2 * size] = third, a[3 * size] = fourth;
             }
         }
     }
@@ -58,35 +151,67 @@ static void transform(void) {
  *
  * With Z the complex spectrum, those of the even and of the odd samples are E = (Z[k] + conj Z[POINTS - k]) / 2 and
  * O = (Z[k] - conj Z[POINTS - k]) / 2i, as spectra of real samples are symmetric; the whole is E + O exp(-2 pi i k /
- * KWS_FFT) (Press et al., Numerical Recipes, section 12.3: FFT of single real function). */
-static float magnitude(int k) {
-    const float *one = &buffer[2 * k], *other = &buffer[2 * (POINTS - k)];
-    float even_real = 0.5f * (one[0] + other[0]), even_imaginary = 0.5f * (one[1] - other[1]);
-    float odd_real = 0.5f * (one[1] + other[1]), odd_imaginary = 0.5f * (other[0] - one[0]);
-    float cosine = kws_twiddle[k][0], sine = kws_twiddle[k][1];
-    float real = even_real + odd_real * cosine + odd_imaginary * sine;
-    float imaginary = even_imaginary + odd_imaginary * cosine - odd_real * sine;
-    return sqrtf(real * real + imaginary * imaginary);
+ * KWS_FFT) (Press et al., Numerical Recipes, section 12.3: FFT of single real function). The window has the half. */
+KWS_INLINE float magnitude(int k) {
+    const complex_value one = buffer[k], other = buffer[POINTS - k];
+    const complex_value even = {one.real + other.real, one.imaginary - other.imaginary};
+    const complex_value odd = {one.imaginary + other.imaginary, other.real - one.real};
+    const complex_value whole = plus(even, turned(odd, twiddle(k)));
+    return square_root(multiply_add(whole.real, whole.real, whole.imaginary * whole.imaginary));
 }
 
-/* MFCCs of a frame whose first `count` samples are in `before`, the others in `samples`. */
-static void mfcc(const int16_t *before, int count, const int16_t *samples, float *coefficients) {
-    float mel[KWS_MEL_CHANNELS + 1] = {0};
-    for (int i = 0; i < count; i++) buffer[i] = kws_window[i] * before[i];
-    for (int i = count; i < KWS_WINDOW; i++) buffer[i] = kws_window[i] * samples[i - count];
-    memset(&buffer[KWS_WINDOW], 0, (KWS_FFT - KWS_WINDOW) * sizeof(float));
-    transform();
-    for (int i = 0; i < KWS_BINS; i++) {
-        const kws_bin *bin = &kws_bins[i];
-        float loudness = magnitude(i + 1);
-        mel[bin->channel] += bin->weight * loudness;
-        mel[bin->channel + 1] += bin->weight_above * loudness;
+/* Natural logarithm of a positive float32, within 2e-6: that of libm takes five times as long where there is no
+ * double precision. With x = 2^e m, m from sqrt(1/2) to sqrt(2), ln x = e ln 2 + ln m, and ln m = 2 artanh s with
+ * s = (m - 1) / (m + 1), whose series s + s^3 / 3 + s^5 / 5 + ... needs four terms, as |s| < 0.172. */
+static float logarithm(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    const int32_t exponent = (bits - 0x3F3504F3) >> 23; /* the bits of sqrt(1/2); 23 are the fraction's */
+    bits -= exponent * (1 << 23);
+    memcpy(&x, &bits, sizeof x);
+    const float s = (x - 1) / (x + 1), square = s * s;
+    float series = multiply_add(square, 1.0f / 7, 1.0f / 5);
+    series = multiply_add(series, square, 1.0f / 3);
+    series = multiply_add(series, square, 1);
+    return multiply_add(2 * s, series, (float)exponent * 0.693147181f);
+}
+
+/* The DCT of the logarithms of the mel channels, which are lost. Cosines of even order are the same from both ends,
+ * those of odd order the same but for the sign, so that half of the products do. */
+static void cosine_transform(float mel[KWS_MEL_CHANNELS], float coefficients[KWS_COEFFICIENTS]) {
+    for (int i = 0; i < KWS_MEL_CHANNELS / 2; i++) {
+        float *one = &mel[i], *other = &mel[KWS_MEL_CHANNELS - 1 - i];
+        const float sum = *one + *other;
+        *other = *one - *other;
+        *one = sum;
     }
-    for (int i = 0; i < KWS_MEL_CHANNELS; i++) mel[i] = logf(mel[i] > SMALLEST ? mel[i] : SMALLEST);
-    for (int i = 0; i < KWS_COEFFICIENTS; i++) {
-        coefficients[i] = 0;
-        for (int j = 0; j < KWS_MEL_CHANNELS; j++) coefficients[i] += kws_dct[i][j] * mel[j];
+    for (int i = 0; i < KWS_COEFFICIENTS; i += 2) {
+        const float *sum = mel, *difference = &mel[KWS_MEL_CHANNELS - 1];
+        const float *next = kws_dct[i + 1 < KWS_COEFFICIENTS ? i + 1 : i];
+        float even = 0, odd = 0;
+        for (int j = 0; j < KWS_MEL_CHANNELS / 2; j++) {
+            even = multiply_add(kws_dct[i][j], *sum++, even);
+            odd = multiply_add(next[j], *difference--, odd);
+        }
+        coefficients[i] = even;
+        if (i + 1 < KWS_COEFFICIENTS) coefficients[i + 1] = odd;
     }
+}
+
+void kws_mfcc(const int16_t *samples, float coefficients[KWS_COEFFICIENTS]) {
+    float mel[KWS_MEL_CHANNELS], above = 0;
+    transform(samples);
+    for (int channel = -1, i = 0; channel < KWS_MEL_CHANNELS; channel++) {
+        float here = above;
+        above = 0;
+        for (; i < kws_mel_ends[channel + 1]; i++) {
+            const float loudness = magnitude(KWS_FIRST_BIN + i);
+            here = multiply_add(kws_mel_weights[i][0], loudness, here);
+            above = multiply_add(kws_mel_weights[i][1], loudness, above);
+        }
+        if (channel >= 0) mel[channel] = logarithm(here > SMALLEST ? here : SMALLEST);
+    }
+    cosine_transform(mel, coefficients);
 }
 
 /* TFLite's affine quantization: value = scale * (quantized - zero point). What does not fit saturates. */
@@ -95,10 +220,6 @@ static void quantize(const float coefficients[KWS_COEFFICIENTS], int8_t *input) 
         float value = rintf(coefficients[i] / KWS_INPUT_SCALE) + KWS_INPUT_ZERO;
         input[i] = (int8_t)(value < -128 ? -128 : value > 127 ? 127 : value);
     }
-}
-
-void kws_mfcc(const int16_t *samples, float coefficients[KWS_COEFFICIENTS]) {
-    mfcc(samples, 0, samples, coefficients);
 }
 
 void kws_features(const int16_t *samples, int8_t input[KWS_INPUTS]) {
@@ -110,7 +231,7 @@ void kws_features(const int16_t *samples, int8_t input[KWS_INPUTS]) {
 }
 
 void kws_stream_start(kws_stream *stream) {
-    static const int16_t silence[KWS_STRIDE];
+    static const int16_t silence[KWS_STRIDE] = {0};
     memset(stream, 0, sizeof *stream);
     for (int i = 0; i < KWS_FRAMES; i++) kws_stream_push(stream, silence);
 }
@@ -122,14 +243,11 @@ void kws_stream_push_mfcc(kws_stream *stream, const float coefficients[KWS_COEFF
 
 void kws_stream_push(kws_stream *stream, const int16_t samples[KWS_STRIDE]) {
     float coefficients[KWS_COEFFICIENTS];
-    int16_t *shared = stream->shared;
-    mfcc(shared, KWS_SHARED, samples, coefficients);
+#if KWS_SHARED
+    memmove(stream->frame, stream->frame + KWS_STRIDE, KWS_SHARED * sizeof *samples);
+    memcpy(stream->frame + KWS_SHARED, samples, KWS_STRIDE * sizeof *samples);
+    samples = stream->frame;
+#endif
+    kws_mfcc(samples, coefficients);
     kws_stream_push_mfcc(stream, coefficients);
-    /* Frames longer than two strides need samples that are older than the ones just pushed. */
-    if (KWS_SHARED > KWS_STRIDE) {
-        memmove(shared, shared + KWS_STRIDE, (KWS_SHARED - KWS_STRIDE) * sizeof *shared);
-        memcpy(shared + KWS_SHARED - KWS_STRIDE, samples, KWS_STRIDE * sizeof *shared);
-    } else {
-        memcpy(shared, samples + KWS_STRIDE - KWS_SHARED, KWS_SHARED * sizeof *shared);
-    }
 }

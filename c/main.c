@@ -2,6 +2,7 @@
  *
  *   kws            checks the clips of kws_vectors.c: input within one step, scores bit for bit
  *   kws FILE...    names what is said in files of raw 16-bit little-endian mono PCM at KWS_SAMPLE_RATE Hz */
+#ifndef ARDUINO /* where a sketch has setup and loop instead */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,3 +66,4 @@ int main(int count, char **arguments) {
     printf("%d of %d clips as on the PC\n", KWS_VECTORS - failed, KWS_VECTORS);
     return failed > 0;
 }
+#endif

@@ -24,10 +24,41 @@ def vela_is_installed() -> bool:
     return shutil.which("vela", path=VELA_PATH) is not None
 
 
+# Words that C or C++ keep for themselves, and names that compilers predefine: none can be that of an array.
+TAKEN_NAMES = set(
+    """
+    alignas alignof and and_eq arm asm auto bitand bitor bool break case catch char class compl concept
+    const consteval constexpr constinit const_cast continue co_await co_return co_yield decltype default
+    delete do double dynamic_cast else enum explicit export extern false float for friend goto if i386
+    import inline int linux long main module mutable namespace new noexcept not not_eq nullptr operator
+    or or_eq private protected public register reinterpret_cast requires restrict return short signed
+    sizeof static static_assert static_cast struct switch template this thread_local throw true try
+    typedef typeid typename typeof typeof_unqual union unix unsigned using virtual void volatile wchar_t
+    while xor xor_eq
+    """.split()
+)
+
+
+def c_string(text: str) -> str:
+    """`text` in UTF-8 as a string of C or C++; bytes that are special there or not ASCII as octal numbers.
+
+    Those have three digits, so that no digit after them is taken for one of theirs.
+    """
+    content = text.encode("utf-8", "surrogateescape")  # names of files may hold bytes that are not UTF-8
+    special = b'"\\?'  # two question marks may begin a trigraph
+    shown = (chr(byte) if 32 <= byte < 127 and byte not in special else f"\\{byte:03o}" for byte in content)
+    return f'"{"".join(shown)}"'
+
+
+def c_name(stem: str) -> str:
+    """A name of C and C++ that is like `stem`, the name of a file."""
+    name = re.sub(r"\W", "_", stem, flags=re.ASCII)
+    return f"_{name}" if name[:1].isdigit() or name in TAKEN_NAMES or not name else name
+
+
 def c_array(stem: str, content: bytes) -> str:
     """C or C++ source of an array named `stem`, aligned as TensorFlow Lite Micro asks, and of its length."""
-    name = re.sub(r"\W", "_", stem, flags=re.ASCII)
-    name = f"_{name}" if name[0].isdigit() else name
+    name = c_name(stem)
     rows = (content[start : start + 20] for start in range(0, len(content), 20))
     lines = "\n".join(f"    {', '.join(map(str, row))}," for row in rows)
     return (

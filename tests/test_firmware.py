@@ -41,6 +41,25 @@ def test_an_array_holds_the_file_and_is_aligned(tmp_path, suffix, compiler):
     assert subprocess.run([tmp_path / "main"]).returncode == 0
 
 
+@pytest.mark.parametrize("stem", ["new", "int", "linux", "main", "2 words", "한국", 'say "hi"\n', "a??/", ""])
+def test_an_array_has_a_name_of_c_whatever_that_of_the_file(tmp_path, stem):
+    source = firmware.c_array(stem, b"TFL3")
+    for compiler, language in (("cc", "c"), ("c++", "c++")):
+        strict = ["-Wall", "-Wextra", "-Werror", "-x", language, "-c", "-", "-o", tmp_path / "x.o"]
+        subprocess.run([compiler, *strict], input=source, text=True, check=True)
+
+
+@pytest.mark.parametrize("text", ['"', "\\", "??/", "two\nlines\r\t", "한국1", "a\udcff", "*/ // %s", ""])
+def test_any_text_is_a_string_of_c(tmp_path, text):
+    (tmp_path / "x.c").write_text(
+        f"#include <stdio.h>\nint main(void) {{ fputs({firmware.c_string(text)}, stdout); }}\n"
+    )
+    strict = ["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "x.c", "-o", "x"]
+    subprocess.run(strict, cwd=tmp_path, check=True)
+    output = subprocess.run([tmp_path / "x"], capture_output=True, check=True).stdout
+    assert output == text.encode("utf-8", "surrogateescape")
+
+
 def test_vela_puts_the_whole_network_on_the_npu(tmp_path):
     pytest.importorskip("ethosu.vela")
     output = call(

@@ -1,0 +1,55 @@
+/* Counts the instructions of a classification and of the MFCCs of a frame on an emulated Cortex-M: `make count`.
+ *
+ * With -icount shift=0 QEMU's time goes on by the same for each instruction, so that a timer counts them. (It counts
+ * no cycles: on a processor an instruction takes one or more, and memory may be slow.) A loop of known length shows how
+ * many there are to a tick of the timer. */
+#if defined(__arm__) && !defined(ARDUINO)
+#include <stdio.h>
+
+#include "kws_vectors.h"
+
+#define TIMER_CONTROL (*(volatile uint32_t *)0xE000E010) /* SysTick of Arm's architecture */
+#define TIMER_RELOAD (*(volatile uint32_t *)0xE000E014)
+#define TIMER_VALUE (*(volatile uint32_t *)0xE000E018)
+#define TIMER_MASK 0xFFFFFFu
+#define REPEATS 16
+#define TURNS 1000000 /* of the loop, each of two instructions */
+
+static int8_t scores[KWS_LABELS];
+static float coefficients[KWS_COEFFICIENTS];
+
+static void known_loop(void) {
+    uint32_t turns = TURNS;
+    __asm volatile("1: subs %0, %0, #1\n bne 1b" : "+r"(turns) : : "cc");
+}
+
+static void classify(void) { kws_classify(kws_vectors[0].input, scores); }
+
+static void compute_mfcc(void) { kws_mfcc(kws_vectors[0].samples + KWS_CLIP / 2 - KWS_WINDOW / 2, coefficients); }
+
+static uint32_t ticks(void (*function)(void)) {
+    const uint32_t start = TIMER_VALUE;
+    for (int i = 0; i < REPEATS; i++) function();
+    return (start - TIMER_VALUE) & TIMER_MASK; /* it counts down */
+}
+
+static uint32_t instructions(void (*function)(void), uint32_t of_loop) {
+    return (uint32_t)((uint64_t)ticks(function) * 2 * TURNS / of_loop);
+}
+
+int main(void) {
+    TIMER_RELOAD = TIMER_MASK;
+    TIMER_VALUE = 0;
+    TIMER_CONTROL = 5; /* on, at the processor's clock */
+    const uint32_t of_loop = ticks(known_loop), of_frame = instructions(compute_mfcc, of_loop);
+    const uint32_t of_clip = instructions(classify, of_loop);
+    const uint32_t each = (uint32_t)(((uint64_t)of_clip * 100 + KWS_MACS / 2) / KWS_MACS); /* hundredths */
+    const uint32_t of_second = (uint32_t)((uint64_t)(of_frame + of_clip) * KWS_SAMPLE_RATE / KWS_STRIDE);
+    printf("%lu instructions for a classification, %lu.%02lu for each of %d multiply-accumulates\n",
+           (unsigned long)of_clip, (unsigned long)each / 100, (unsigned long)each % 100, KWS_MACS);
+    printf("%lu instructions for the MFCCs of a frame\n", (unsigned long)of_frame);
+    printf("%lu instructions for a second of audio, classified each %d samples\n", (unsigned long)of_second,
+           KWS_STRIDE);
+    return 0;
+}
+#endif
