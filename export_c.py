@@ -19,7 +19,8 @@ from kws.files import write_text
 from kws.firmware import c_string
 from kws.layers import Network, multiplier_and_shift, read_network
 from kws.recordings import decode_folders
-from kws.settings import Settings
+from kws.settings import SENSITIVITIES, UNKNOWN_INDEX, Settings
+from kws.streaming import DetectorOptions
 from kws.tflite import TFLiteModel, quantize
 
 SOURCES = Path(__file__).resolve().parent / "c"
@@ -124,8 +125,37 @@ def header(network: Network, settings: Settings) -> str:
         "SCORE_SCALE": _float(network.scores[0]),
         "SCORE_ZERO": network.scores[1],
     }
+    sizes |= detector_sizes(settings)
     lines = [f"#define KWS_{name} {value}" for name, value in sizes.items()]
     return "\n".join(["/* Sizes in samples, values or labels. */", *lines, ""])
+
+
+def detector_sizes(settings: Settings) -> dict:
+    """What the detector (kws_detect.c) is made of; the hop is rounded to whole strides of frames."""
+    options = DetectorOptions().for_model(settings)
+    stride = settings.front_end.stride_samples
+    hop = max(1, round(options.hop_samples(settings) / stride))
+    hop_ms = 1000 * hop * stride / settings.sample_rate
+    return {
+        "HOP_STRIDES": hop,
+        "CLIP_STRIDES": -(-settings.clip_samples // stride),
+        "SMOOTHED": 1 + int(options.smoothing_ms / hop_ms),
+        "HOP_S": repr(hop * stride / settings.sample_rate),
+        "CLIP_S": repr(settings.clip_samples / settings.sample_rate),
+        "REFRACTORY_S": repr(options.refractory_ms / 1000),
+        "FIRST_WORD": UNKNOWN_INDEX + 1,
+        "WORDS": len(settings.wanted_words),
+    }
+
+
+def thresholds(settings: Settings) -> str:
+    """Of each sensitivity and word, as initialisers."""
+    rows = []
+    for name in SENSITIVITIES:
+        values = DetectorOptions(sensitivity=name).for_model(settings).threshold
+        row = np.broadcast_to(values, len(settings.wanted_words))
+        rows.append(f"    {{{', '.join(repr(float(value)) for value in row)}}},\n")
+    return "".join(rows)
 
 
 def tables(network: Network, settings: Settings) -> str:
@@ -136,6 +166,7 @@ def tables(network: Network, settings: Settings) -> str:
     parts = ['#include "kws.h"\n']
     names = ", ".join(map(c_string, settings.labels))
     parts.append(f"const char *const kws_labels[KWS_LABELS] = {{{names}}};\n")
+    parts.append(f"const double kws_thresholds[3][KWS_WORDS] = {{\n{thresholds(settings)}}};\n")
     parts += [_layer_tables(number, layer) for number, layer in enumerate(network.layers)]
     entries = "".join(_layer_entry(number, layer) for number, layer in enumerate(network.layers))
     parts.append(f"const kws_layer kws_layers[KWS_LAYERS] = {{\n{entries}}};\n")

@@ -1,12 +1,14 @@
 /* Check the module against the PC's figures, or classify recordings.
  *
  *   kws            checks the clips of kws_vectors.c: input within one step, scores bit for bit
- *   kws FILE...    names what is said in files of raw 16-bit little-endian mono PCM at KWS_SAMPLE_RATE Hz */
+ *   kws FILE...    names what is said in files of raw 16-bit little-endian mono PCM at KWS_SAMPLE_RATE Hz
+ *   kws -          prints the words detected in such samples on standard input, as they come */
 #ifndef ARDUINO /* where a sketch has setup and loop instead */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "kws_detect.h"
 #include "kws_vectors.h"
 
 static void print_label(const char *name, const int8_t scores[KWS_LABELS]) {
@@ -58,8 +60,25 @@ static int classify_file(const char *path) {
     return 1;
 }
 
+static int detect_in_standard_input(void) {
+    static kws_detector detector;
+    static unsigned char bytes[2 * KWS_STRIDE];
+    static int16_t samples[KWS_STRIDE];
+    kws_detection found;
+    kws_detect_start(&detector, KWS_NORMAL);
+    while (fread(bytes, 1, sizeof bytes, stdin) == sizeof bytes) {
+        for (int i = 0; i < KWS_STRIDE; i++) samples[i] = (int16_t)(bytes[2 * i] | bytes[2 * i + 1] << 8);
+        if (kws_detect(&detector, samples, &found)) {
+            printf("%.3f s  %s %.4f\n", found.seconds, kws_labels[found.label], (double)found.score);
+            fflush(stdout);
+        }
+    }
+    return 0;
+}
+
 int main(int count, char **arguments) {
     int failed = 0;
+    if (count == 2 && strcmp(arguments[1], "-") == 0) return detect_in_standard_input();
     for (int i = 1; i < count; i++) failed += !classify_file(arguments[i]);
     if (count > 1) return failed > 0;
     for (int i = 0; i < KWS_VECTORS; i++) failed += !check(&kws_vectors[i]);

@@ -16,10 +16,12 @@ import input_data
 import models
 import networks
 from conftest import ROOT, SHIPPED, SHIPPED_INT8, assert_one_clear_line, call, shipped_recordings, write_wav
+from kws import streaming
 from kws.cli import UserError
 from kws.features import mfcc
 from kws.quiet_tf import keras
-from kws.settings import Settings
+from kws.settings import DetectorSettings, Sensitivity, Settings
+from kws.streaming import DetectorOptions
 from kws.tflite import TFLiteModel, embed_settings, quantize
 
 STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror"]
@@ -51,7 +53,7 @@ class Module:
     def __init__(self, folder):
         self.folder = folder
         library = folder / "kws.so"
-        sources = [folder / name for name in ("kws_features.c", "kws_nn.c", "kws_model.c")]
+        sources = [folder / name for name in ("kws_features.c", "kws_nn.c", "kws_detect.c", "kws_model.c")]
         subprocess.run(["cc", *STRICT, "-shared", "-fPIC", "-o", library, *sources, "-lm"], check=True)
         self._library = ctypes.CDLL(str(library))
 
@@ -583,7 +585,7 @@ def test_the_readme_lights_an_led_at_a_word(shipped, tmp_path, sample, dnn_small
     module, model = shipped
     (program,) = re.findall("```c\n(.*?)```", (ROOT / "c" / "README.md").read_text(), re.S)
     (tmp_path / "board.c").write_text(program + BOARD)
-    sources = [module.folder / name for name in ("kws_features.c", "kws_nn.c", "kws_model.c")]
+    sources = [module.folder / name for name in ("kws_features.c", "kws_nn.c", "kws_detect.c", "kws_model.c")]
     board = [tmp_path / "board.c", "-I", module.folder, *sources, "-lm"]
     subprocess.run(["cc", *STRICT, "-o", tmp_path / "board", *board], check=True)
     clips = sample.training
@@ -597,6 +599,31 @@ def test_the_readme_lights_an_led_at_a_word(shipped, tmp_path, sample, dnn_small
     result = subprocess.run([tmp_path / "board"], input=recording.tobytes(), capture_output=True, check=True)
     lit = np.array(result.stdout.split(), int) * 40 / 1000
     assert len(lit) == 25 and 5 < lit[0] < 7
+
+
+@pytest.mark.parametrize("sensitivity", [None, "low"])
+def test_a_stream_gives_the_detections_of_the_pc(shipped, tmp_path, sample, dnn_small, sensitivity):
+    """The same words at the same times with the same scores, by default and as tuned."""
+    module, model = shipped
+    folder, settings = module.folder, model.settings
+    if sensitivity:
+        tuned = [Sensitivity((threshold,) * 10, 1.0, 0.5) for threshold in (0.9, 0.4, 0.3)]
+        settings = replace(settings, detector=DetectorSettings(80, 320, 600, tuned[1], tuned[0], tuned[2]))
+        path, folder = tmp_path / "tuned.tflite", tmp_path / "c"
+        path.write_bytes(embed_settings(model.content, settings))
+        model = TFLiteModel(path)
+        call("export_c.py", path, "--output", folder)
+    subprocess.run(["make", "-C", folder, "kws"], check=True, capture_output=True)
+    recording = streaming.make_recording("x", sample.training, sample.noise, 4, [0], dnn_small)
+    expected = [
+        (f"{found.seconds:.3f}", settings.labels[found.label], f"{found.score:.4f}")
+        for found in streaming.detections_in([recording.samples], model, DetectorOptions())
+    ]
+    heard = subprocess.run(
+        [folder / "kws", "-"], input=recording.samples.tobytes(), capture_output=True, check=True
+    ).stdout.decode()
+    found = [tuple(line.replace(" s ", "").split()) for line in heard.splitlines()]
+    assert len(expected) >= 20 and found == expected
 
 
 def test_other_models_are_refused_in_one_line(tmp_path):

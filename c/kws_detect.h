@@ -1,0 +1,42 @@
+/* Words in an endless stream: what kws/streaming.py detects on the PC, at the same times.
+ *
+ * Scores of the latest windows are averaged; a word is detected where its mean is the highest of all labels and
+ * reaches the word's threshold, unless something was detected less than the refractory time ago (as in P. Warden,
+ * arXiv:1804.03209, section 7). Hop, smoothing, refractory time and thresholds are the model's own. */
+#ifndef KWS_DETECT_H
+#define KWS_DETECT_H
+
+#include "kws.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { KWS_LOW, KWS_NORMAL, KWS_HIGH }; /* sensitivities: few false alarms ... few misses */
+
+typedef struct {
+    double seconds; /* since the start, to the middle of the windows that were averaged */
+    int label;      /* its name is kws_labels[label] */
+    float score;    /* mean, 0 to 1 */
+} kws_detection;
+
+typedef struct {
+    kws_stream stream;
+    int8_t recent[KWS_SMOOTHED][KWS_LABELS]; /* scores of the latest windows, a ring */
+    int32_t sums[KWS_LABELS];                /* of them, above KWS_SCORE_ZERO */
+    uint32_t strides, windows;               /* heard, and classified */
+    double last;                             /* seconds of the last detection */
+    int sensitivity;
+} kws_detector;
+
+/* Begin with nothing heard; the sensitivity is one of those above. */
+void kws_detect_start(kws_detector *detector, int sensitivity);
+
+/* Hear the next KWS_STRIDE samples. Returns whether a word was detected, and what, in *found. */
+int kws_detect(kws_detector *detector, const int16_t samples[KWS_STRIDE], kws_detection *found);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
