@@ -91,7 +91,7 @@ if [ -n "$checkpoint" ]; then
 elif [ "$model" != dnn_small ]; then
     out=$out/$model
 fi
-if $train; then out=$out/trained; else rm -rf "$out/clustered" "$out/entropy"; fi
+if $train; then out=$out/trained; else rm -rf "$out/clustered" "$out/cqat" "$out/entropy"; fi
 checkpoint=${checkpoint:-model_archive/model_source/weights}
 mkdir -p "$out"
 
@@ -112,9 +112,11 @@ python input_data.py "${data[@]}" ${test_set[@]+"${test_set[@]}"}
 # The flags in recipes/ come first, so that those after them override theirs.
 if $train; then
     case $name in
-        dnn) delete_outdated "$teacher" "$out/train" "$out/quantized" "$out/clustered" "$out/entropy" ;;
-        *) delete_outdated "$teacher" "$out/train" "$out/clustered" "$out/entropy" ;;
+        dnn) before=(delete_outdated "$teacher" "$out/train" "$out/quantized") ;;
+        *) before=(delete_outdated "$teacher" "$out/train") ;;
     esac
+    "${before[@]}" "$out/clustered" "$out/cqat"
+    "${before[@]}" "$out/entropy"
     echo "== train the teacher"
     python train.py @recipes/teacher.txt $(short 100) "${data[@]}" --train_dir "$teacher"
     echo "== train"
@@ -132,14 +134,14 @@ if $train; then
     fi
 fi
 
-cluster() {  # cluster METHOD FOLDER: by that method of optimisations.py, the model before as its own teacher
-    echo "== cluster $checkpoint: $1"
+cluster() {  # cluster METHOD CHECKPOINT FOLDER [FLAGS]: by that method of optimisations.py, taught by $checkpoint
+    echo "== cluster $2: $1"
     if [ "$name" = dnn ]; then
-        python optimisations.py @recipes/cluster.txt $(short 300) "${data[@]}" ${network[@]+"${network[@]}"} \
-            --method "$1" --checkpoint "$checkpoint" --teacher "$checkpoint" --train_dir "$2"
+        python optimisations.py @recipes/cluster.txt "${@:4}" $(short 300) "${data[@]}" ${network[@]+"${network[@]}"} \
+            --method "$1" --checkpoint "$2" --teacher "$checkpoint" --train_dir "$3"
     else
-        python optimisations.py @recipes/deep_cluster.txt $(short 100) "${data[@]}" ${network[@]+"${network[@]}"} \
-            --method "$1" --checkpoint "$checkpoint" --teacher "$checkpoint" --train_dir "$2"
+        python optimisations.py @recipes/deep_cluster.txt "${@:4}" $(short 100) "${data[@]}" \
+            ${network[@]+"${network[@]}"} --method "$1" --checkpoint "$2" --teacher "$checkpoint" --train_dir "$3"
     fi
 }
 
@@ -153,13 +155,17 @@ convert() {  # convert CHECKPOINT NAME: to NAME.tflite, float, and NAME_quantize
     files+=("$out/$2.tflite" "$out/$2_quantized.tflite")
 }
 convert "$checkpoint" "$name"
-if [ "$name" = lstm ]; then
-    echo "== tensorflow-model-optimization cannot cluster lstm's projected cells: by entropy only"
-else
-    cluster clustering "$out/clustered"
-    convert "$out/clustered/best" "${name}_clustered"
-fi
-cluster entropy "$out/entropy"
+case $name in
+    lstm) echo "== tensorflow-model-optimization cannot cluster lstm's projected cells: by entropy only" ;;
+    dnn | cnn | ds_cnn)  # whose clusters quantization-aware training then fits to int8
+        cluster clustering "$checkpoint" "$out/clustered"
+        cluster cqat "$out/clustered/best" "$out/cqat" --how_many_training_steps 4000
+        convert "$out/cqat/best" "${name}_clustered" ;;
+    *)
+        cluster clustering "$checkpoint" "$out/clustered"
+        convert "$out/clustered/best" "${name}_clustered" ;;
+esac
+cluster entropy "$checkpoint" "$out/entropy"
 convert "$out/entropy/best" "${name}_entropy"
 
 echo "== evaluate"

@@ -19,9 +19,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import input_data
 import models
-from convert_to_tflite import convert
+from convert_to_tflite import quantized
 from input_data import DataOptions
-from kws import checkpoints, firmware, tflite
+from kws import checkpoints, firmware
 from kws.cli import new_parser, number_list, options_from, run
 from kws.files import write_bytes, write_text
 from kws.settings import SettingsFlags
@@ -108,8 +108,7 @@ def measure(checkpoint, data, seed: int) -> dict[str, float]:
     def accuracy(model):
         return 100 * float((model.predict(features).argmax(1) == labels).mean())
 
-    calibration = tflite.calibration_features(data.validation, settings, seed)
-    content = embed_settings(convert(network, settings, calibration, "int8"), settings)
+    content = embed_settings(quantized(network, settings, data.validation, "int8", seed), settings)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.tflite"
         write_bytes(path, content)

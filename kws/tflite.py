@@ -4,6 +4,7 @@ import io
 import math
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,19 +55,28 @@ def _operator_name(code):
 # ---- settings inside ----
 
 
-def calibration_features(clips: input_data.Clips, settings: Settings, seed: int) -> np.ndarray:
+def calibration_features(
+    clips: input_data.Clips, settings: Settings, seed: int, saturated: float = SATURATED_BELOW, silence=False
+) -> np.ndarray:
     """Features of clips drawn from `clips`, to take the range of each tensor from: [500, feature_count].
 
-    Generated silence is left out, and the lowest percent of the values is raised to the next: they are logs
-    of almost nothing, from digital silence, and would leave too few steps for everything else.
+    The lowest of the values, a share `saturated` of them, are raised to the next: they are logs of almost
+    nothing, from digital silence, and would leave too few steps for everything else. So would generated
+    silence, which is left out but with `silence`.
     """
-    recordings = np.flatnonzero(clips.label != SILENCE_INDEX)
-    if not len(recordings):
+    chosen = np.arange(len(clips)) if silence else np.flatnonzero(clips.label != SILENCE_INDEX)
+    if not len(chosen):
         raise UserError("no clips for validation, so there is nothing to calibrate the quantized model with")
-    count = min(CALIBRATION_CLIPS, len(recordings))
-    chosen = np.random.default_rng(seed).choice(recordings, count, replace=False)
-    chosen_features = input_data.features(clips.take(chosen), settings.front_end)
-    return np.maximum(chosen_features, np.quantile(chosen_features, SATURATED_BELOW).astype(np.float32))
+    count = min(CALIBRATION_CLIPS, len(chosen))
+    chosen = np.random.default_rng(seed).choice(chosen, count, replace=False)
+    drawn = input_data.features(clips.take(chosen), settings.front_end)
+    return np.maximum(drawn, np.quantile(drawn, saturated).astype(np.float32))
+
+
+def calibrations(clips: input_data.Clips, settings: Settings, seed: int) -> Iterator[np.ndarray]:
+    """Features to calibrate with, in several ways: which is best depends on how a model tells silence."""
+    for saturated, silence in ((SATURATED_BELOW, False), (SATURATED_BELOW, True), (0, True)):
+        yield calibration_features(clips, settings, seed, saturated, silence)
 
 
 def embed_settings(content: bytes, settings: Settings) -> bytes:

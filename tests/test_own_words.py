@@ -1,0 +1,89 @@
+"""One's own words, from recordings to detections: what the README's commands make of synthetic speech."""
+
+import re
+import subprocess
+
+import numpy as np
+import pytest
+import soundfile
+
+from conftest import RATE, SAMPLE_DATA, call
+from kws import recordings
+
+WORDS = ("yes", "stop", "left")
+SPOKEN = 15
+
+
+@pytest.fixture(scope="module")
+def own_words(tmp_path_factory):
+    """The int8 model of three words of the sample data, the others being unknown."""
+    folder = tmp_path_factory.mktemp("own_words")
+    data = ["--data_dir", SAMPLE_DATA, "--data_url", "", "--wanted_words", ",".join(WORDS)]
+    stream = "--time_shift_ms 300".split()
+    short = "--eval_step_interval 500 --how_many_training_steps".split()
+    call("train.py", "@recipes/dnn_small.txt", *data, *stream, *short, 3000, "--train_dir", folder / "train")
+    start = ["--checkpoint", folder / "train" / "best", "--teacher", folder / "train" / "best"]
+    quantize = [
+        "optimisations.py",
+        "@recipes/quantize.txt",
+        "--data_dir",
+        SAMPLE_DATA,
+        *stream,
+        *start,
+        *short,
+        1000,
+    ]
+    call(*quantize, "--learning_rate", "0.0003", "--train_dir", folder / "quantized")
+    convert = [
+        "convert_to_tflite.py",
+        "--checkpoint",
+        folder / "quantized" / "best",
+        "--data_dir",
+        SAMPLE_DATA,
+    ]
+    call(*convert, "--inference_type", "int8", "--output", folder / "words.tflite")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def talk(own_words):
+    """A recording in which each of SPOKEN words is said after a pause: its path, and [(seconds, word)]."""
+    rng = np.random.default_rng(0)
+    parts, words, samples = [], [], 0
+    for number in range(SPOKEN):
+        word = WORDS[number % len(WORDS)]
+        files = sorted((SAMPLE_DATA / word).glob("*.flac"))
+        clip, _ = recordings.read_audio(files[rng.integers(len(files))], RATE)
+        pause = np.zeros(int(RATE * rng.uniform(1, 2.5)), np.int16)
+        parts += [pause, clip]
+        words.append(((samples + len(pause) + len(clip) / 2) / RATE, word))
+        samples += len(pause) + len(clip)
+    path = own_words / "talk.wav"
+    soundfile.write(path, np.concatenate([*parts, np.zeros(2 * RATE, np.int16)]), RATE)
+    return path, words
+
+
+def found_words(lines, words):
+    """How many of the words were detected at their time, and how many other detections there were."""
+    found = [re.search(r"([\d.]+) s +(\S+) [\d.]+$", line) for line in lines if "nothing" not in line]
+    found = [(float(match[1]), match[2]) for match in found]
+    hits = sum(any(abs(at - when) < 0.75 and said == word for at, said in found) for when, word in words)
+    return hits, len(found) - hits
+
+
+def test_own_words_are_detected_in_a_long_recording_on_the_pc(own_words, talk):
+    path, words = talk
+    lines = call("label_wav.py", own_words / "words.tflite", path).stdout.splitlines()
+    hits, others = found_words(lines, words)
+    assert hits >= SPOKEN - 1 and others <= 3
+
+
+def test_own_words_are_detected_by_the_c_module_as_on_the_pc(own_words, talk):
+    path, words = talk
+    call("export_c.py", own_words / "words.tflite", "--output", own_words / "c", "--data_dir", SAMPLE_DATA)
+    subprocess.run(["make", "-C", own_words / "c", "kws"], check=True, capture_output=True)
+    samples, _ = soundfile.read(path, dtype="int16")
+    program = [own_words / "c" / "kws", "-"]
+    output = subprocess.run(program, input=samples.tobytes(), capture_output=True, check=True).stdout.decode()
+    hits, others = found_words(output.splitlines(), words)
+    assert hits >= SPOKEN - 1 and others <= 3
