@@ -19,7 +19,7 @@ from kws.streaming import Detector, DetectorOptions, Recording, matches, window_
 
 # Finer towards 1, where the scores of a confident model lie.
 THRESHOLDS = np.unique(
-    np.round(np.concatenate([np.arange(0.3, 0.9, 0.05), 1 - np.geomspace(0.1, 1e-3, 27)]), 4)
+    np.round(np.concatenate([np.arange(0.15, 0.9, 0.05), 1 - np.geomspace(0.1, 1e-3, 27)]), 4)
 )
 TARGETS = {"low": 1.0, "normal": 5.0, "high": 20.0}  # false alarms an hour that the sensitivities are for
 
