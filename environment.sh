@@ -33,7 +33,7 @@ kws_set_up() {
     if [ -x "$kws_root/.venv/bin/python" ] && kws_complete "$kws_root/.venv/bin/python" "${files[@]}"; then
         return
     fi
-    echo "setting up $kws_root/.venv (once; about 2 GB and a minute or more)" >&2
+    echo "setting up $kws_root/.venv (once; 2.5 GB, and two minutes or more without a word)" >&2
     if ! kws_supported "$kws_root/.venv/bin/python"; then
         for candidate in python3 python3.13 python3.12 python3.11 python3.10 python; do
             kws_supported "$candidate" && break

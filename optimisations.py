@@ -79,14 +79,21 @@ def main():
 
     best = Path(options.train_dir) / "best"
     model = checkpoints.load(best)
-    for layer in model.network.layers:
-        for kernel in models.kernels(layer):
-            zeros = 100 * np.mean(kernel.numpy() == 0)
-            pruned = f", {zeros:.1f} % zeros" if zeros > 1 else ""
-            print(f"distinct values of {kernel.name.removesuffix(':0')}: {len(np.unique(kernel))}{pruned}")
+    print_distinct_values(model.network, how)
     print(before.summary())
     print(report("after", model).summary())
     print(f"checkpoint after {how.method}: {checkpoints.checkpoint_prefix(best)}")
+
+
+def print_distinct_values(network, how: CompressionOptions):
+    """How many values each kernel has, and which are as they were."""
+    for layer in network.layers:
+        for kernel in models.kernels(layer):
+            count, zeros = len(np.unique(kernel)), 100 * np.mean(kernel.numpy() == 0)
+            notes = f", {zeros:.1f} % zeros" if zeros > 1 else ""
+            if how.method == "clustering" and count > how.clusters:
+                notes += ", which tensorflow-model-optimization leaves as it is"
+            print(f"distinct values of {kernel.name.removesuffix(':0')}: {count}{notes}")
 
 
 if __name__ == "__main__":

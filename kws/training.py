@@ -345,12 +345,16 @@ def compiled_steps(model, latent, optimizer, options: TrainingOptions):
 
 def _train_until(end, step, batches, train, rates, batch_size):
     """Take the steps up to `end`; mean loss and accuracy over them."""
+    from tqdm import tqdm
+
     first, loss_sum, correct = step, 0.0, 0
-    while step < end:
-        taken = Batch.stack(list(itertools.islice(batches, min(STEPS_AT_ONCE, end - step))))
-        count = len(taken.labels)
-        loss, right = train(rates[step : step + count], taken)
-        loss_sum, correct, step = loss_sum + float(loss), correct + int(right), step + count
+    with tqdm(initial=step, total=end, desc="training", unit=" steps", leave=False, disable=None) as progress:
+        while step < end:
+            taken = Batch.stack(list(itertools.islice(batches, min(STEPS_AT_ONCE, end - step))))
+            count = len(taken.labels)
+            loss, right = train(rates[step : step + count], taken)
+            loss_sum, correct, step = loss_sum + float(loss), correct + int(right), step + count
+            progress.update(count)
     if not math.isfinite(loss_sum):
         raise UserError(
             f"training diverged before step {end:,}: the loss is {loss_sum}; lower --learning_rate"

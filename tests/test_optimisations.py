@@ -18,6 +18,7 @@ from conftest import (
 )
 from kws import checkpoints
 from kws.tflite import zipped_size
+from networks import TINY
 
 
 def optimising(checkpoint, folder, *flags):
@@ -88,6 +89,17 @@ def test_a_convolutional_network_is_trained_and_clustered(tmp_path):
     command = optimising(tmp_path / "train" / "best", tmp_path / "clustered")
     output = call(*command, "--how_many_training_steps", "2,1").stdout
     assert "distinct values of output/kernel" in output
+
+
+def test_a_kernel_that_tfmot_does_not_cluster_is_named(tmp_path):
+    network = ["--model_architecture", "ds_cnn", "--model_size_info", *map(str, TINY["ds_cnn"])]
+    frames = "--window_size_ms 100 --window_stride_ms 100 --dct_coefficient_count 10".split()
+    brief = "--how_many_training_steps 2 --learning_rate 0.001".split()
+    call("train.py", *DATA, *network, *frames, *brief, "--train_dir", tmp_path / "train")
+    command = optimising(tmp_path / "train" / "best", tmp_path / "clustered", *brief, "--clusters", "4")
+    output = call(*command).stdout
+    assert re.search(r"distinct values of depthwise_conv2d\S*: \d+, which .* leaves as it is", output), output
+    assert "distinct values of output/kernel: 4\n" in output
 
 
 def test_a_checkpoint_without_clusters_cannot_keep_them(trained, tmp_path):
