@@ -1,6 +1,6 @@
 """What an open microphone hears that is none of the words: windows of long recordings, and words cut in half.
 
-Both are drawn afresh in every epoch and labelled `_unknown_`, or `_silence_` where they hold no sound.
+Both are drawn afresh in every epoch and labelled `_unknown_`.
 """
 
 import hashlib
@@ -18,9 +18,6 @@ from kws.folders import list_recordings
 from kws.recordings import CACHE_VERSION, BadAudio, audio_blocks, open_audio, writable_cache
 from kws.settings import SILENCE_INDEX, UNKNOWN_INDEX
 
-# Root mean square, in steps of int16, below which a window holds no sound: -72 dB of full scale. int8 models
-# saturate at noise of some 2 steps, so that they could not tell such a window from silence.
-NO_SOUND = 8
 CUT = 0.35, 0.65  # of a clip: where the first of two words ends and the second begins
 
 
@@ -123,15 +120,10 @@ class TrainingAudio:
         self.windows, self.cut_words = range(len(clips), end), range(end, end + 2**31)
 
     def labels(self, chosen: np.ndarray) -> np.ndarray:
-        """Label of each of the clips `chosen`, int32; windows without sound are silence."""
+        """Label of each of the clips `chosen`, int32."""
         is_clip = chosen < len(self._clips)
         labels = self._clips.label[np.where(is_clip, chosen, 0)]
-        labels = np.where(is_clip, labels, UNKNOWN_INDEX).astype(np.int32)
-        negatives = np.flatnonzero(~is_clip)
-        for row, samples in zip(negatives, self.audio(chosen[negatives]), strict=True):
-            if np.mean(np.square(samples, dtype=np.float32)) < NO_SOUND**2:
-                labels[row] = SILENCE_INDEX
-        return labels
+        return np.where(is_clip, labels, UNKNOWN_INDEX).astype(np.int32)
 
     def audio(self, chosen: np.ndarray) -> np.ndarray:
         """Their samples, int16 [len(chosen), clip_samples]."""
