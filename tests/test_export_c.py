@@ -405,7 +405,7 @@ def test_features_are_those_of_the_pc_with_any_window(tmp_path, rate, window):
     network = export_c.read_network(SHIPPED_INT8.read_bytes(), SHIPPED_INT8)
     (tmp_path / "kws_model.h").write_text(export_c.header(network, settings))
     (tmp_path / "kws_model.c").write_text(export_c.tables(network, settings))
-    for name in ("kws.h", "kws_features.c", "kws_nn.c"):
+    for name in ("kws.h", "kws_detect.h", "kws_features.c", "kws_nn.c", "kws_detect.c"):
         shutil.copy(ROOT / "c" / name, tmp_path)
     rng = np.random.default_rng(0)
     levels = np.geomspace(1, 32767, 50)[:, None]
