@@ -5,7 +5,6 @@ By default the weights and activations become int8. The batch is fixed to 1, and
 """
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
@@ -131,8 +130,7 @@ def quantized(network, settings, clips, inference_type: str, seed: int) -> bytes
     if lost > WORTH_A_WARNING:
         print(
             f"{inference_type} costs {lost:.1f} points of validation accuracy: fine-tune the checkpoint with "
-            "optimisations.py --method quantization (a dnn) or qat, which teaches it to bear the rounding",
-            file=sys.stderr,
+            "optimisations.py --method quantization (a dnn) or qat, which teaches it to bear the rounding"
         )
     return content
 

@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source ./environment.sh "$PWD/tests/requirements.txt"
-exec python -m pytest -n auto --dist worksteal -q -rs tests "$@"
+exec python -m pytest -n auto --dist worksteal -q -rfEs tests "$@"
