@@ -107,6 +107,9 @@ delete_outdated() {  # delete_outdated STAGE...: those whose earlier stage was d
     done
 }
 
+if ! $sample; then
+    echo "this takes some six minutes on two cores, and with --train an hour or more, which resumes where it was interrupted"
+fi
 python input_data.py "${data[@]}" ${test_set[@]+"${test_set[@]}"}
 
 # The flags in recipes/ come first, so that those after them override theirs.
