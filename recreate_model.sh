@@ -60,7 +60,7 @@ warning="
 ################################################################################
 "
 has_recordings() {
-    python -c 'import pathlib, sys, kws.download; sys.exit(not kws.download.word_folders(pathlib.Path(sys.argv[1])))' "$1"
+    python -c 'import pathlib, sys, kws.folders; sys.exit(not kws.folders.word_folders(pathlib.Path(sys.argv[1])))' "$1"
 }
 
 can_download() {
@@ -160,9 +160,10 @@ convert() {  # convert CHECKPOINT NAME: to NAME.tflite, float, and NAME_quantize
 convert "$checkpoint" "$name"
 case $name in
     lstm) echo "== tensorflow-model-optimization cannot cluster lstm's projected cells: by entropy only" ;;
-    dnn | cnn | ds_cnn)  # whose clusters quantization-aware training then fits to int8
+    dnn | cnn | ds_cnn)  # whose clusters quantization-aware training then fits to int8, in as many steps or half
         cluster clustering "$checkpoint" "$out/clustered"
-        cluster cqat "$out/clustered/best" "$out/cqat" --how_many_training_steps 4000
+        if [ "$name" = dnn ]; then fewer=(--how_many_training_steps 4000); else fewer=(); fi
+        cluster cqat "$out/clustered/best" "$out/cqat" ${fewer[@]+"${fewer[@]}"}
         convert "$out/cqat/best" "${name}_clustered" ;;
     *)
         cluster clustering "$checkpoint" "$out/clustered"
