@@ -1,6 +1,6 @@
 /* Counts the instructions of a classification and of the MFCCs of a frame on an emulated Cortex-M: `make count`.
  *
- * With -icount shift=0 QEMU's time goes on by the same for each instruction, so that a timer counts them. (It counts
+ * With -icount shift=0 QEMU's clock advances equally for each instruction, so that a timer counts them. (It counts
  * no cycles: on a processor an instruction takes one or more, and memory may be slow.) A loop of known length shows how
  * many there are to a tick of the timer. */
 #if defined(__arm__) && !defined(ARDUINO)

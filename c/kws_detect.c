@@ -27,7 +27,7 @@ int kws_detect(kws_detector *detector, const int16_t samples[KWS_STRIDE], kws_de
     int8_t scores[KWS_LABELS];
     kws_stream_push(&detector->stream, samples);
     detector->strides++;
-    /* A window is whole when a clip has been heard; the next are a hop apart. */
+    /* The first window is complete after a clip of audio; further ones follow a hop apart. */
     if (detector->strides < KWS_CLIP_STRIDES) return 0;
     if ((detector->strides - KWS_CLIP_STRIDES) % KWS_HOP_STRIDES) return 0;
     kws_classify(detector->stream.input, scores);

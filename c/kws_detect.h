@@ -24,15 +24,15 @@ typedef struct {
     kws_stream stream;
     int8_t recent[KWS_SMOOTHED][KWS_LABELS]; /* scores of the latest windows, a ring */
     int32_t sums[KWS_LABELS];                /* of them, above KWS_SCORE_ZERO */
-    uint32_t strides, windows;               /* heard, and classified */
+    uint32_t strides, windows;               /* received, and classified */
     double last;                             /* seconds of the last detection */
     int sensitivity;
 } kws_detector;
 
-/* Begin with nothing heard; the sensitivity is one of those above. */
+/* Reset: the stream starts now. The sensitivity is one of those above. */
 void kws_detect_start(kws_detector *detector, int sensitivity);
 
-/* Hear the next KWS_STRIDE samples. Returns whether a word was detected, and what, in *found. */
+/* Process the next KWS_STRIDE samples. Returns whether a word was detected, and what, in *found. */
 int kws_detect(kws_detector *detector, const int16_t samples[KWS_STRIDE], kws_detection *found);
 
 #ifdef __cplusplus

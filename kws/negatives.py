@@ -127,8 +127,12 @@ class TrainingAudio:
 
     def audio(self, chosen: np.ndarray) -> np.ndarray:
         """Their samples, int16 [len(chosen), clip_samples]."""
-        audio = self._clips.audio(np.where(chosen < len(self._clips), chosen, 0))
-        for row in np.flatnonzero(chosen >= len(self._clips)):
+        is_clip = chosen < len(self._clips)
+        if is_clip.all():
+            return self._clips.audio(chosen)
+        audio = np.empty((len(chosen), self._clips.pcm[0].shape[1]), np.int16)
+        audio[is_clip] = self._clips.audio(chosen[is_clip])
+        for row in np.flatnonzero(~is_clip):
             number = int(chosen[row])
             if number in self.windows:
                 self._negatives.read(number - self.windows.start, audio[row])
