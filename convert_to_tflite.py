@@ -13,7 +13,7 @@ import models
 from input_data import DataOptions
 from kws import checkpoints, firmware, tflite
 from kws.cli import bounded, new_parser, options_from, run
-from kws.files import write_bytes, write_text
+from kws.files import errors_name, write_bytes, write_text
 from kws.quiet_tf import quiet, tf
 from kws.reports import Report, protocol_of
 from kws.settings import SettingsFlags
@@ -86,11 +86,12 @@ def main():
     output = Path(args.output or f"work/{settings.model_architecture}{suffix}.tflite")
     array = output if output.suffix in (".c", ".cc", ".cpp") else None
     output = output.with_suffix(".tflite") if array else output
+    with errors_name(output):  # before minutes of calibration
+        output.parent.mkdir(parents=True, exist_ok=True)
     if args.quantize:
         content = quantized(network, settings, data.validation, args.inference_type, args.seed)
     else:
         content = convert(network, settings, None, args.inference_type)
-    output.parent.mkdir(parents=True, exist_ok=True)
     replaced = " in place of an earlier one" if output.exists() else ""
     write_bytes(output, embed_settings(content, settings))
     print(f"wrote {output}{replaced}: {output.stat().st_size:,} bytes")

@@ -108,7 +108,7 @@ def add_training_arguments(parser):
     add(
         "negatives_dir",
         "folders of recordings of any length without the wanted words: speech, music, noise. Windows of them "
-        "are _unknown_",
+        "are _unknown_ or _silence_",
         nargs="*",
         action=StoreTuple,
         metavar="DIR",
@@ -117,7 +117,7 @@ def add_training_arguments(parser):
     add("negatives_percentage", f"windows of --negatives_dir {of_wanted}", type=percent, metavar="P")
     add(
         "cut_words_percentage",
-        f"windows that hold the end of one word and the beginning of another, _unknown_ too, {of_wanted}",
+        f"windows that hold the end of one word and the beginning of another, likewise, {of_wanted}",
         type=percent,
         metavar="P",
     )

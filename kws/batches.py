@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     """Clips to take a step on; with one more axis in front, several batches."""
 
     features: np.ndarray  # float32 [batch_size, feature_count]
-    labels: np.ndarray  # int32 [batch_size]
+    labels: np.ndarray  # int32 [batch_size], or NO_WORD
     scores: np.ndarray | None = None  # a teacher's, float32 [batch_size, labels]
 
     def map(self, function: Callable) -> "Batch":

@@ -1,6 +1,7 @@
 """What an open microphone hears that is none of the words: windows of long recordings, and words cut in half.
 
-Both are drawn afresh in every epoch and labelled `_unknown_`.
+Both are drawn afresh in every epoch. They are labelled NO_WORD, not `_unknown_`: some hold near silence, and where the
+line between the two is, only the clips say.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from kws.features import FrontEnd
 from kws.files import appears_complete, lock
 from kws.folders import list_recordings
 from kws.recordings import CACHE_VERSION, BadAudio, audio_blocks, open_audio, writable_cache
-from kws.settings import SILENCE_INDEX, UNKNOWN_INDEX
+from kws.settings import NO_WORD, SILENCE_INDEX
 
 CUT = 0.35, 0.65  # of a clip: where the first of two words ends and the second begins
 
@@ -120,10 +121,10 @@ class TrainingAudio:
         self.windows, self.cut_words = range(len(clips), end), range(end, end + 2**31)
 
     def labels(self, chosen: np.ndarray) -> np.ndarray:
-        """Label of each of the clips `chosen`, int32."""
+        """Label of each of the clips `chosen`, int32; NO_WORD for windows."""
         is_clip = chosen < len(self._clips)
         labels = self._clips.label[np.where(is_clip, chosen, 0)]
-        return np.where(is_clip, labels, UNKNOWN_INDEX).astype(np.int32)
+        return np.where(is_clip, labels, NO_WORD).astype(np.int32)
 
     def audio(self, chosen: np.ndarray) -> np.ndarray:
         """Their samples, int16 [len(chosen), clip_samples]."""

@@ -17,6 +17,7 @@ from kws.features import MEL_CHANNELS, MEL_UPPER_HZ, FrontEnd
 SILENCE_LABEL = "_silence_"
 UNKNOWN_LABEL = "_unknown_"
 SILENCE_INDEX, UNKNOWN_INDEX = 0, 1  # in Settings.labels
+NO_WORD = -1  # of a training clip that is one of those two, whichever: it holds none of the words
 OF_THE_DATA = (
     "wanted_words",
     "validation_percentage",

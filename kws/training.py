@@ -31,6 +31,7 @@ from kws.quiet_tf import keras, tf
 from kws.recordings import NOISE_FOLDER
 from kws.run_folder import claimed_folder, log_progress, run_identity, write_history
 from kws.settings import (
+    NO_WORD,
     OF_THE_DATA,
     SILENCE_INDEX,
     SILENCE_LABEL,
@@ -307,13 +308,18 @@ def compiled_steps(model, latent, optimizer, options: TrainingOptions):
     temperature = options.temperature or TEMPERATURE
     logits_of = keras.Model(model.input, model.layers[-1].input)  # all but the softmax
 
+    label_of_score = tf.range(model.output.shape[1])
+    is_word = label_of_score > UNKNOWN_INDEX
+
     def loss_of(logits, batch):
+        no_word = batch.labels[:, None] == NO_WORD
         if batch.scores is None:
-            return tf.nn.sparse_softmax_cross_entropy_with_logits(batch.labels, logits)  # [batch]
+            # cross-entropy; where silence and unknown are both right, of the sum of their scores
+            right = (batch.labels[:, None] == label_of_score) | (no_word & ~is_word)
+            return -tf.reduce_logsumexp(tf.where(right, tf.nn.log_softmax(logits), -np.inf), 1)  # [batch]
         # both softmaxes at a temperature, whose square keeps gradients as large (arXiv:1503.02531)
-        teachers_logits = tf.math.log(
-            tf.maximum(batch.scores, LEAST_SCORE)
-        )  # up to a constant, which softmax ignores
+        teachers_scores = tf.where(no_word & is_word, LEAST_SCORE, tf.maximum(batch.scores, LEAST_SCORE))
+        teachers_logits = tf.math.log(teachers_scores)  # up to a constant, which softmax ignores
         softened = tf.nn.softmax(teachers_logits / temperature)  # [batch, labels]
         return temperature**2 * tf.nn.softmax_cross_entropy_with_logits(softened, logits / temperature)
 
@@ -327,7 +333,8 @@ def compiled_steps(model, latent, optimizer, options: TrainingOptions):
         optimizer.apply_gradients(zip(gradients, latent.variables_to_train, strict=True))
         latent.quantize_into_model()
         predicted = tf.argmax(logits, 1, output_type=batch.labels.dtype)  # [batch]
-        return loss, tf.reduce_sum(tf.cast(predicted == batch.labels, tf.float32))
+        no_word = (batch.labels == NO_WORD) & (predicted <= UNKNOWN_INDEX)
+        return loss, tf.reduce_sum(tf.cast((predicted == batch.labels) | no_word, tf.float32))
 
     step_of_all = distribution.distributed(step, model.distribute_strategy)
 
