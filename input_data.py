@@ -60,6 +60,7 @@ class DataOptions:
     training_unknown_percentage: float | None = None  # unknown_percentage where None
     negatives_dir: tuple[str, ...] = ()
     negatives_percentage: float = 50
+    hard_negatives_percentage: float = 0
     cut_words_percentage: float = 0
 
     @property
@@ -116,6 +117,13 @@ def add_training_arguments(parser):
     of_wanted = "in an epoch, in %% of the wanted words' clips"
     add("negatives_percentage", f"windows of --negatives_dir {of_wanted}", type=percent, metavar="P")
     add(
+        "hard_negatives_percentage",
+        "and those that the model at the start takes for words, the more often the higher its score, "
+        f"{of_wanted}",
+        type=percent,
+        metavar="P",
+    )
+    add(
         "cut_words_percentage",
         f"windows that hold the end of one word and the beginning of another, likewise, {of_wanted}",
         type=percent,
@@ -138,6 +146,9 @@ class Data:
     negatives: LongRecordings | None = None
     negatives_per_epoch: int = 0  # windows of them
     cut_words_per_epoch: int = 0
+    # windows that a model takes for words, and the chances to draw one of them up to each (kws.mining)
+    hard_negatives: tuple[np.ndarray, np.ndarray] | None = None
+    hard_negatives_per_epoch: int = 0
 
 
 def open_data(options: DataOptions, settings: Settings) -> Data:
@@ -331,6 +342,7 @@ def _fresh_batches(data, variation, front_end, batch_size, seed, numbers, rows, 
         [
             (source.windows, data.negatives_per_epoch),
             (source.cut_words, data.cut_words_per_epoch),
+            (_hard_negatives(data, source, front_end), data.hard_negatives_per_epoch),
         ],
     )
 
@@ -361,6 +373,20 @@ def _fresh_batches(data, variation, front_end, batch_size, seed, numbers, rows, 
             yield ahead.popleft().result()
     while ahead:
         yield ahead.popleft().result()
+
+
+def _hard_negatives(data, source, front_end):
+    """A function that draws hard negatives, as EpochOrder takes it: their numbers in `source`."""
+
+    def draw(rng, count):
+        if not count:
+            return np.zeros(0, np.int64)
+        numbers, chances = data.hard_negatives
+        drawn = numbers[np.searchsorted(chances, rng.random(count), side="right")]
+        near = rng.integers(-front_end.stride_samples, front_end.stride_samples + 1, count)
+        return source.windows.start + np.clip(drawn + near, 0, data.negatives.windows - 1)
+
+    return draw
 
 
 # ---- what there is, as a table ----

@@ -12,7 +12,7 @@ import numpy as np
 import input_data
 import models
 from input_data import DataOptions
-from kws import checkpoints, compression, training
+from kws import checkpoints, compression, mining, training
 from kws.augmentation import Augmentation
 from kws.batch_norm import fold_batch_norm_in_place
 from kws.checkpoints import KerasModel
@@ -59,6 +59,8 @@ def main():
     keras.utils.set_random_seed(options.seed)
     before = report("before", KerasModel(network, settings))
     print(before.summary())
+    miner = KerasModel(network, settings)
+    data = mining.with_hard_negatives(data, miner, data_options.hard_negatives_percentage)
 
     fold_batch_norm_in_place(network)
     tuned = compression.fine_tuning(

@@ -8,10 +8,10 @@ from pathlib import Path
 import input_data
 import models
 from input_data import DataOptions
-from kws import checkpoints, distribution, plots, training
+from kws import checkpoints, distribution, mining, plots, training
 from kws.augmentation import Augmentation
 from kws.batch_norm import fold_batch_norm_into_plain_model, load_plain_weights, with_batch_norm
-from kws.cli import new_parser, options_from, run
+from kws.cli import UserError, new_parser, options_from, run
 from kws.files import fingerprint
 from kws.quiet_tf import keras
 from kws.reports import Report, protocol_of
@@ -70,6 +70,10 @@ def main():
         model = models.build_model(settings)
         if args.start_checkpoint:
             training.start_from(args.start_checkpoint, model, settings)
+            miner = checkpoints.KerasModel(model, settings)
+            data = mining.with_hard_negatives(data, miner, data_options.hard_negatives_percentage)
+        elif data_options.hard_negatives_percentage:
+            raise UserError("--hard_negatives_percentage needs a model that finds them: --start_checkpoint")
         if args.batch_norm:
             start += ", with batch normalisation"
             recordings = data.validation.without_silence()

@@ -37,7 +37,8 @@ class EpochOrder:
     """The order of training clips: epoch after epoch, each shuffled.
 
     An epoch holds each clip of `always` (indices) once, and `drawn` of the clips in `pool`, drawn afresh; and
-    of each of `others`, ranges of further numbers that stand for windows, so many of them, drawn afresh too.
+    of each of `others`, further numbers that stand for windows, so many of them, drawn afresh too: from a
+    range, or by a function of a random generator and their count.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class EpochOrder:
         pool: np.ndarray,
         drawn: int,
         seed: int,
-        others: list[tuple[range, int]] = (),
+        others: list[tuple[range | Callable, int]] = (),
     ):
         self._always, self._pool, self._drawn, self._seed = always, pool, drawn, seed
         self._others = others
@@ -65,7 +66,10 @@ class EpochOrder:
     def _shuffled_epoch(self, number):
         rng = np.random.default_rng([self._seed, ORDER, number])
         drawn = rng.choice(self._pool, self._drawn, replace=False)
-        others = [rng.integers(numbers.start, numbers.stop, count) for numbers, count in self._others]
+        others = [
+            numbers(rng, count) if callable(numbers) else rng.integers(numbers.start, numbers.stop, count)
+            for numbers, count in self._others
+        ]
         return rng.permutation(np.concatenate([self._always, drawn, *others]))
 
 

@@ -1,12 +1,13 @@
 """What an open microphone hears that is none of the words: windows of long recordings, and words cut in half.
 
-Both are drawn afresh in every epoch. They are labelled NO_WORD, not `_unknown_`: some hold near silence, and where the
-line between the two is, only the clips say.
+Both are drawn afresh in every epoch. They are labelled NO_WORD, not `_unknown_`: some hold near silence, and
+where the line between the two is, only the clips say.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from kws.recordings import CACHE_VERSION, BadAudio, audio_blocks, open_audio, wr
 from kws.settings import NO_WORD, SILENCE_INDEX
 
 CUT = 0.35, 0.65  # of a clip: where the first of two words ends and the second begins
+BLOCK = 2**20  # samples that are read at once
 
 
 class LongRecordings:
@@ -34,6 +36,15 @@ class LongRecordings:
         self._ends = np.cumsum(np.maximum(0, lengths - window_samples + 1))
         self.windows = int(self._ends[-1]) if len(files) else 0
         self.samples = int(lengths.sum())
+
+    def pieces(self) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+        """Of each recording with a window: the number of its first one, and the samples, int16, in blocks."""
+        first = 0
+        for file, end in zip(self._files, self._ends.tolist(), strict=True):
+            if end > first:
+                samples = np.memmap(file, np.int16, "r")
+                yield first, (samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))
+            first = end
 
     def read(self, window: int, out: np.ndarray) -> np.ndarray:
         """The samples of a window, into `out`, int16 [window_samples]."""

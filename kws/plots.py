@@ -18,9 +18,10 @@ DPI = 110
 
 def write_training_plots(folder, history: np.ndarray):
     """Learning curves, from a row for each validation: step, rate, loss, training and validation accuracy,
-    validation loss.
+    validation loss, miss rate on an open microphone (nan where it was not measured).
     """
-    step, rate, loss, training, validation, validation_loss = np.asarray(history, float).reshape(-1, 6).T
+    columns = np.asarray(history, float).reshape(-1, 7).T
+    step, rate, loss, training, validation, validation_loss, miss_rate = columns
     figure = _figure(9, 6.5)
     accuracy_axes, loss_axes, rate_axes = figure.subplots(
         3, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1.5, 1)}
@@ -30,7 +31,8 @@ def write_training_plots(folder, history: np.ndarray):
     )
     accuracy_axes.plot(step, 100 * validation, color=ACCENT, label="validation")
     if len(step):
-        best = np.lexsort((validation_loss, -validation))[0]  # as training keeps it
+        merit = np.where(np.isnan(miss_rate), validation, (validation + 1 - miss_rate) / 2)
+        best = np.lexsort((validation_loss, -merit))[0]  # as training keeps it
         accuracy_axes.plot(step[best], 100 * validation[best], "o", color=ACCENT)
         accuracy_axes.annotate(
             f"{100 * validation[best]:.2f} %",
@@ -40,6 +42,8 @@ def write_training_plots(folder, history: np.ndarray):
             ha="center",
             color=ACCENT,
         )
+    if np.isfinite(miss_rate).any():
+        accuracy_axes.plot(step, 100 - 100 * miss_rate, color=INK, label="words detected in a stream")
     accuracy_axes.set_ylabel("accuracy, %")
     accuracy_axes.legend(frameon=False, loc="lower right")
     loss_axes.plot(step, loss, color=SECOND)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import re
 import sys
 from datetime import timedelta
@@ -20,7 +21,7 @@ from kws.settings import FIELDS, OF_THE_DATA
 HISTORY_NAME = "history.csv"
 HISTORY_COLUMNS = (
     *("step", "learning_rate", "loss", "training_accuracy"),
-    *("validation_accuracy", "validation_loss"),
+    *("validation_accuracy", "validation_loss", "validation_miss_rate"),
 )
 STEPS, RATES, CLIPS = "--how_many_training_steps", "--learning_rate", "number of training clips"
 
@@ -130,7 +131,7 @@ def _steps_done(folder) -> int:
 
 
 def read_history(train_dir) -> np.ndarray:
-    """What HISTORY_COLUMNS names, after each validation of the run in `train_dir`: float [validations, 6]."""
+    """What HISTORY_COLUMNS names, after each validation of the run in `train_dir`: float [validations, 7]."""
     file = Path(train_dir) / HISTORY_NAME
     if not file.exists():
         return np.zeros((0, len(HISTORY_COLUMNS)))
@@ -152,11 +153,12 @@ def write_history(train_dir, row):
 
 def log_progress(options, row, pace):
     """One line on the terminal, and the same for TensorBoard; `row` as HISTORY_COLUMNS, `pace` in steps/s."""
-    step, rate, loss, accuracy, validated, validation_loss = row
-    total = options.total_steps
+    step, rate, loss, accuracy, validated, validation_loss, miss_rate = row
+    total, alarms = options.total_steps, options.false_alarms_per_hour
+    missed = "" if math.isnan(miss_rate) else f", {100 * miss_rate:.1f} % misses at {alarms:g} false alarms/h"
     print(
         f"step {step:,} of {total:,}: rate {rate:g}, loss {loss:.3f}, "
-        f"training accuracy {100 * accuracy:.1f} %, validation accuracy {100 * validated:.2f} %; "
+        f"training accuracy {100 * accuracy:.1f} %, validation accuracy {100 * validated:.2f} %{missed}; "
         f"{pace:.0f} steps/s, {timedelta(seconds=round((total - step) / pace))} left",
         flush=True,
     )
@@ -166,6 +168,8 @@ def log_progress(options, row, pace):
         tf.summary.scalar("loss/validation", validation_loss)
         tf.summary.scalar("accuracy/training", accuracy)
         tf.summary.scalar("accuracy/validation", validated)
+        if missed:
+            tf.summary.scalar("misses/validation", miss_rate)
         tf.summary.scalar("learning_rate", rate)
         tf.summary.flush()
 

@@ -26,7 +26,7 @@ from kws.checkpoints import (
     read_settings,
     writing,
 )
-from kws.cli import UserError, bounded, flag_adder, number_list, show
+from kws.cli import StoreTuple, UserError, bounded, flag_adder, number_list, show
 from kws.quiet_tf import keras, tf
 from kws.recordings import NOISE_FOLDER
 from kws.run_folder import claimed_folder, log_progress, run_identity, write_history
@@ -40,9 +40,9 @@ from kws.settings import (
     Settings,
     SettingsFlags,
 )
+from kws.validation import LEAST_SCORE, validation
 
 TEMPERATURE = 4.0  # chosen on the validation partition
-LEAST_SCORE = 1e-7  # of which a logarithm is taken
 STEPS_AT_ONCE = 20  # steps of one call into TensorFlow, which costs as much as some steps of a small network
 FEW_TO_LEARN_FROM, FEW_TO_VALIDATE_ON = 100, 20  # clips of a word
 WORK_FOLDER = Path(__file__).resolve().parent.parent / "work"
@@ -67,6 +67,8 @@ class TrainingOptions:
     teacher: str | None = None
     temperature: float | None = None  # TEMPERATURE where None
     summaries_dir: str | None = None
+    ambient: tuple[str, ...] = ()
+    false_alarms_per_hour: float = 5
 
     def __post_init__(self):
         if self.temperature and not self.teacher:
@@ -116,6 +118,20 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
         "echo_factor",
         "times that augmented clips are used before fresh ones are made (data echoing)",
         type=count,
+        metavar="N",
+    )
+    add(
+        "ambient",
+        "validate on an open microphone too: folders of recordings without the words, other ones than those "
+        "of --negatives_dir. The checkpoint with the best mean of clip accuracy and words detected is kept",
+        nargs="*",
+        action=StoreTuple,
+        metavar="DIR",
+    )
+    add(
+        "false_alarms_per_hour",
+        "at how many false alarms in --ambient (and at half and twice as many) words are to be detected",
+        type=bounded(float, 0.01),
         metavar="N",
     )
     add(
@@ -265,7 +281,8 @@ def fit(
             latent = latent or LatentWeights(model, {})
             state, manager = _restored_state(model, latent, options)
         train = compiled_steps(model, latent, state.optimizer, options)
-        validate = _validation(model, data, settings) if worker == 0 else None
+        on_microphone = options.ambient, options.false_alarms_per_hour
+        validate = validation(model, data, settings, *on_microphone) if worker == 0 else None
         steps = range(int(state.step.read_value()), options.total_steps)
         batches = input_data.training_batches(
             data,
@@ -286,14 +303,15 @@ def fit(
             state.step.assign(end)
             if validate:
                 network = plain()
-                validated, validation_loss = validate()
+                validated = validate()
+                best = float(state.best.read_value()), float(state.best_loss.read_value())
                 with writing(options.train_dir):
-                    if end >= keep_from and _is_better(validated, validation_loss, state):
-                        name = f"{settings.model_architecture}_{10000 * validated:04.0f}.ckpt-{end}"
+                    if end >= keep_from and validated.is_better(*best):
+                        name = f"{settings.model_architecture}_{10000 * validated.accuracy:04.0f}.ckpt-{end}"
                         keep_best(network, settings, Path(options.train_dir) / "best", name)
-                        state.best.assign(validated)
-                        state.best_loss.assign(validation_loss)
-                    row = end, float(rates[end - 1]), loss, accuracy, validated, validation_loss
+                        state.best.assign(validated.merit)
+                        state.best_loss.assign(validated.loss)
+                    row = end, float(rates[end - 1]), loss, accuracy, *validated
                     write_history(options.train_dir, row)
                     manager.save(end)
                 log_progress(options, row, pace)
@@ -367,28 +385,6 @@ def _train_until(end, step, batches, train, rates, batch_size):
             f"training diverged before step {end:,}: the loss is {loss_sum}; lower --learning_rate"
         )
     return loss_sum / (end - first), correct / (end - first) / batch_size
-
-
-def _validation(model, data, settings):
-    """A function that returns accuracy and mean cross-entropy of `model`, as it is when called, on the
-    validation partition.
-    """
-    features, labels = input_data.features(data.validation, settings.front_end), data.validation.label
-    current = KerasModel(model, settings)
-
-    def validate():
-        scores = current.predict(features)
-        of_true_labels = scores[np.arange(len(labels)), labels]
-        loss = -np.log(np.maximum(of_true_labels, LEAST_SCORE)).mean()
-        return float((scores.argmax(1) == labels).mean()), float(loss)
-
-    return validate
-
-
-def _is_better(validated, validation_loss, state) -> bool:
-    """Whether a validation is the best so far: few clips often give the same accuracy, then by the loss."""
-    best, best_loss = float(state.best.read_value()), float(state.best_loss.read_value())
-    return validated > best or validated == best and validation_loss < best_loss
 
 
 def _validation_steps(steps, interval):

@@ -1,12 +1,14 @@
 """Windows of long recordings and of words cut in half, among the clips that training draws."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import soundfile
 
 import input_data
 from conftest import RATE
-from kws import negatives
+from kws import mining, negatives
 from kws.augmentation import Augmentation
 from kws.batches import EpochOrder
 from kws.cli import UserError
@@ -103,3 +105,59 @@ def test_training_sees_negatives_as_no_word(data_options, dnn_small, ramps):
     many = labels(negatives_dir=(str(ramps),), negatives_percentage=200, cut_words_percentage=100)
     assert (many == NO_WORD).mean() > 0.7 and not (none == NO_WORD).any()
     assert (many == SILENCE_INDEX).any()
+
+
+def knocks(at_seconds, seconds=4):
+    """Silence with loud noise at these times, for 0.2 s each; float [samples]."""
+    samples = np.zeros(seconds * RATE)
+    for start in at_seconds:
+        samples[int(start * RATE) : int((start + 0.2) * RATE)] = 0.5
+    return samples * np.random.default_rng(0).normal(size=len(samples))
+
+
+def taken_for_words(settings):
+    """A model that takes windows with loud frames for the word `yes`."""
+
+    def predict(features):
+        loud = (features.reshape(len(features), settings.frame_count, -1)[:, :, 0] > 0).mean(1)
+        scores = np.zeros((len(features), len(settings.labels)), np.float32)
+        scores[:, 2], scores[:, SILENCE_INDEX] = loud, 1 - loud
+        return scores
+
+    return SimpleNamespace(predict=predict, settings=settings)
+
+
+def test_hard_negatives_are_windows_that_the_model_takes_for_words(tmp_path, dnn_small):
+    soundfile.write(tmp_path / "a.flac", knocks([]), RATE)
+    soundfile.write(tmp_path / "b.flac", knocks([2]), RATE)
+    recordings = negatives.open_long_recordings((str(tmp_path),), dnn_small.front_end)
+    numbers, scores = mining.hard_windows(recordings, taken_for_words(dnn_small))
+    second = 3 * RATE + 1  # the first window of the second recording
+    assert numbers.min() >= second + RATE - RATE // 10 and numbers.max() <= second + 2.3 * RATE
+    assert len(numbers) > 10 and (scores >= mining.LOWEST_SCORE).all()
+    out = np.empty(CLIP, np.int16)
+    assert all(np.abs(recordings.read(number, out)).max() > 1000 for number in numbers)
+
+
+def test_an_epoch_draws_hard_negatives_by_their_scores(data_options, dnn_small, tmp_path):
+    soundfile.write(tmp_path / "a.flac", knocks([2], seconds=60), RATE)
+    asked = {"negatives_dir": (str(tmp_path),), "negatives_percentage": 0}
+    data = input_data.open_data(data_options(**asked), dnn_small)
+    hard = mining.with_hard_negatives(data, taken_for_words(dnn_small), 400)
+    wanted = int(np.sum(data.training.label > 1))
+    assert hard.hard_negatives_per_epoch == 4 * wanted
+
+    def batch(data):
+        size = wanted + data.hard_negatives_per_epoch
+        (batch,) = input_data.training_batches(
+            data, Augmentation(), dnn_small.front_end, batch_size=size, seed=0, steps=range(1)
+        )
+        return batch
+
+    drawn = batch(hard)
+    windows = drawn.features[drawn.labels == NO_WORD].reshape(-1, dnn_small.frame_count, 10)
+    assert len(windows) > 3 * wanted
+    assert (windows[:, :, 0] > 0).any(1).mean() > 0.9  # 59 s of 60 hold nothing
+    assert not (batch(data).labels == NO_WORD).any()
+    with pytest.raises(UserError, match="--negatives_dir"):
+        mining.with_hard_negatives(input_data.open_data(data_options(), dnn_small), None, 10)

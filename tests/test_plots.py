@@ -29,7 +29,7 @@ def test_training_draws_its_curves_and_confusions(tmp_path):
     assert_pictures(tmp_path / "plots", *names)
     history = run_folder.read_history(tmp_path / "run")
     np.testing.assert_array_equal(history[:, 0], [10, 20, 30])
-    for step, _, loss, _, validated, _ in history:
+    for step, _, loss, _, validated, *_ in history:
         assert f"step {step:.0f} of 30: rate 0.001, loss {loss:.3f}" in output
         assert f"validation accuracy {100 * validated:.2f} %" in output
 

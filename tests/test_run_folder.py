@@ -100,7 +100,7 @@ def test_a_run_of_another_network_cannot_start_from_this_ones_weights(finished):
 
 def test_the_history_keeps_no_steps_that_were_taken_in_vain(tmp_path):
     for step in (10, 20, 30, 20):
-        run_folder.write_history(tmp_path, (step, 0.1, 2.5, 0.5, step / 100, 2))
+        run_folder.write_history(tmp_path, (step, 0.1, 2.5, 0.5, step / 100, 2, 0.3))
     np.testing.assert_allclose(run_folder.read_history(tmp_path)[:, [0, 4]], [[10, 0.1], [20, 0.2]])
     (tmp_path / run_folder.HISTORY_NAME).write_text("step\nhello\n")
     with pytest.raises(UserError, match="is damaged"):
