@@ -9,7 +9,7 @@ from pathlib import Path
 import input_data
 import models
 from input_data import DataOptions
-from kws import ambient, checkpoints, plots, streaming
+from kws import ambient, checkpoints, plots, streaming, streams
 from kws.checkpoints import load
 from kws.cli import bounded, new_parser, options_from, run
 from kws.reports import Evaluation, Report, comparison_table, protocol_of, write_json
@@ -55,6 +55,10 @@ def parse_arguments():
         parser.error("--ambient_test and --write_detector need --ambient, which chooses the thresholds")
     if args.ambient and (args.stream or args.stream_wav):
         parser.error("--ambient makes its own stream of words: leave out --stream and --stream_wav")
+    if args.verifier and not (args.ambient or args.stream or args.stream_wav):
+        parser.error("--verifier is for long recordings: it needs --ambient, --stream or --stream_wav")
+    if args.verifier and len(args.paths) > 1 and args.write_detector:
+        parser.error("--verifier holds thresholds for one first stage: give one model to --write_detector")
     if (args.stream or args.stream_wav) and (args.plots or args.test_dir):
         parser.error("--plots and --test_dir are for clips, not for long recordings")
     return args
@@ -185,6 +189,7 @@ def labelled_features(data_options, test_dir, settings):
 def evaluate_streams(args):
     """Print false alarms and misses of each model on long recordings at several thresholds."""
     flags, options = SettingsFlags.from_arguments(args), options_from(DetectorOptions, args)
+    verifier = load(args.verifier) if args.verifier else None
     results, known_recordings = {}, {}
     for path in args.paths:
         model = load(path, flags)
@@ -193,10 +198,10 @@ def evaluate_streams(args):
             known_recordings[key] = recordings(args, model.settings)
         chosen = None
         for recording in known_recordings[key]:
-            outcomes = streaming.outcomes(recording, model, options)
-            print(f"{path}: {streaming.outcomes_text(recording, outcomes, model.settings)}")
+            outcomes = streams.outcomes(recording, model, options, verifier)
+            print(f"{path}: {streams.outcomes_text(recording, outcomes, model.settings)}")
             if chosen is None:
-                point = streaming.operating_point(outcomes, args.false_alarms_per_hour)
+                point = streams.operating_point(outcomes, args.false_alarms_per_hour)
                 chosen = point.threshold
                 if point.false_alarms > args.false_alarms_per_hour:
                     print(f"  no threshold has at most {args.false_alarms_per_hour:g} false alarms an hour")
@@ -215,11 +220,15 @@ def evaluate_streams(args):
 def evaluate_ambient(args):
     """Print false alarms in recordings without the words beside misses; choose thresholds, and try them."""
     flags, options = SettingsFlags.from_arguments(args), options_from(DetectorOptions, args)
+    verifier = load(args.verifier) if args.verifier else None
     results, curves = {}, {}
     for path in args.paths:
         model = load(path, flags)
-        streams = recordings(args, model.settings)
-        measured = ambient.measure(args.ambient, streams[0], model, options)
+        words = recordings(args, model.settings)
+        measured = ambient.measure(args.ambient, words[0], model, options, verifier)
+        if verifier:
+            measured = ambient.with_best_gate(measured, args.false_alarms_per_hour)
+            print(f"{args.verifier} is asked where {path} has a score of {measured.options.gate:g} or more")
         points = ambient.sweep(measured)
         print(f"{path}: {ambient.text(measured, points, args.false_alarms_per_hour)}")
         common = ambient.operating_point(points, args.false_alarms_per_hour).threshold
@@ -233,7 +242,7 @@ def evaluate_ambient(args):
         results[path]["chosen"] = chosen
         curves[path] = points
         if args.ambient_test:
-            tested = ambient.measure(args.ambient_test, streams[1], model, options)
+            tested = ambient.measure(args.ambient_test, words[1], model, measured.options, verifier)
             for name, thresholds in chosen.items():
                 print(f"  {name}, on other recordings: {ambient.outcome_text(tested, thresholds)}")
             results[path]["test"] = {
@@ -241,8 +250,10 @@ def evaluate_ambient(args):
             }
         if args.write_detector:
             detector = ambient.detector_settings(measured)
-            checkpoints.write_settings(path, replace(model.settings, detector=detector))
-            print(f"  detector written into {path}")
+            # what was tuned for two models is the verifier's: alone, the first has other thresholds
+            target, its_settings = (args.verifier, verifier.settings) if verifier else (path, model.settings)
+            checkpoints.write_settings(target, replace(its_settings, detector=detector))
+            print(f"  detector written into {target}")
     if args.plots:
         plots.write_det_plot(args.plots, curves)
     if args.json:
@@ -252,11 +263,11 @@ def evaluate_ambient(args):
 def recordings(args, settings):
     """The long recordings that the flags ask for; the threshold is chosen on the first."""
     if args.stream_wav:
-        return [streaming.read_recording(args.stream_wav, args.stream_words, settings)]
+        return [streams.read_recording(args.stream_wav, args.stream_words, settings)]
     data = input_data.open_data(options_from(DataOptions, args), settings)
     sets = {"validation": data.validation, "testing": data.testing}
     return [
-        streaming.make_recording(name, clips, data.noise, args.stream_minutes, [args.seed, number], settings)
+        streams.make_recording(name, clips, data.noise, args.stream_minutes, [args.seed, number], settings)
         for number, (name, clips) in enumerate(sets.items())
     ]
 

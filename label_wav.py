@@ -25,7 +25,7 @@ from kws.features import mfcc
 from kws.folders import list_recordings
 from kws.pipes import open_pipe
 from kws.recordings import LOWEST_RATE, BadAudio, audio_blocks, clip_start, one_clip, open_audio
-from kws.streaming import Detector, DetectorOptions, padded, window_scores
+from kws.streaming import Detector, DetectorOptions, padded, smoothed_scores
 
 # Of a recording that gets one label. Between the taps with which a phone records a word pass up to three
 # seconds: of 600 validation clips in 1.5, 2 and 3 s of faint noise 91 % get the right label, while 80 to 84 %
@@ -57,7 +57,9 @@ def parse_arguments():
 def main():
     args = parse_arguments()
     model = load(args.model_path)
-    options = options_from(DetectorOptions, args).for_model(model.settings)
+    verifier = load(args.verifier) if args.verifier else None
+    options = options_from(DetectorOptions, args).for_model(model.settings, verifier and verifier.settings)
+    Detector(options, model.settings)  # a wrong flag is an error before any recording is read
     sys.stdout.reconfigure(errors="surrogateescape")  # names of files may hold bytes that are no text
     files, problems = find_recordings(args.files)
     for problem in problems:
@@ -68,7 +70,7 @@ def main():
                 recording, is_raw = opened
                 longest = longest_clip(args, is_raw, model.settings)
                 blocks = audio_blocks(recording, model.settings.sample_rate)
-                for finding in findings(blocks, longest, model, options):
+                for finding in findings(blocks, longest, model, options, verifier):
                     print_finding(file, finding, args.json)
         except BrokenPipeError:
             raise
@@ -138,7 +140,7 @@ class Finding(NamedTuple):
     detected: bool  # False for the best word of a recording in which none was detected
 
 
-def findings(blocks, longest: float, model, options: DetectorOptions) -> Iterator[Finding]:
+def findings(blocks, longest: float, model, options: DetectorOptions, verifier=None) -> Iterator[Finding]:
     """The label of a recording no longer than `longest` samples; of a longer one the detections as they are
     made, or the best word where there are none.
     """
@@ -152,8 +154,8 @@ def findings(blocks, longest: float, model, options: DetectorOptions) -> Iterato
     settings, detector = model.settings, Detector(options, model.settings)
     blocks = padded(itertools.chain([samples], blocks), settings.clip_samples)
     nothing = True
-    for scores in window_scores(blocks, model, options.hop_samples(settings)):
-        for detection in detector.detect(scores):
+    for smoothed in smoothed_scores(blocks, detector, model, verifier):
+        for detection in detector.detections(smoothed):
             nothing = False
             yield Finding(detection.seconds, settings.labels[detection.label], detection.score, True)
     if nothing:

@@ -15,26 +15,26 @@ from kws.cli import UserError
 from kws.negatives import recordings_below
 from kws.recordings import BadAudio, audio_blocks, open_audio
 from kws.settings import UNKNOWN_INDEX, DetectorSettings, Sensitivity, Settings
-from kws.streaming import Detector, DetectorOptions, Recording, matches, window_scores
+from kws.streaming import Detector, DetectorOptions, Smoothed, smoothed_scores
+from kws.streams import Recording, matches
 
 # Finer towards 1, where the scores of a confident model lie.
 THRESHOLDS = np.unique(
     np.round(np.concatenate([np.arange(0.15, 0.9, 0.05), 1 - np.geomspace(0.1, 1e-3, 27)]), 4)
 )
+GATES = [round(gate / 20, 2) for gate in range(3, 19)]
 TARGETS = {"low": 1.0, "normal": 5.0, "high": 20.0}  # false alarms an hour that the sensitivities are for
 
 
 class Track(NamedTuple):
-    """What a detector needs of a recording: for each window, over the windows averaged at it."""
+    """What a detector needs of a recording."""
 
     name: str
-    labels: np.ndarray  # int8 [windows]: with the highest mean score
-    scores: np.ndarray  # float32 [windows]: that score
-    seconds: np.ndarray  # float32 [windows]: the middle of the windows averaged
+    smoothed: Smoothed  # labels int8, the others float32
     hours: float
 
     def detections(self, options: DetectorOptions, settings: Settings) -> list:
-        return Detector(options, settings).detections(self.labels, self.scores, self.seconds)
+        return Detector(options, settings).detections(self.smoothed)
 
 
 class Point(NamedTuple):
@@ -77,8 +77,8 @@ class Measured:
         return Point(threshold, self.false_alarms(threshold).sum() / self.hours, self.misses(threshold))
 
 
-def track(name: str, blocks, model, options: DetectorOptions) -> Track:
-    """Run a model over audio in blocks, int16 [samples]."""
+def track(name: str, blocks, model, options: DetectorOptions, verifier=None) -> Track:
+    """Run a model, and a verifier, over audio in blocks, int16 [samples]."""
     settings, parts, samples = model.settings, [], 0
 
     def counted():
@@ -87,16 +87,18 @@ def track(name: str, blocks, model, options: DetectorOptions) -> Track:
             samples += len(block)
             yield block
 
-    detector = Detector(options, settings)
-    for scores in window_scores(counted(), model, options.hop_samples(settings)):
-        labels, best, seconds = detector.smoothed(scores)
-        parts.append((labels.astype(np.int8), best.astype(np.float32), seconds.astype(np.float32)))
+    # the verifier is asked wherever one of GATES may have it asked
+    detector = Detector(replace(options, gate=GATES[0]) if verifier else options, settings)
+    for labels, *others in smoothed_scores(counted(), detector, model, verifier):
+        parts.append((labels.astype(np.int8), *(x if x is None else x.astype(np.float32) for x in others)))
     if not parts:
         raise UserError(f"{name} is shorter than a clip of {settings.clip_duration_ms} ms")
-    return Track(name, *map(np.concatenate, zip(*parts, strict=True)), samples / settings.sample_rate / 3600)
+    columns = zip(*parts, strict=True)
+    smoothed = Smoothed(*(None if column[0] is None else np.concatenate(column) for column in columns))
+    return Track(name, smoothed, samples / settings.sample_rate / 3600)
 
 
-def tracks(folders: list[str], model, options: DetectorOptions) -> Iterator[Track]:
+def tracks(folders: list[str], model, options: DetectorOptions, verifier=None) -> Iterator[Track]:
     """The Track of each recording in the folders, and in the folders below them; progress is shown."""
     from tqdm import tqdm
 
@@ -106,17 +108,20 @@ def tracks(folders: list[str], model, options: DetectorOptions) -> Iterator[Trac
     for file in tqdm(files, "listening", unit=" files", disable=None):
         try:
             with open_audio(file) as audio:
-                yield track(str(file), audio_blocks(audio, model.settings.sample_rate), model, options)
+                blocks = audio_blocks(audio, model.settings.sample_rate)
+                yield track(str(file), blocks, model, options, verifier)
         except BadAudio as error:
             raise UserError(f"{file} {error}") from None
 
 
-def measure(folders: list[str], recording: Recording, model, options: DetectorOptions) -> Measured:
-    """Run the model over recordings without words, and over the stream of words."""
-    options = options.for_model(model.settings)
+def measure(
+    folders: list[str], recording: Recording, model, options: DetectorOptions, verifier=None
+) -> Measured:
+    """Run the model, and a verifier, over recordings without words, and over the stream of words."""
+    options = options.for_model(model.settings, verifier and verifier.settings)
     return Measured(
-        list(tracks(folders, model, options)),
-        track(recording.name, [recording.samples], model, options),
+        list(tracks(folders, model, options, verifier)),
+        track(recording.name, [recording.samples], model, options, verifier),
         recording,
         model.settings,
         options,
@@ -126,6 +131,18 @@ def measure(folders: list[str], recording: Recording, model, options: DetectorOp
 def sweep(measured: Measured) -> list[Point]:
     """A detector at each of THRESHOLDS: its DET curve."""
     return [measured.point(float(threshold)) for threshold in THRESHOLDS]
+
+
+def with_best_gate(measured: Measured, false_alarms_per_hour: float) -> Measured:
+    """With the one of GATES at which least is missed at so many false alarms; of a verifier."""
+
+    def misses(gate):
+        with_gate = replace(measured, options=replace(measured.options, gate=gate))
+        return operating_point(sweep(with_gate), false_alarms_per_hour).miss_rate
+
+    # of equal ones the highest, which asks the verifier least
+    best = min(reversed(GATES), key=misses)
+    return replace(measured, options=replace(measured.options, gate=best))
 
 
 def operating_point(points: list[Point], false_alarms_per_hour: float) -> Point:
@@ -185,7 +202,8 @@ def detector_settings(measured: Measured) -> DetectorSettings:
             thresholds, round(point.false_alarms_per_hour, 2), round(point.miss_rate, 4)
         )
     options = measured.options
-    return DetectorSettings(options.hop_ms, options.smoothing_ms, options.refractory_ms, **chosen)
+    times = options.hop_ms, options.smoothing_ms, options.refractory_ms
+    return DetectorSettings(*times, **chosen, gate=options.gate)
 
 
 def outcome_text(measured: Measured, thresholds) -> str:

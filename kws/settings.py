@@ -44,6 +44,9 @@ class DetectorSettings:
     low: Sensitivity
     normal: Sensitivity
     high: Sensitivity
+    # Of a verifier (kws/verifier.py): the smoothed score of a first stage from which on it is asked. The
+    # thresholds above are then for the two together.
+    gate: float | None = None
 
     @staticmethod
     def from_values(values: dict, words: int) -> "DetectorSettings":
@@ -55,9 +58,11 @@ class DetectorSettings:
                 raise ValueError(f"{words} thresholds from 0 to 1 are needed, not {one.thresholds}")
         if not all(0 <= time < math.inf for time in times) or times[0] == 0:
             raise ValueError(f"the detector's times are {times}")
-        return DetectorSettings(
-            *times, *(dataclasses.replace(one, thresholds=tuple(one.thresholds)) for one in sensitivities)
-        )
+        gate = values.get("gate")
+        if gate is not None and not 0 <= gate <= 1:
+            raise ValueError(f"the gate of a verifier is {gate}, not from 0 to 1")
+        chosen = (dataclasses.replace(one, thresholds=tuple(one.thresholds)) for one in sensitivities)
+        return DetectorSettings(*times, *chosen, gate)
 
 
 SENSITIVITIES = "low", "normal", "high"

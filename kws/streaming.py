@@ -2,8 +2,6 @@
 where its score reaches a threshold; false alarms and misses of that.
 """
 
-import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -11,21 +9,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from input_data import Clips
 from kws.cli import UserError, bounded, flag_adder
 from kws.features import FrontEnd, mfcc
-from kws.recordings import BadAudio, audio_blocks, open_audio, read_audio
+from kws.recordings import BadAudio, audio_blocks, open_audio
 from kws.settings import SENSITIVITIES, UNKNOWN_INDEX, Settings
-from kws.word_lists import folded, read_words
+from kws.verifier import RecentAudio, Verifier
+from kws.word_lists import folded
 
 WINDOWS_AT_ONCE = 500
-TOLERANCE_S = 0.75  # between a detection and the middle of the word
-GAPS_S = 0.5, 3.0  # shortest and longest between the words of a recording made for measuring
-LOUDEST_BACKGROUND = 0.1
-THRESHOLDS = np.arange(20, 100) / 100
 # Hop: a multiple of the stride of frames, so that a board computes each frame once. Smoothing: 16 windows
 # missed least at 1, 5 and 20 false alarms an hour (of 5 to 25 windows; validation audio, docs/results.md).
 DEFAULTS = {"hop_ms": 40.0, "smoothing_ms": 600.0, "refractory_ms": 1000.0, "threshold": 0.7}
+DEFAULT_GATE = 0.5  # of a verifier that was not tuned to the first stage
 
 
 @dataclass(frozen=True)
@@ -37,10 +32,19 @@ class DetectorOptions:
     refractory_ms: float | None = None
     threshold: float | tuple[float, ...] | None = None  # of all words, or of each
     sensitivity: str = "normal"  # of the model's settings
+    wake_word: str | None = None  # the other words are detected only for listen_ms after it
+    listen_ms: float = 3000
+    gate: float | None = None  # smoothed score from which on a verifier is asked; None without one
 
-    def for_model(self, settings: Settings) -> "DetectorOptions":
-        """These options with a value in place of each None."""
-        chosen, values = settings.detector, {}
+    def for_model(self, settings: Settings, verifier: Settings | None = None) -> "DetectorOptions":
+        """These options with a value in place of each None; what was tuned for the model is in its settings,
+        what was tuned for two stages in those of the verifier.
+        """
+        chosen, values = (verifier or settings).detector, {}
+        if chosen and (chosen.gate is None) == (verifier is not None):
+            chosen = None  # it was tuned for another use of the model
+        if verifier and self.gate is None:
+            values["gate"] = chosen.gate if chosen else DEFAULT_GATE
         for name in ("hop_ms", "smoothing_ms", "refractory_ms"):
             if getattr(self, name) is None:
                 values[name] = getattr(chosen, name) if chosen else DEFAULTS[name]
@@ -77,6 +81,13 @@ def add_arguments(parser):
         type=duration,
         metavar="MS",
     )
+    add("wake_word", "detect the other words only for --listen_ms after this one", metavar="WORD")
+    add("listen_ms", "for so long", type=duration, metavar="MS")
+    group.add_argument(
+        "--verifier",
+        metavar="MODEL",
+        help="a larger model, which is asked only about what the first detected, and decides",
+    )
     return group
 
 
@@ -102,6 +113,15 @@ class Detection(NamedTuple):
     score: float  # smoothed
 
 
+class Smoothed(NamedTuple):
+    """What detections follow from: for each window, over the windows averaged at it."""
+
+    labels: np.ndarray  # int [windows]: with the highest mean score
+    scores: np.ndarray  # float [windows]: that score
+    seconds: np.ndarray  # float [windows]: the middle of the windows averaged, since the start
+    verified: np.ndarray | None = None  # float [windows]: a verifier's mean score of the label, or 0
+
+
 class Detector:
     """Finds words in the scores of windows that come one after the other.
 
@@ -111,26 +131,39 @@ class Detector:
 
     def __init__(self, options: DetectorOptions, settings: Settings):
         options = options.for_model(settings)
-        hop = options.hop_samples(settings)
-        self._hop = hop / settings.sample_rate
+        self.hop = options.hop_samples(settings)  # samples
+        self._hop = self.hop / settings.sample_rate
         self._thresholds = np.full(len(settings.labels), np.inf)
         self._thresholds[UNKNOWN_INDEX + 1 :] = options.threshold
         # windows averaged
-        self._count = 1 + int(options.smoothing_ms * settings.sample_rate / 1000) // hop
+        self.count = self._count = 1 + int(options.smoothing_ms * settings.sample_rate / 1000) // self.hop
+        self.gate = options.gate
+        self._wake_label = self._wake_word(options, settings)
+        self._listen, self._awake_until = options.listen_ms / 1000, -np.inf
         self._refractory = options.refractory_ms / 1000
         self._middle = settings.clip_duration_ms / 2000
         self._recent = np.zeros((0, len(settings.labels)), np.float32)
         self._windows, self._last = 0, -np.inf
         self.best = None  # Detection of the highest smoothed score of a word so far, whether detected or not
 
+    @staticmethod
+    def _wake_word(options, settings):
+        if options.wake_word is None:
+            return None
+        known = {folded(word): settings.labels.index(word) for word in settings.wanted_words}
+        if folded(options.wake_word) not in known:
+            raise UserError(
+                f"--wake_word {options.wake_word} is none of the model's words, "
+                f"{', '.join(settings.wanted_words)}"
+            )
+        return known[folded(options.wake_word)]
+
     def detect(self, scores: np.ndarray) -> list[Detection]:
         """The detections in the next windows' scores, float [windows, labels]."""
-        return self.detections(*self.smoothed(scores))
+        return self.detections(self.smoothed(scores))
 
-    def smoothed(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each of the next windows the label with the highest mean score, that score, and the seconds
-        from the start of the recording to the middle of the windows averaged.
-        """
+    def smoothed(self, scores: np.ndarray) -> Smoothed:
+        """What follows from the next windows' scores, float [windows, labels]."""
         known = np.concatenate([self._recent, scores])
         sums = np.cumsum(np.concatenate([np.zeros((1, known.shape[1])), known]), axis=0, dtype=np.float64)
         ends = np.arange(len(self._recent) + 1, len(known) + 1)
@@ -141,16 +174,25 @@ class Detector:
         self._keep_best(seconds, means[:, UNKNOWN_INDEX + 1 :])
         self._windows += len(scores)
         self._recent = known[max(0, len(known) - self._count + 1) :]
-        return means.argmax(1), means.max(1), seconds
+        return Smoothed(means.argmax(1), means.max(1), seconds)
 
-    def detections(self, labels: np.ndarray, scores: np.ndarray, seconds: np.ndarray) -> list[Detection]:
-        """The detections among what `smoothed` returned for the next windows."""
+    def detections(self, smoothed: Smoothed) -> list[Detection]:
+        """The detections among the next windows."""
+        labels, scores, seconds, verified = smoothed
+        if verified is not None:
+            scores = np.where(scores >= self.gate, verified, 0)
         found = []
         for window in np.flatnonzero(scores >= self._thresholds[labels]):
-            if seconds[window] - self._last >= self._refractory:
-                self._last = seconds[window]
-                found.append(Detection(float(self._last), int(labels[window]), float(scores[window])))
+            now, label = float(seconds[window]), int(labels[window])
+            if now - self._last >= self._refractory and self._listens_to(label, now):
+                self._last = now
+                found.append(Detection(now, label, float(scores[window])))
         return found
+
+    def _listens_to(self, label, now):
+        if label == self._wake_label:
+            self._awake_until = now + self._listen
+        return self._wake_label is None or now <= self._awake_until
 
     def _keep_best(self, seconds, scores_of_words):
         if not scores_of_words.size:
@@ -207,15 +249,40 @@ def padded(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
         yield np.zeros(length, np.int16)
 
 
-def detections_in(blocks: Iterable[np.ndarray], model, options: DetectorOptions) -> Iterator[Detection]:
+def smoothed_scores(
+    blocks: Iterable[np.ndarray], detector: Detector, model, verifier=None
+) -> Iterator[Smoothed]:
+    """What follows from the windows that each of `blocks`, int16 [samples], completes; of loaded models."""
+    if verifier is None:
+        yield from map(detector.smoothed, window_scores(blocks, model, detector.hop))
+        return
+    second, first = Verifier(verifier, model.settings, detector.hop, detector.count), 0
+    audio = RecentAudio(blocks, second.history)
+    for scores in window_scores(audio, model, detector.hop):
+        smoothed = detector.smoothed(scores)
+        (asked,) = np.nonzero((smoothed.labels > UNKNOWN_INDEX) & (smoothed.scores >= detector.gate))
+        verified = np.zeros(len(scores), np.float32)
+        verified[asked] = second.means(audio, first + asked, smoothed.labels[asked])
+        first += len(scores)
+        yield smoothed._replace(verified=verified)
+
+
+def detections_in(
+    blocks: Iterable[np.ndarray], model, options: DetectorOptions, verifier=None
+) -> Iterator[Detection]:
     """The detections in audio that comes in blocks, int16 [samples], as they are made."""
-    detector = Detector(options, model.settings)
-    for scores in window_scores(blocks, model, options.hop_samples(model.settings)):
-        yield from detector.detect(scores)
+    detector = Detector(options.for_model(model.settings, verifier and verifier.settings), model.settings)
+    for smoothed in smoothed_scores(blocks, detector, model, verifier):
+        yield from detector.detections(smoothed)
 
 
-def detect(path, model, options: DetectorOptions = DetectorOptions()) -> Iterator[Detection]:  # noqa: B008  (frozen)
-    """The detections in a recording of any length, rate and format; `model` from kws.checkpoints.load.
+def detect(
+    path,
+    model,
+    options: DetectorOptions = DetectorOptions(),  # noqa: B008  (frozen)
+    verifier=None,
+) -> Iterator[Detection]:
+    """The detections in a recording of any length, rate and format; models from kws.checkpoints.load.
 
     A recording shorter than the model's clip is followed by silence. UserError where it cannot be read.
     """
@@ -223,146 +290,6 @@ def detect(path, model, options: DetectorOptions = DetectorOptions()) -> Iterato
     try:
         with open_audio(path) as file:
             blocks = audio_blocks(file, front_end.sample_rate)
-            yield from detections_in(padded(blocks, front_end.clip_samples), model, options)
+            yield from detections_in(padded(blocks, front_end.clip_samples), model, options, verifier)
     except BadAudio as error:
         raise UserError(f"{path} {error}") from None
-
-
-# ---- false alarms and misses ----
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A long recording with known words."""
-
-    name: str
-    samples: np.ndarray  # int16 [samples]
-    words: list[tuple[float, int]]  # seconds of the middle of each word, its label; in order
-
-    def hours(self, settings: Settings) -> float:
-        return len(self.samples) / settings.sample_rate / 3600
-
-
-class Outcome(NamedTuple):
-    """How good a detector is on a recording at one threshold."""
-
-    threshold: float
-    false_rejects: float  # share of the words that were not detected, 0 to 1
-    false_alarms: float  # detections per hour that match no word
-
-    def __str__(self):
-        missed = f"{100 * self.false_rejects:5.1f} % false rejects"
-        return f"{missed}, {self.false_alarms:6.1f} false alarms an hour"
-
-
-def make_recording(
-    name: str, clips: Clips, noise, minutes: float, seed: list[int], settings: Settings
-) -> Recording:
-    """A recording of clips drawn from `clips` in background noise: wanted and unknown words in turn at
-    random, with pauses between them.
-    """
-    rng = np.random.default_rng(seed)
-    length, clip_samples = int(minutes * 60 * settings.sample_rate), settings.clip_samples
-    pools = [np.flatnonzero(clips.label > UNKNOWN_INDEX), np.flatnonzero(clips.label == UNKNOWN_INDEX)]
-    pools = [pool for pool in pools if len(pool)]
-    if not pools or length < 2 * clip_samples:
-        raise UserError(f"{name}: no clips, or too few minutes, to make a recording of")
-    audio, words = np.zeros(length, np.float32), []
-    start = 0
-    while noise and start < length:
-        part = noise[rng.integers(len(noise))][: length - start]
-        audio[start : start + len(part)] = part * np.float32(LOUDEST_BACKGROUND * rng.random())
-        start += len(part)
-    start = 0
-    while (start := start + int(rng.uniform(*GAPS_S) * settings.sample_rate)) + clip_samples <= length:
-        clip = rng.choice(pools[rng.integers(len(pools))])
-        audio[start : start + clip_samples] += clips.samples(clip) / np.float32(32768)
-        if clips.label[clip] > UNKNOWN_INDEX:
-            words.append(((start + clip_samples / 2) / settings.sample_rate, int(clips.label[clip])))
-        start += clip_samples
-    if not words:
-        raise UserError(
-            f"{name}: {minutes:g} minutes hold none of the words: more --stream_minutes are needed"
-        )
-    return Recording(name, (np.clip(audio, -1, 32767 / 32768) * 32768).astype(np.int16), words)
-
-
-def read_recording(path, words_path, settings: Settings) -> Recording:
-    """A recording and the words in it, from a file with a line `seconds,word` for the middle of each.
-
-    Words that the model does not know are named on standard error.
-    """
-    try:
-        samples, _ = read_audio(path, settings.sample_rate)
-    except BadAudio as error:
-        raise UserError(f"{path} {error}") from None
-    wanted = {folded(word): settings.labels.index(word) for word in settings.wanted_words}
-    words, unknown = [], Counter()
-    for number, seconds, word in read_words(words_path, wanted):
-        end = len(samples) / settings.sample_rate
-        if seconds > end:
-            raise UserError(
-                f"{words_path}, line {number}: {seconds:g} s is after the end of {path}, {end:g} s"
-            )
-        if folded(word) in wanted:
-            words.append((seconds, wanted[folded(word)]))
-        elif word not in settings.labels:  # which `_unknown_` is
-            unknown[word] += 1
-    counts = ", ".join(f"{word} ({count})" for word, count in sorted(unknown.items()))
-    if not words:
-        found = f"; it has {counts}" if counts else ""
-        raise UserError(f"{words_path} has none of the words {', '.join(settings.wanted_words)}{found}")
-    if unknown:
-        print(f"{words_path}: words that the model does not know are left out: {counts}", file=sys.stderr)
-    return Recording(str(path), samples, sorted(words))
-
-
-def outcomes(recording: Recording, model, options: DetectorOptions) -> list[Outcome]:
-    """What is detected in the recording, right and wrong, at each of THRESHOLDS."""
-    settings = model.settings
-    hop = options.hop_samples(settings)
-    parts = list(window_scores([recording.samples], model, hop))
-    if not parts:
-        raise UserError(f"{recording.name} is shorter than a clip of {settings.clip_duration_ms} ms")
-    scores = np.concatenate(parts)
-    result = []
-    for threshold in THRESHOLDS:
-        detections = Detector(replace(options, threshold=threshold), settings).detect(scores)
-        hits = matches(detections, recording.words)
-        missed = 1 - hits / len(recording.words)
-        false_alarms = (len(detections) - hits) / recording.hours(settings)
-        result.append(Outcome(float(threshold), missed, false_alarms))
-    return result
-
-
-def matches(detections: list[Detection], words: list[tuple[float, int]]) -> int:
-    """How many detections are of a word at that time (within TOLERANCE_S); each word counts once."""
-    unmatched, hits = list(words), 0
-    for detection in detections:
-        near = [
-            word
-            for word in unmatched
-            if word[1] == detection.label and abs(word[0] - detection.seconds) <= TOLERANCE_S
-        ]
-        if near:
-            unmatched.remove(min(near, key=lambda word: abs(word[0] - detection.seconds)))
-            hits += 1
-    return hits
-
-
-def operating_point(results: list[Outcome], false_alarms_per_hour: float) -> Outcome:
-    """The outcome with fewest false rejects among those with at most so many false alarms; where there are
-    none, the one with fewest false alarms.
-    """
-    allowed = [outcome for outcome in results if outcome.false_alarms <= false_alarms_per_hour]
-    if allowed:
-        return min(allowed, key=lambda outcome: (outcome.false_rejects, outcome.threshold))
-    return min(results, key=lambda outcome: outcome.false_alarms)
-
-
-def outcomes_text(recording: Recording, results: list[Outcome], settings: Settings) -> str:
-    """Every tenth outcome, a line each, under the name of the recording."""
-    minutes = 60 * recording.hours(settings)
-    lines = [f"{recording.name}, {minutes:.1f} minutes with {len(recording.words)} words"]
-    lines += [f"threshold {outcome.threshold:.2f}: {outcome}" for outcome in results[::10]]
-    return "\n  ".join(lines)

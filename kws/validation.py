@@ -13,7 +13,8 @@ from kws.ambient import Measured
 from kws.checkpoints import KerasModel
 from kws.negatives import open_long_recordings
 from kws.settings import Settings
-from kws.streaming import DetectorOptions, make_recording
+from kws.streaming import DetectorOptions
+from kws.streams import make_recording
 
 LEAST_SCORE = 1e-7  # of which a logarithm is taken
 STREAM_MINUTES = 30  # of validation clips

@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "model_archive")
 import input_data  # noqa: E402
 import models  # noqa: E402
 from input_data import DataOptions  # noqa: E402
-from kws import checkpoints, streaming  # noqa: E402
+from kws import checkpoints, streams  # noqa: E402
 from kws.cli import new_parser, run  # noqa: E402
 from kws.settings import Settings, SettingsFlags  # noqa: E402
 
@@ -262,7 +262,7 @@ def long_recording(tmp_path, trained, data_options):
     """Path of a recording of the sample data's words, and the words in it."""
     settings = checkpoints.read_settings(trained / "best")
     data = input_data.open_data(data_options(), settings)
-    recording = streaming.make_recording("x", data.training, data.noise, 1, [0], settings)
+    recording = streams.make_recording("x", data.training, data.noise, 1, [0], settings)
     soundfile.write(tmp_path / "long.wav", recording.samples, RATE)
     lines = [f"{seconds:.3f},{settings.labels[label]}\n" for seconds, label in recording.words]
     (tmp_path / "words.csv").write_text("".join(lines))

@@ -9,7 +9,8 @@ import soundfile
 from conftest import DATA, RATE, SHIPPED_INT8, call
 from kws import ambient, checkpoints
 from kws.ambient import Measured, Point, Track
-from kws.streaming import DetectorOptions, Recording
+from kws.streaming import DetectorOptions, Smoothed
+from kws.streams import Recording
 
 YES, NO = 2, 3
 HOP_S = 0.04
@@ -21,7 +22,8 @@ def track(name, firing, hours, settings):
     labels, scores = np.zeros(windows, np.int8), np.full(windows, 0.9, np.float32)
     for seconds, (label, score) in firing.items():
         labels[round(seconds / HOP_S)], scores[round(seconds / HOP_S)] = label, score
-    return Track(name, labels, scores, (HOP_S * np.arange(windows)).astype(np.float32), hours)
+    seconds = (HOP_S * np.arange(windows)).astype(np.float32)
+    return Track(name, Smoothed(labels, scores, seconds), hours)
 
 
 @pytest.fixture

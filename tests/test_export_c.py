@@ -16,7 +16,7 @@ import input_data
 import models
 import networks
 from conftest import ROOT, SHIPPED, SHIPPED_INT8, assert_one_clear_line, call, shipped_recordings, write_wav
-from kws import streaming
+from kws import streaming, streams
 from kws.cli import UserError
 from kws.features import mfcc
 from kws.quiet_tf import keras
@@ -615,7 +615,7 @@ def test_a_stream_gives_the_detections_of_the_pc(shipped, tmp_path, sample, dnn_
         model = TFLiteModel(path)
         call("export_c.py", path, "--output", folder)
     subprocess.run(["make", "-C", folder, "kws"], check=True, capture_output=True)
-    recording = streaming.make_recording("x", sample.training, sample.noise, 4, [0], dnn_small)
+    recording = streams.make_recording("x", sample.training, sample.noise, 4, [0], dnn_small)
     expected = [
         (f"{found.seconds:.3f}", settings.labels[found.label])
         for found in streaming.detections_in([recording.samples], model, DetectorOptions())

@@ -12,7 +12,7 @@ import soundfile
 
 import export_c
 from conftest import SHIPPED_INT8, WEIGHTS
-from kws import checkpoints, streaming
+from kws import checkpoints, streams
 from kws.cli import UserError
 from kws.recordings import BadAudio, read_audio
 from kws.settings import Settings, SettingsFlags
@@ -113,7 +113,7 @@ def test_lists_of_words(tmp_path, dnn_small):
     recording = tmp_path.parent / f"{tmp_path.name}.wav"
     soundfile.write(recording, np.zeros(20 * 16000), 16000)
     read, refused = survives(
-        lambda path: streaming.read_recording(recording, path, dnn_small), content, tmp_path, "words.csv"
+        lambda path: streams.read_recording(recording, path, dnn_small), content, tmp_path, "words.csv"
     )
     assert read and refused
 

@@ -15,7 +15,7 @@ import soxr
 
 import input_data
 from conftest import RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call
-from kws import checkpoints, streaming
+from kws import checkpoints, streaming, streams
 
 
 def test_the_words_of_a_long_recording_are_told_as_text_json_and_from_a_pipe(tflite, long_recording):
@@ -35,7 +35,7 @@ def test_the_words_of_a_long_recording_are_told_as_text_json_and_from_a_pipe(tfl
         streaming.Detection(one["seconds"], settings.labels.index(one["label"]), one["score"])
         for one in objects
     ]
-    assert streaming.matches(found, recording.words) >= len(recording.words) / 3
+    assert streams.matches(found, recording.words) >= len(recording.words) / 3
     with subprocess.Popen(
         [sys.executable, ROOT / "label_wav.py", tflite["fp32"], "-", *flags, "--json"],
         stdin=subprocess.PIPE,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import RATE
-from kws import streaming
+from kws import streaming, streams
 from kws.cli import UserError
 from kws.features import mfcc
 from kws.streaming import DetectorOptions
@@ -94,20 +94,20 @@ def test_each_word_is_matched_once_by_a_detection_of_it_near_by():
     found = [
         streaming.Detection(seconds, label, 1.0) for seconds, label in [(1.5, YES), (1.6, YES), (3.1, YES)]
     ]
-    assert streaming.matches(found, words) == 1
-    assert streaming.matches([streaming.Detection(2.4, NO, 1.0)], words) == 1
-    assert streaming.matches([streaming.Detection(2.2, NO, 1.0)], words) == 0
+    assert streams.matches(found, words) == 1
+    assert streams.matches([streaming.Detection(2.4, NO, 1.0)], words) == 1
+    assert streams.matches([streaming.Detection(2.2, NO, 1.0)], words) == 0
 
 
 def test_the_operating_point_misses_least_of_what_alarms_seldom_enough():
     outcomes = [
-        streaming.Outcome(*values)
+        streams.Outcome(*values)
         for values in [(0.5, 0.1, 50.0), (0.6, 0.2, 9.0), (0.7, 0.15, 8.0), (0.8, 0.4, 1.0)]
     ]
-    assert streaming.operating_point(outcomes, 10).threshold == 0.7
-    assert streaming.operating_point(outcomes, 0.5).threshold == 0.8
+    assert streams.operating_point(outcomes, 10).threshold == 0.7
+    assert streams.operating_point(outcomes, 0.5).threshold == 0.8
 
 
 def test_a_recording_without_clips_cannot_be_made(dnn_small, sample):
     with pytest.raises(UserError, match="no clips"):
-        streaming.make_recording("x", sample.testing.take(np.array([], int)), sample.noise, 1, [0], dnn_small)
+        streams.make_recording("x", sample.testing.take(np.array([], int)), sample.noise, 1, [0], dnn_small)
