@@ -11,7 +11,7 @@ from input_data import DataOptions
 from kws import checkpoints, distribution, mining, plots, training
 from kws.augmentation import Augmentation
 from kws.batch_norm import fold_batch_norm_into_plain_model, load_plain_weights, with_batch_norm
-from kws.cli import UserError, new_parser, options_from, run
+from kws.cli import UserError, bounded, new_parser, options_from, run
 from kws.files import fingerprint
 from kws.quiet_tf import keras
 from kws.reports import Report, protocol_of
@@ -35,6 +35,14 @@ def parse_arguments():
         "--wanted_words differ, the last layer starts anew",
     )
     group.add_argument(
+        "--blend_start",
+        type=bounded(float, 0, 100),
+        default=0,
+        metavar="P",
+        help="validate and keep the weighted mean of the trained weights and, to so many per cent, those of "
+        "--start_checkpoint, which forgets less of what that one knew (arXiv:2109.01903)",
+    )
+    group.add_argument(
         "--batch_norm",
         action="store_true",
         help="normalise features and batches of each layer's sums while training a dnn; the checkpoints hold "
@@ -52,7 +60,10 @@ def parse_arguments():
         metavar="DIR",
         help="draw learning curves, and confusions of the test clips, into this folder",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.blend_start and not args.start_checkpoint:
+        parser.error("--blend_start is for training that starts from a --start_checkpoint")
+    return args
 
 
 def main():
@@ -82,15 +93,37 @@ def main():
             if args.start_checkpoint:
                 load_plain_weights(model, network, some_training_features(data, variation, settings))
 
-    def plain():
-        return fold_batch_norm_into_plain_model(model, settings) if args.batch_norm else model
+    blend = None
+    if args.blend_start:
+        blend = Blend(network if args.batch_norm else model, settings, args.blend_start)
+        start += f", {args.blend_start:g} % of them blended in"
 
-    training.fit(model, data, settings, options, variation, data_options, start=start, plain=plain)
+    def plain():
+        current = fold_batch_norm_into_plain_model(model, settings) if args.batch_norm else model
+        return blend.with_weights_of(current) if blend else current
+
+    validated = blend and blend.network
+    training.fit(
+        model, data, settings, options, variation, data_options, start=start, plain=plain, validated=validated
+    )
     worker, workers = distribution.worker_index_and_count(strategy)
     if worker == 0:
         finish(Path(options.train_dir), data, data_options, args.plots)
     else:
         print(f"worker {worker} of {workers} is done; worker 0 has the model")
+
+
+class Blend:
+    """A network whose weights are the mean of another's at the start and of later ones."""
+
+    def __init__(self, network, settings, percentage: float):
+        self.network, self._share = models.build_model(settings), percentage / 100
+        self._start = network.get_weights()
+
+    def with_weights_of(self, network):
+        pairs = zip(self._start, network.get_weights(), strict=True)
+        self.network.set_weights([self._share * start + (1 - self._share) * now for start, now in pairs])
+        return self.network
 
 
 def how_to_start(checkpoint, flags):

@@ -254,6 +254,7 @@ def fit(
     *,
     start: str,
     plain: Callable,
+    validated=None,
     latent=None,
     keep_from: int = 0,
 ) -> None:
@@ -261,7 +262,8 @@ def fit(
 
     After each `eval_step_interval` steps and at the end, the model is validated. `plain()` is called before
     that, and returns the Keras model of `settings` with the weights of now; it is saved in `train_dir`/best
-    whenever it is the best so far, from `keep_from` steps on. `start` identifies the weights at the start.
+    whenever it is the best so far, from `keep_from` steps on; `validated`, if given, is that model, and is
+    validated in place of the one in training. `start` identifies the weights at the start.
     `latent`, the model's LatentWeights, is trained in its place, quantized after each step. For a model built
     under a tf.distribute strategy each worker makes its share of every batch, and worker 0 does all else. A
     resumed run ends as an uninterrupted one does, except for what dropout leaves out. One that is given more
@@ -282,7 +284,7 @@ def fit(
             state, manager = _restored_state(model, latent, options)
         train = compiled_steps(model, latent, state.optimizer, options)
         on_microphone = options.ambient, options.false_alarms_per_hour
-        validate = validation(model, data, settings, *on_microphone) if worker == 0 else None
+        validate = validation(validated or model, data, settings, *on_microphone) if worker == 0 else None
         steps = range(int(state.step.read_value()), options.total_steps)
         batches = input_data.training_batches(
             data,
@@ -303,15 +305,15 @@ def fit(
             state.step.assign(end)
             if validate:
                 network = plain()
-                validated = validate()
+                result = validate()
                 best = float(state.best.read_value()), float(state.best_loss.read_value())
                 with writing(options.train_dir):
-                    if end >= keep_from and validated.is_better(*best):
-                        name = f"{settings.model_architecture}_{10000 * validated.accuracy:04.0f}.ckpt-{end}"
+                    if end >= keep_from and result.is_better(*best):
+                        name = f"{settings.model_architecture}_{10000 * result.accuracy:04.0f}.ckpt-{end}"
                         keep_best(network, settings, Path(options.train_dir) / "best", name)
-                        state.best.assign(validated.merit)
-                        state.best_loss.assign(validated.loss)
-                    row = end, float(rates[end - 1]), loss, accuracy, *validated
+                        state.best.assign(result.merit)
+                        state.best_loss.assign(result.loss)
+                    row = end, float(rates[end - 1]), loss, accuracy, *result
                     write_history(options.train_dir, row)
                     manager.save(end)
                 log_progress(options, row, pace)

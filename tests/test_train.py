@@ -170,6 +170,18 @@ def test_a_training_starts_from_a_checkpoint_and_needs_no_flag_of_its_network(tr
     )  # the detector was chosen for other weights
 
 
+@pytest.mark.parametrize("batch_norm", [(), ("--batch_norm",)])
+def test_the_weights_of_the_start_are_blended_in(trained, tmp_path, batch_norm):
+    def end(percentage):
+        flags = "--learning_rate", "0.01", "--blend_start", percentage, *batch_norm
+        start(trained / "best", tmp_path / percentage, *flags)
+        return weights(tmp_path / percentage / "best")
+
+    for before, half, after in zip(weights(trained / "best"), end("50"), end("0"), strict=True):
+        assert np.abs(after - before).max() > 0.001
+        np.testing.assert_allclose(half, (before + after) / 2, atol=1e-5)
+
+
 def test_for_other_words_the_last_layer_starts_anew(trained, tmp_path):
     words = "--wanted_words", "no,yes"
     output = start(trained / "best", tmp_path, *words).stdout
