@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kws import packing
 from kws.cli import UserError, new_parser, run
 from kws.download import word_folders
 from kws.features import MEL_CHANNELS, FrontEnd, mfcc, mfcc_tables
@@ -39,23 +40,30 @@ def parse_arguments():
         metavar="DIR",
         help="recordings to take the vectors from, one folder per word",
     )
+    parser.add_argument(
+        "--packed",
+        action="store_true",
+        help="weights of fully connected layers with at most 8, 16 or 32 distinct ones take 3, 4 or 5 bits",
+    )
     return parser.parse_args()
 
 
 def main():
     args = parse_arguments()
-    export(args.tflite_path, args.output, args.data_dir)
+    export(args.tflite_path, args.output, args.data_dir, packed=args.packed)
 
 
-def export(tflite_path, output, data_dir=SAMPLE_DATA):
-    """Write the module for a TFLite file into the folder `output`, with vectors of recordings in `data_dir`.
+def export(tflite_path, output, data_dir=SAMPLE_DATA, packed=False):
+    """Write the module for a TFLite file into the folder `output`, with vectors of clips in `data_dir`.
 
-    Prints what was written and what it costs. UserError where the file cannot be exported, or the recordings
-    are missing.
+    `packed`: weights of few distinct values become indices of 3 to 5 bits. Prints what was written and what
+    it costs. UserError where the file cannot be exported, or the recordings are missing.
     """
     model = TFLiteModel(tflite_path)
     settings, front_end = model.settings, model.settings.front_end
     network = read_network(model.content, f"{tflite_path} ({settings.model_architecture})")
+    if packed:
+        network = packing.packed(network, tflite_path)
     clips = vector_clips(data_dir, settings)
     if mfcc_tables(front_end)[1] < SMALLEST_FFT:
         raise UserError(f"{tflite_path} has windows of {front_end.window_samples} samples: too few to export")
@@ -70,6 +78,8 @@ def export(tflite_path, output, data_dir=SAMPLE_DATA):
     write_text(folder / "kws_vectors.c", vectors(clips, model))
     command = f"make -C {shlex.quote(str(folder))}"
     print(f"wrote {folder}: `{command}` builds it and checks it against {len(clips)} clips")
+    if packed:
+        print(packing.text(network.layers))
     print(cost_text(network, front_end))
 
 
@@ -125,7 +135,7 @@ def header(network: Network, settings: Settings) -> str:
         "SCORE_SCALE": _float(network.scores[0]),
         "SCORE_ZERO": network.scores[1],
     }
-    sizes |= detector_sizes(settings)
+    sizes |= packing.sizes(network.layers) | detector_sizes(settings)
     lines = [f"#define KWS_{name} {value}" for name, value in sizes.items()]
     return "\n".join(["/* Sizes in samples, values or labels. */", *lines, ""])
 
@@ -190,25 +200,37 @@ def _layer_tables(number, layer):
     """Weights, bias and scales of a layer; at least ROWS rows."""
     if layer.kind == "AVERAGE":
         return ""
+    kernel = layer.packed
     missing = max(0, ROWS - len(layer.bias)) if layer.kind != "DEPTHWISE" else 0
+    weights = [("int8_t weights", np.pad(layer.weights, [(0, missing), (0, 0)]))]
+    if kernel:
+        weights, missing = packing.arrays(kernel), -len(layer.bias) % ROWS
     arrays = (
-        ("int8_t weights", np.pad(layer.weights, [(0, missing), (0, 0)])),
+        *weights,
         ("int32_t bias", np.pad(layer.folded_bias, (0, missing))),
         ("float scales", layer.scales),
     )
-    return "\n".join(
-        f"static const {name}_{number}[] = {{\n{_numbers(values)}}};\n" for name, values in arrays
-    )
+    parts = [f"static const {name}_{number}[] = {{\n{_numbers(values)}}};\n" for name, values in arrays]
+    return "\n".join([*parts, packing.structure(kernel, number)] if kernel else parts)
 
 
 def _layer_entry(number, layer):
     """A layer for the array of them, its values in the order of kws_layer."""
     has_weights = layer.kind != "AVERAGE"
     names = [f"{name}_{number}" if has_weights else "0" for name in ("weights", "bias", "scales")]
+    if layer.packed:
+        names[0] = "0"
     inputs = layer.weights.shape[0 if layer.kind == "DEPTHWISE" else 1]
     output_min = layer.output_zero if layer.relu else -128
     values = [
-        *(f"KWS_{layer.kind}", *names, int(len(layer.scales) > 1), inputs, layer.to_shape.channels),
+        *(
+            f"KWS_{layer.kind}",
+            *names,
+            f"&packed_{number}" if layer.packed else "0",
+            int(len(layer.scales) > 1),
+            inputs,
+            layer.to_shape.channels,
+        ),
         *(layer.input_zero, layer.output_zero, output_min, *multiplier_and_shift(float(layer.scales[0]))),
         *(f"{{{', '.join(map(str, shape))}}}" for shape in (layer.from_shape, layer.to_shape)),
         *(*layer.kernel, *layer.strides, *layer.padding),
@@ -333,13 +355,19 @@ def cost_text(network: Network, front_end: FrontEnd) -> str:
     """Flash, RAM and multiply-accumulates of the module, in words."""
     window, fft_length, filters, dct = mfcc_tables(front_end)
     float_size, bands = 4, mel_bands(filters)  # bytes
-    weights = sum(layer.weights.size + 4 * (layer.bias.size + layer.scales.size) for layer in network.layers)
+    weights = sum((layer.packed or layer.weights).size for layer in network.layers)
+    weights += sum(4 * (layer.bias.size + layer.scales.size) for layer in network.layers)
     softmax_table = 256
     tables = float_size * (softmax_table + len(window) + fft_length + dct.size // 2 + bands.weights.size)
     tables += 2 * len(bands.ends)
     overlapping = front_end.window_samples > front_end.stride_samples
     stream = front_end.feature_count + 2 * (front_end.window_samples if overlapping else 1)
-    memory = float_size * fft_length + sum(network.buffers) + network.patch_size + stream
+    memory = (
+        max(float_size * fft_length, packing.memory(network.layers))
+        + sum(network.buffers)
+        + network.patch_size
+        + stream
+    )
     stages = (
         int(math.log2(fft_length // 2)) - 2
     ) // 2  # of radix 4, after the first, which multiplies little

@@ -53,8 +53,42 @@ int kws_best(const int8_t scores[KWS_LABELS]);
 /* Values stay in registers only where functions are inlined; with -Os compilers would rather have them short. */
 #ifdef __GNUC__
 #define KWS_INLINE static inline __attribute__((always_inline))
+#define KWS_ALIGNED __attribute__((aligned(4)))
 #else
 #define KWS_INLINE static inline
+#define KWS_ALIGNED
+#endif
+
+/* How sums of products are computed; else in plain C. */
+#ifndef KWS_PLAIN_C
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
+#define KWS_HELIUM
+#elif defined(__ARM_FEATURE_DSP) && !defined(__ARM_BIG_ENDIAN)
+#define KWS_DSP
+#endif
+#endif
+
+typedef struct {
+    float real, imaginary;
+} kws_complex;
+
+/* Memory for features or for layers with packed weights, which are never computed at once: see kws_packed.h, whose
+ * assembler for the DSP extension needs more registers than compilers leave that do not optimise. */
+#if KWS_PACKED && (defined(KWS_HELIUM) || (defined(KWS_DSP) && defined(__OPTIMIZE__)))
+#define KWS_SHARES_MEMORY
+typedef union {
+    kws_complex spectrum[KWS_FFT / 2];
+#ifdef KWS_HELIUM
+    struct {
+        int8_t values[KWS_INDICES_4 ? 512 : 256], inputs[KWS_PAIRS / 16 * 32 + 32];
+    } vectors;
+#else
+    struct {
+        uint32_t pairs[1 << 2 * KWS_PACKED], inputs[KWS_PAIRS]; /* of 16 bits each, as SMLAD takes them */
+    } of_two;
+#endif
+} kws_memory;
+extern kws_memory kws_work;
 #endif
 
 /* ---- the model, in kws_model.c ---- */
@@ -66,6 +100,14 @@ typedef struct {
 
 enum { KWS_FULLY_CONNECTED, KWS_CONVOLUTION, KWS_DEPTHWISE, KWS_AVERAGE };
 
+/* Weights of few distinct values: see kws_packed.h. */
+typedef struct {
+    int bits; /* of an index into the values */
+    const void *words;
+    const uint8_t *tops;
+    const int8_t *values;
+} kws_packed;
+
 /* A layer in the arithmetic of TFLite's quantization specification, with weights whose zero point is 0:
  * https://ai.google.dev/edge/litert/models/quantization_spec, and Jacob et al., arXiv:1712.05877, section 2. */
 typedef struct {
@@ -74,6 +116,7 @@ typedef struct {
                               depthwise convolution [inputs][outputs] */
     const int32_t *bias;   /* less input zero point * sum of weights, so that inputs are multiplied as they are */
     const float *scales;   /* steps of the output in a step of the sum: [outputs], or [1] where scale_step is 0 */
+    const kws_packed *packed; /* in place of weights; 0 where there are weights */
     int scale_step;
     int inputs, outputs; /* of one place: values that go into a sum, and sums */
     int32_t input_zero, output_zero;

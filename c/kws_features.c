@@ -13,12 +13,14 @@
 #define POWER_OF_4 ((POINTS & 0x55555555) != 0)
 #define FIRST (POWER_OF_4 ? 4 : 8)
 
-typedef struct {
-    float real, imaginary;
-} complex_value;
+typedef kws_complex complex_value;
 
 /* The spectrum. The samples do not lie here first: the first butterflies take them from where they are. */
+#ifdef KWS_SHARES_MEMORY
+#define buffer kws_work.spectrum
+#else
 static complex_value buffer[POINTS];
+#endif
 
 /* a b + c, in one instruction and with one rounding where the processor can. */
 KWS_INLINE float multiply_add(float a, float b, float c) {

@@ -8,9 +8,17 @@
 
 #define ROWS 4 /* of weights, multiplied at once so that an input is read once for all of them */
 
+#ifdef KWS_SHARES_MEMORY
+kws_memory kws_work;
+#endif
+
 /* Each of these adds, to sums[i], the products of `count` inputs with row i of the weights. */
-#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1) && !defined(KWS_PLAIN_C)
+#ifdef KWS_HELIUM
 #include <arm_mve.h>
+#endif
+
+#if KWS_UNPACKED
+#if defined(KWS_HELIUM)
 
 static void add_products(const int8_t *inputs, const int8_t *weights, int count, int32_t sums[ROWS]) {
     const int8_t *one = weights, *two = one + count, *three = two + count, *four = three + count;
@@ -35,7 +43,7 @@ static void add_products(const int8_t *inputs, const int8_t *weights, int count,
     sums[0] = sum_one, sums[1] = sum_two, sums[2] = sum_three, sums[3] = sum_four;
 }
 
-#elif defined(__ARM_FEATURE_DSP) && !defined(__ARM_BIG_ENDIAN) && !defined(KWS_PLAIN_C)
+#elif defined(KWS_DSP)
 
 /* The instructions have intrinsics, but not in compilers of before 2020. */
 KWS_INLINE uint32_t bytes_0_and_2(uint32_t word) {
@@ -111,6 +119,7 @@ static void add_products(const int8_t *inputs, const int8_t *weights, int count,
 }
 
 #endif
+#endif
 
 /* `count` of the sums in steps of the output: times a float32, rounded to the nearest, of two as near to the even one,
  * as in XNNPACK, which computes the layers for LiteRT. export_c.py sees to it that products are less than 2^21. */
@@ -154,6 +163,7 @@ static void quantize(const kws_layer *layer, const int32_t sums[ROWS], int row, 
 
 #endif
 
+#if KWS_UNPACKED
 static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t *output) {
     for (int i = 0; i < layer->outputs; i += ROWS) {
         /* The last rows are again ROWS, some of them for a second time; export_c.py gives at least as many. */
@@ -164,6 +174,11 @@ static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t 
         quantize(layer, sums, i, layer->outputs < ROWS ? layer->outputs : ROWS, output);
     }
 }
+#endif
+
+#if KWS_PACKED
+#include "kws_packed.h"
+#endif
 
 #ifdef KWS_CMSIS_NN
 #include "arm_nnfunctions.h"
@@ -214,7 +229,7 @@ static const int8_t *patch_at(const kws_layer *layer, const int8_t *input, int y
 /* Adds, to sums[i], the products of the values of channel i with its weights, both `channels` apart. */
 static void add_channel_products(const int8_t *values, const int8_t *weights, int count, int channels,
                                  int32_t sums[ROWS]) {
-#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1) && !defined(KWS_PLAIN_C)
+#ifdef KWS_HELIUM
     int32x4_t four = vldrwq_s32(sums);
     for (int i = 0; i < count; i++, values += channels, weights += channels) {
         four = vaddq_s32(four, vmulq_s32(vldrbq_s32(values), vldrbq_s32(weights)));
@@ -264,13 +279,21 @@ static void average(const kws_layer *layer, const int8_t *input, int8_t *output)
 #endif
 
 static void compute(const kws_layer *layer, const int8_t *input, int8_t *output) {
+#if KWS_PACKED
+    if (layer->packed) {
+        packed_layer(layer, input, output);
+        return;
+    }
+#endif
 #ifdef KWS_CMSIS_NN
     if (layer->kind == KWS_FULLY_CONNECTED && layer->scale_step == 0) {
         fully_connected_by_cmsis_nn(layer, input, output);
         return;
     }
 #endif
+#if KWS_UNPACKED
     if (layer->kind == KWS_FULLY_CONNECTED) fully_connected(layer, input, output);
+#endif
 #if KWS_CONVOLUTIONS
     if (layer->kind == KWS_AVERAGE) average(layer, input, output);
     if (layer->kind != KWS_CONVOLUTION && layer->kind != KWS_DEPTHWISE) return;

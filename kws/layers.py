@@ -19,6 +19,20 @@ class Shape(NamedTuple):
         return self.height * self.width * self.channels
 
 
+class PackedKernel(NamedTuple):
+    """Weights as indices, in the layout of kws/packing.py."""
+
+    bits: int  # of an index
+    values: np.ndarray  # int8 [2^bits], ascending, then zeros
+    words: np.ndarray  # the lower bits of four pairs of indices
+    tops: np.ndarray  # uint8, those above; none where indices have 4 bits
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.values.nbytes + self.words.nbytes + self.tops.nbytes
+
+
 class Layer(NamedTuple):
     """A layer: real output = scales * (weights @ (inputs under the kernel - input_zero) + bias)."""
 
@@ -34,6 +48,7 @@ class Layer(NamedTuple):
     kernel: tuple[int, int] = (1, 1)
     strides: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)  # above and left
+    packed: PackedKernel | None = None  # its weights once more, where they are few
 
     @property
     def macs(self) -> int:
