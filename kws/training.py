@@ -332,16 +332,20 @@ def compiled_steps(model, latent, optimizer, options: TrainingOptions):
     is_word = label_of_score > UNKNOWN_INDEX
 
     def loss_of(logits, batch):
-        no_word = batch.labels[:, None] == NO_WORD
+        no_word = batch.labels == NO_WORD
+        # cross-entropy; where silence and unknown are both right, of the sum of their scores
+        right = (batch.labels[:, None] == label_of_score) | (no_word[:, None] & ~is_word)
+        of_labels = -tf.reduce_logsumexp(tf.where(right, tf.nn.log_softmax(logits), -np.inf), 1)  # [batch]
         if batch.scores is None:
-            # cross-entropy; where silence and unknown are both right, of the sum of their scores
-            right = (batch.labels[:, None] == label_of_score) | (no_word & ~is_word)
-            return -tf.reduce_logsumexp(tf.where(right, tf.nn.log_softmax(logits), -np.inf), 1)  # [batch]
+            return of_labels
         # both softmaxes at a temperature, whose square keeps gradients as large (arXiv:1503.02531)
-        teachers_scores = tf.where(no_word & is_word, LEAST_SCORE, tf.maximum(batch.scores, LEAST_SCORE))
-        teachers_logits = tf.math.log(teachers_scores)  # up to a constant, which softmax ignores
+        teachers_logits = tf.math.log(
+            tf.maximum(batch.scores, LEAST_SCORE)
+        )  # up to a constant, which softmax ignores
         softened = tf.nn.softmax(teachers_logits / temperature)  # [batch, labels]
-        return temperature**2 * tf.nn.softmax_cross_entropy_with_logits(softened, logits / temperature)
+        of_scores = temperature**2 * tf.nn.softmax_cross_entropy_with_logits(softened, logits / temperature)
+        # that a window holds none of the words is known, what a teacher takes it for does not matter
+        return tf.where(no_word, of_labels, of_scores)
 
     def step(batch: Batch):
         with tf.GradientTape() as tape:
