@@ -51,7 +51,7 @@ class LongRecordings:
         first = 0
         for file, end in zip(self._files, self._ends.tolist(), strict=True):
             if end > first:
-                samples = np.memmap(file, np.int16, "r")
+                samples = np.memmap(file.path, np.int16, "r")
                 yield first, (samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))
             first = end
 
@@ -135,7 +135,7 @@ class TrainingAudio:
     def __init__(self, clips, negatives: LongRecordings | None):
         self._clips, self._negatives = clips, negatives
         self._recordings = np.flatnonzero(clips.label != SILENCE_INDEX)
-        self._first_window = len(clips)
+        self.first_window = len(clips)
         folders = negatives.of_folders if negatives else []
         self.windows = [range(len(clips) + part.start, len(clips) + part.stop) for part in folders]
         end = len(clips) + (negatives.windows if negatives else 0)
@@ -166,7 +166,7 @@ class TrainingAudio:
         for row in np.flatnonzero(~is_clip):
             number = int(chosen[row])
             if number < self.cut_words.start:
-                self._negatives.read(number - self._first_window, audio[row])
+                self._negatives.read(number - self.first_window, audio[row])
             else:
                 self._between_words(number - self.cut_words.start, audio[row])
         return audio

@@ -243,6 +243,7 @@ class SampleFile:
     """
 
     def __init__(self, path):
+        self.path = path
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  (as long as this object lives)
         self._lock = threading.Lock()
 
