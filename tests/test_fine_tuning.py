@@ -10,10 +10,8 @@ import soundfile
 from conftest import RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, WEIGHTS, call, call_here, train_here
 from kws import checkpoints, streaming
 
-YES = SAMPLE_DATA / "yes" / "19032833_nohash_0.flac"
 
-
-def test_more_words_are_learnt_in_fewer_steps_from_a_checkpoint(tmp_path, trained):
+def test_more_words_are_learnt_in_fewer_steps_from_a_checkpoint(tmp_path):
     def accuracy_after(name, *flags):
         few = (
             "--how_many_training_steps 20 --learning_rate 0.0005 --wanted_words yes,no,up,bird,happy".split()
@@ -21,7 +19,7 @@ def test_more_words_are_learnt_in_fewer_steps_from_a_checkpoint(tmp_path, traine
         output = train_here(tmp_path / name, *few, *flags).stdout
         return float(re.search(r"validation accuracy ([\d.]+) %", output)[1])
 
-    assert accuracy_after("from", "--start_from", trained / "best") > accuracy_after("random") + 5
+    assert accuracy_after("from", "--start_from", WEIGHTS) > accuracy_after("random") + 10
 
 
 def dishwasher(seed, seconds=60):
@@ -52,7 +50,7 @@ def commands_for_the_dishwasher():
     return [(script, arguments) for _, script, *arguments in commands]
 
 
-def test_the_readmes_commands_teach_a_model_not_to_fire_when_the_dishwasher_runs(tmp_path):
+def test_the_readmes_commands_teach_a_model_not_to_fire_when_the_dishwasher_runs(tmp_path, test_set):
     shutil.copytree(WEIGHTS, tmp_path / "work" / "my_words" / "best")
     shutil.copy(SHIPPED_INT8, tmp_path / "work" / "my_words.tflite")
     soundfile.write(tmp_path / "dishwasher.wav", dishwasher(0), RATE)
@@ -81,5 +79,7 @@ def test_the_readmes_commands_teach_a_model_not_to_fire_when_the_dishwasher_runs
     soundfile.write(tmp_path / "another day.wav", dishwasher(1), RATE)
     alarms = [len(list(streaming.detect(tmp_path / "another day.wav", model))) for model in (old, new)]
     assert alarms[0] >= 3 and alarms[1] <= alarms[0] / 3
-    (detection,) = streaming.detect(YES, new)
-    assert new.settings.labels[detection.label] == "yes"
+    features, labels = test_set
+    start = checkpoints.load(tmp_path / "work" / "my_words" / "best")
+    accuracies = [(model.predict(features).argmax(1) == labels).mean() for model in (start, new)]
+    assert accuracies[1] > accuracies[0] - 0.05  # words are still words
