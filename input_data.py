@@ -108,8 +108,8 @@ def add_training_arguments(parser):
     add = flag_adder(parser.add_argument_group("negatives (what an open microphone hears)"), DataOptions)
     add(
         "negatives_dir",
-        "folders of recordings of any length without the wanted words: speech, music, noise. Windows of them "
-        "are _unknown_ or _silence_",
+        "folders of recordings of any length without the wanted words: speech, music, noise, false "
+        "detections. Windows of them, as many of each folder, are _unknown_ or _silence_",
         nargs="*",
         action=StoreTuple,
         metavar="DIR",
@@ -340,7 +340,7 @@ def _fresh_batches(data, variation, front_end, batch_size, seed, numbers, rows, 
         data.unknown_per_epoch,
         seed,
         [
-            (source.windows, data.negatives_per_epoch),
+            *source.windows_to_draw(data.negatives_per_epoch),
             (source.cut_words, data.cut_words_per_epoch),
             (_hard_negatives(data, source, front_end), data.hard_negatives_per_epoch),
         ],
@@ -384,7 +384,7 @@ def _hard_negatives(data, source, front_end):
         numbers, chances = data.hard_negatives
         drawn = numbers[np.searchsorted(chances, rng.random(count), side="right")]
         near = rng.integers(-front_end.stride_samples, front_end.stride_samples + 1, count)
-        return source.windows.start + np.clip(drawn + near, 0, data.negatives.windows - 1)
+        return source.first_window + np.clip(drawn + near, 0, data.negatives.windows - 1)
 
     return draw
 

@@ -7,6 +7,7 @@ What comes through one without a header is raw: 16-bit little-endian mono sample
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -21,10 +22,13 @@ import numpy as np
 from kws import streaming
 from kws.checkpoints import load
 from kws.cli import bounded, complain, new_parser, options_from, run
+from kws.detected_audio import BEFORE_S, DetectionFolder, RecentAudio
 from kws.features import mfcc
 from kws.folders import list_recordings
+from kws.live import LiveScores, paced
 from kws.pipes import open_pipe
 from kws.recordings import LOWEST_RATE, BadAudio, audio_blocks, clip_start, one_clip, open_audio
+from kws.settings import UNKNOWN_INDEX
 from kws.streaming import Detector, DetectorOptions, padded, smoothed_scores
 
 # Of a recording that gets one label. Between the taps with which a phone records a word pass up to three
@@ -42,6 +46,11 @@ def parse_arguments():
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--clip", action="store_true", help="one label for each recording, however long")
     mode.add_argument("--stream", action="store_true", help="detections in each recording, however short")
+    mode.add_argument(
+        "--live",
+        action="store_true",
+        help="as --stream, with scores as bars in the terminal; files at the pace of their recording",
+    )
     parser.add_argument(
         "--raw_rate",
         type=bounded(int, LOWEST_RATE),
@@ -49,9 +58,18 @@ def parse_arguments():
         help="sample rate of raw samples (default: the model's)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per line instead")
+    parser.add_argument(
+        "--save_detections",
+        metavar="DIR",
+        help=f"keep the audio of each detection in DIR/<word>: what was scored, and {BEFORE_S:g} s before. "
+        "Those of false ones are --negatives_dir of train.py; missed words belong into their word's folder",
+    )
     streaming.add_threshold(parser)
     streaming.add_arguments(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.live and args.json:
+        parser.error("argument --json: not allowed with argument --live")
+    return args
 
 
 def main():
@@ -64,22 +82,41 @@ def main():
     files, problems = find_recordings(args.files)
     for problem in problems:
         complain(problem)
-    for file in files:
-        try:
-            with open_recording(file, args.raw_rate or model.settings.sample_rate, options.hop_ms) as opened:
-                recording, is_raw = opened
-                longest = longest_clip(args, is_raw, model.settings)
-                blocks = audio_blocks(recording, model.settings.sample_rate)
-                for finding in findings(blocks, longest, model, options, verifier):
-                    print_finding(file, finding, args.json)
-        except BrokenPipeError:
-            raise
-        except (BadAudio, OSError) as error:
-            name = "standard input" if file == "-" else file
-            problems.append(_unreadable(error, name) if isinstance(error, OSError) else f"{name} {error}")
-            complain(problems[-1])
+    folder = args.save_detections and DetectionFolder(args.save_detections, model.settings.sample_rate)
+    with new_screen(model, options) if args.live else contextlib.nullcontext() as screen:
+        for file in files:
+            try:
+                label_recording(file, args, model, options, verifier, folder, screen)
+            except BrokenPipeError:
+                raise
+            except (BadAudio, OSError) as error:
+                name = "standard input" if file == "-" else file
+                problems.append(_unreadable(error, name) if isinstance(error, OSError) else f"{name} {error}")
+                complain(problems[-1])
     if problems:
         sys.exit(2)
+
+
+def new_screen(model, options) -> LiveScores:
+    return LiveScores(model.settings.labels, Detector(options, model.settings).thresholds)
+
+
+def label_recording(file: str, args, model, options: DetectorOptions, verifier, folder, screen):
+    """Print what is found in a recording or pipe, or show it on the screen; save the audio of detections."""
+    rate, hop = model.settings.sample_rate, options.hop_samples(model.settings)
+    with open_recording(file, args.raw_rate or rate, options.hop_ms) as (recording, is_raw):
+        blocks, watch = audio_blocks(recording, rate), None
+        if screen:
+            watch = functools.partial(screen.show, file)
+            blocks = paced(blocks, rate, hop) if os.path.isfile(file) else blocks
+        longest = longest_clip(args, is_raw, model.settings)
+        for finding in findings(blocks, longest, model, options, verifier, watch):
+            if screen:
+                screen.add(finding_text(file, finding), finding.detected)
+            else:
+                print(finding_json(file, finding) if args.json else finding_text(file, finding), flush=True)
+            if folder and finding.detected and finding.label in model.settings.labels[UNKNOWN_INDEX + 1 :]:
+                folder.save(file, finding.seconds, finding.label, finding.score, finding.samples)
 
 
 # ---- recordings ----
@@ -123,7 +160,7 @@ def open_recording(path: str, raw_rate: int, block_ms: float):
 
 def longest_clip(args, is_raw: bool, settings) -> float:
     """Samples of the longest recording that gets one label; raw samples from a pipe are a microphone's."""
-    if args.clip or args.stream:
+    if args.clip or args.stream or args.live:
         return math.inf if args.clip else -1
     return settings.clip_samples * (1 if is_raw else LONGEST_IN_CLIPS)
 
@@ -138,11 +175,16 @@ class Finding(NamedTuple):
     label: str
     score: float
     detected: bool  # False for the best word of a recording in which none was detected
+    samples: np.ndarray | None = None  # int16: what was scored, and BEFORE_S before
 
 
-def findings(blocks, longest: float, model, options: DetectorOptions, verifier=None) -> Iterator[Finding]:
+def findings(
+    blocks, longest: float, model, options: DetectorOptions, verifier=None, watch=None
+) -> Iterator[Finding]:
     """The label of a recording no longer than `longest` samples; of a longer one the detections as they are
     made, or the best word where there are none.
+
+    watch(seconds, scores) is called with the smoothed scores, float [labels], whenever there are new ones.
     """
     first = []
     while sum(map(len, first)) <= longest and (block := next(blocks, None)) is not None:
@@ -152,12 +194,15 @@ def findings(blocks, longest: float, model, options: DetectorOptions, verifier=N
         yield label_clip(samples, model)
         return
     settings, detector = model.settings, Detector(options, model.settings)
-    blocks = padded(itertools.chain([samples], blocks), settings.clip_samples)
+    recent = RecentAudio(detector.scored_s, settings.sample_rate)
+    blocks = recent.passing(padded(itertools.chain([samples], blocks), settings.clip_samples))
     nothing = True
     for smoothed in smoothed_scores(blocks, detector, model, verifier):
-        for detection in detector.detections(smoothed):
+        for seconds, label, score in detector.detections(smoothed):
             nothing = False
-            yield Finding(detection.seconds, settings.labels[detection.label], detection.score, True)
+            yield Finding(seconds, settings.labels[label], score, True, recent.scored_around(seconds))
+        if watch:
+            watch(recent.seconds, detector.latest)
     if nothing:
         best = detector.best
         yield Finding(best.seconds, settings.labels[best.label], best.score, False)
@@ -168,20 +213,33 @@ def label_clip(samples: np.ndarray, model) -> Finding:
     if not len(samples):  # a few at a rate far higher
         raise BadAudio("is too short")
     settings = model.settings
-    clip = one_clip(samples, settings.clip_samples)
+    length, start = settings.clip_samples, clip_start(samples, settings.clip_samples)
+    clip = one_clip(samples, length)
     scores = model.predict(mfcc(clip[None], settings.front_end))[0]
-    middle = clip_start(samples, settings.clip_samples) + settings.clip_samples / 2
-    return Finding(middle / settings.sample_rate, settings.labels[scores.argmax()], float(scores.max()), True)
+    led_up = samples[max(0, start - int(BEFORE_S * settings.sample_rate)) : start]
+    return Finding(
+        (start + length / 2) / settings.sample_rate,
+        settings.labels[scores.argmax()],
+        float(scores.max()),
+        True,
+        np.concatenate([led_up, clip]),
+    )
 
 
-def print_finding(name: str, finding: Finding, as_json: bool):
-    seconds, label, score, detected = finding
-    if as_json:
-        content = {"file": name, "seconds": round(seconds, 3), "label": label if detected else None}
-        print(json.dumps(content | {"best": label, "score": round(score, 4)}), flush=True)
-    else:
-        nothing = "" if detected else "nothing detected, best "
-        print(f"{name}: {seconds:.1f} s  {nothing}{label} {score:.2f}", flush=True)
+def finding_json(name: str, finding: Finding) -> str:
+    content = {
+        "file": name,
+        "seconds": round(finding.seconds, 3),
+        "label": finding.label if finding.detected else None,
+        "best": finding.label,
+        "score": round(finding.score, 4),
+    }
+    return json.dumps(content)
+
+
+def finding_text(name: str, finding: Finding) -> str:
+    nothing = "" if finding.detected else "nothing detected, best "
+    return f"{name}: {finding.seconds:.1f} s  {nothing}{finding.label} {finding.score:.2f}"
 
 
 if __name__ == "__main__":

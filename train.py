@@ -29,10 +29,12 @@ def parse_arguments():
     models.add_arguments(parser)
     group = training.add_arguments(parser, steps="15000,3000", rates="0.001,0.0001", train_dir="train")
     group.add_argument(
+        "--start_from",
         "--start_checkpoint",
+        dest="start_checkpoint",
         metavar="PATH",
         help="start from these weights instead of random ones: a checkpoint of the same network; where its "
-        "--wanted_words differ, the last layer starts anew",
+        "--wanted_words differ, new words' weights in the last layer start at random. One flag of two names",
     )
     group.add_argument(
         "--blend_start",

@@ -334,23 +334,64 @@ def settings_to_start(path, flags: SettingsFlags) -> Settings:
     return flags.resolve(dataclasses.replace(stored, **typed, detector=None), str(path))
 
 
-def load_start(network, settings: Settings, path) -> bool:
+def load_start(network, settings: Settings, path) -> list[str]:
     """Give `network`, a Keras model of `settings`, the weights of a checkpoint of the same network.
 
-    Where that is for other wanted words, the last layer keeps its own weights. Returns whether it took those
-    of the checkpoint; UserError where the others do not fit.
+    Where that is for other wanted words, the last layer takes those of the labels that both have, and keeps
+    its own for the others. Returns a line for each layer that says what it has; UserError where the weights
+    do not fit.
     """
     stored, weights = read_settings(path), read_weights(path)
     layers = [layer for layer in network.layers if layer.weights]
     if stored:
-        same_words = stored.wanted_words == settings.wanted_words
+        theirs = stored.labels
     else:
-        same_words = bool(weights) and _fits(layers[-1], weights[-1])
-    taken = len(layers) - (not same_words)
-    if len(layers) != len(weights) or not all(map(_fits, layers[:taken], weights[:taken])):
-        raise UserError(_why_it_does_not_fit(path, stored, weights, layers))
-    _assign(layers[:taken], weights[:taken])
-    return same_words
+        same = bool(weights) and _fits(layers[-1], weights[-1])
+        theirs = settings.labels if same else ()
+    if theirs != settings.labels and weights:
+        weights[-1] = _of_labels(layers[-1], weights[-1], theirs, settings.labels)
+    if len(layers) != len(weights) or not all(map(_fits, layers, weights)):
+        raise UserError(_why_it_does_not_fit(path, stored, read_weights(path), layers))
+    _assign(layers, weights)
+    *lines, last = (f"{layer.name}: kept ({_shapes(layer)})" for layer in layers)
+    return [
+        *lines,
+        last if theirs == settings.labels else _what_was_kept(layers[-1], theirs, settings.labels),
+    ]
+
+
+def _of_labels(layer, values, theirs, ours):
+    """The weights of the last `layer`, whose last axis is of the labels `ours`, with those of the labels that
+    the weights `values` of such a layer have too.
+    """
+    both = [label for label in ours if label in theirs]
+    to, source = ([labels.index(label) for label in both] for labels in (ours, theirs))
+    result = {}
+    for name, value in values.items():
+        try:
+            own = attrgetter(name)(layer).numpy()
+        except AttributeError:
+            return values
+        if own.shape[:-1] != value.shape[:-1] or theirs and value.shape[-1] != len(theirs):
+            return values  # which do not fit
+        own[..., to] = value[..., source]
+        result[name] = own
+    return result
+
+
+def _what_was_kept(layer, theirs, ours):
+    kept = ", ".join(label for label in ours if label in theirs) or "nothing"
+    new = ", ".join(label for label in ours if label not in theirs)
+    gone = ", ".join(label for label in theirs if label not in ours)
+    return (
+        f"{layer.name}: kept for {kept}"
+        + (f"; new, at random, for {new}" if new else "")
+        + (f"; dropped for {gone}" if gone else "")
+    )
+
+
+def _shapes(layer):
+    return " + ".join("x".join(map(str, weight.shape)) for weight in layer.weights)
 
 
 def _assign(layers, weights):

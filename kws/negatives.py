@@ -1,4 +1,5 @@
-"""What an open microphone hears that is none of the words: windows of long recordings, and words cut in half.
+"""What an open microphone hears that is none of the words: windows of long recordings, and words cut in
+half.
 
 Both are drawn afresh in every epoch. They are labelled NO_WORD, not `_unknown_`: some hold near silence, and
 where the line between the two is, only the clips say.
@@ -17,7 +18,7 @@ from kws.cli import UserError
 from kws.features import FrontEnd
 from kws.files import appears_complete, lock
 from kws.folders import list_recordings
-from kws.recordings import CACHE_VERSION, BadAudio, audio_blocks, open_audio, writable_cache
+from kws.recordings import CACHE_VERSION, BadAudio, SampleFile, audio_blocks, open_audio, writable_cache
 from kws.settings import NO_WORD, SILENCE_INDEX
 
 CUT = 0.35, 0.65  # of a clip: where the first of two words ends and the second begins
@@ -27,22 +28,30 @@ BLOCK = 2**20  # samples that are read at once
 class LongRecordings:
     """Recordings of any length, decoded to files of int16 samples that are read when they are asked for.
 
-    A window is numbered by the recording it is in and the sample that it begins at: there are `windows`.
+    A window is numbered by the recording it is in and the sample that it begins at: there are `windows`,
+    those of each folder in one of the ranges `of_folders`. A recording of less than two clips has as many
+    windows as a clip has samples, some of them the same, so that it is not drawn less often for being short;
+    one of less than a clip is followed by zeros.
     """
 
-    def __init__(self, files: list[Path], window_samples: int):
-        lengths = np.array([file.stat().st_size // 2 for file in files])  # of int16
-        self._files = [open(file, "rb") for file in files]  # noqa: SIM115  (as long as this object lives)
-        self._ends = np.cumsum(np.maximum(0, lengths - window_samples + 1))
-        self.windows = int(self._ends[-1]) if len(files) else 0
-        self.samples = int(lengths.sum())
+    def __init__(self, folders: list[list[Path]], window_samples: int):
+        files = [file for folder in folders for file in folder]
+        lengths = np.array([file.stat().st_size // 2 for file in files], np.int64)  # of int16
+        self._files = [SampleFile(file) for file in files]
+        self._starts = np.maximum(1, lengths - window_samples + 1)  # where windows can begin
+        counts = np.where(lengths > 0, np.maximum(self._starts, window_samples), 0)
+        self._ends = np.cumsum(counts)
+        self.windows = int(counts.sum())
+        ends = [0, *np.cumsum([len(folder) for folder in folders])]
+        ends = [int(self._ends[end - 1]) if end else 0 for end in ends]
+        self.of_folders = [range(*pair) for pair in zip(ends, ends[1:], strict=False)]
 
     def pieces(self) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
         """Of each recording with a window: the number of its first one, and the samples, int16, in blocks."""
         first = 0
         for file, end in zip(self._files, self._ends.tolist(), strict=True):
             if end > first:
-                samples = np.memmap(file, np.int16, "r")
+                samples = np.memmap(file.path, np.int16, "r")
                 yield first, (samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))
             first = end
 
@@ -50,8 +59,10 @@ class LongRecordings:
         """The samples of a window, into `out`, int16 [window_samples]."""
         number = int(np.searchsorted(self._ends, window, side="right"))
         start = int(window) - (int(self._ends[number - 1]) if number else 0)
-        os.preadv(self._files[number].fileno(), [out], start * out.itemsize)
-        return out
+        starts = int(self._starts[number])
+        if starts == 1:  # it may be shorter
+            out[:] = 0
+        return self._files[number].read_at(start % starts, out)
 
 
 def open_long_recordings(folders: tuple[str, ...], front_end: FrontEnd) -> LongRecordings:
@@ -61,14 +72,10 @@ def open_long_recordings(folders: tuple[str, ...], front_end: FrontEnd) -> LongR
     """
     decoded = []
     for folder in map(Path, folders):
-        found = _decoded(folder, front_end)
-        if not found:
+        decoded.append(_decoded(folder, front_end))
+        if not any(file.stat().st_size for file in decoded[-1]):
             raise UserError(f"{folder} has no recordings that can be read")
-        decoded += found
-    recordings = LongRecordings(decoded, front_end.clip_samples)
-    if folders and not recordings.windows:
-        raise UserError(f"{', '.join(folders)}: all recordings are shorter than a clip")
-    return recordings
+    return LongRecordings(decoded, front_end.clip_samples)
 
 
 def recordings_below(folder: Path) -> list[Path]:
@@ -122,14 +129,26 @@ def _decoded(folder, front_end) -> list[Path]:
 
 class TrainingAudio:
     """The clips that training draws, numbered: those of the data set (input_data.Clips), after them windows
-    of long recordings (`windows`), and windows between two words (`cut_words`).
+    of long recordings (`windows`, by folder), and windows between two words (`cut_words`).
     """
 
     def __init__(self, clips, negatives: LongRecordings | None):
         self._clips, self._negatives = clips, negatives
         self._recordings = np.flatnonzero(clips.label != SILENCE_INDEX)
+        self.first_window = len(clips)
+        folders = negatives.of_folders if negatives else []
+        self.windows = [range(len(clips) + part.start, len(clips) + part.stop) for part in folders]
         end = len(clips) + (negatives.windows if negatives else 0)
-        self.windows, self.cut_words = range(len(clips), end), range(end, end + 2**31)
+        self.cut_words = range(end, end + 2**31)
+
+    def windows_to_draw(self, count: int) -> list[tuple[range, int]]:
+        """(range, how many) to draw `count` windows from the folders, the same number from each: a few
+        recordings of what was wrongly detected weigh as much as hours of speech.
+        """
+        folders = len(self.windows)
+        return [
+            (part, count // folders + (number < count % folders)) for number, part in enumerate(self.windows)
+        ]
 
     def labels(self, chosen: np.ndarray) -> np.ndarray:
         """Label of each of the clips `chosen`, int32; NO_WORD for windows."""
@@ -146,8 +165,8 @@ class TrainingAudio:
         audio[is_clip] = self._clips.audio(chosen[is_clip])
         for row in np.flatnonzero(~is_clip):
             number = int(chosen[row])
-            if number in self.windows:
-                self._negatives.read(number - self.windows.start, audio[row])
+            if number < self.cut_words.start:
+                self._negatives.read(number - self.first_window, audio[row])
             else:
                 self._between_words(number - self.cut_words.start, audio[row])
         return audio

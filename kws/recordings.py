@@ -77,12 +77,15 @@ def open_audio(source) -> Iterator[Recording]:
                 recording = Recording(file, file.frames)
                 if file.channels > 1 or file.subtype in FLOATS or file.frames >= UNKNOWN_FRAMES:
                     with _open_file(path, patch) as again:  # not all formats can be rewound
-                        recording = Recording(file, *_survey(again))
+                        recording = Recording(file, *survey(_blocks(again), file.channels, file.subtype))
                 yield recording
         except soundfile.LibsndfileError as error:
-            raise BadAudio(
-                f"is not audio that can be read ({str(error.error_string).strip().rstrip('.')})"
-            ) from None
+            raise unreadable(error) from None
+
+
+def unreadable(error) -> BadAudio:
+    """What a soundfile.LibsndfileError says."""
+    return BadAudio(f"is not audio that can be read ({str(error.error_string).strip().rstrip('.')})")
 
 
 def _patch(path):
@@ -103,7 +106,7 @@ def _patch(path):
 
 
 @functools.cache
-def _sequential():
+def sequential():
     """soundfile.SoundFile, imported when it is needed, but for its seeking after every block that is read.
 
     Not all formats can be sought in, nor streams that do not say their length.
@@ -125,23 +128,28 @@ def _open_file(path, patch):
             path = Patched(stack.enter_context(open(path, "rb", buffering=0)), *patch)
         elif os.name == "posix":
             path = os.fsencode(path)  # soundfile cannot encode names that are no text
-        yield stack.enter_context(_sequential()(path))
+        yield stack.enter_context(sequential()(path))
 
 
-def _survey(file):
-    """(frames, gain, channel) of a Recording, read block by block."""
-    count, peak, whole = 0, 0.0, True
-    sums, squares = np.zeros((2, file.channels + 1))  # of each channel and of their mean
+def _blocks(file):
     while len(block := file.read(BLOCK_SAMPLES, "float32", always_2d=True)):
+        yield block
+
+
+def survey(blocks, channels: int, subtype: str) -> tuple[int, float, int | None]:
+    """(frames, gain, channel) of a Recording, from its samples block by block, float32 [frames, channels]."""
+    count, peak, whole = 0, 0.0, True
+    sums, squares = np.zeros((2, channels + 1))  # of each channel and of their mean
+    for block in blocks:
         block = np.nan_to_num(block, posinf=0, neginf=0)
         peak = max(peak, float(np.abs(block).max()))
         whole = whole and bool((block == np.round(block)).all())
         block = np.column_stack([block, block.mean(axis=1)]).astype(np.float64)
         sums, squares, count = sums + block.sum(0), squares + np.square(block).sum(0), count + len(block)
-    gain = _float_gain(peak, whole) if file.subtype in FLOATS else 1
+    gain = _float_gain(peak, whole) if subtype in FLOATS else 1
     *each, of_mean = squares / max(1, count) - np.square(sums / max(1, count))
     # the mean of channels that have nothing in common has 1 / channels of their power
-    cancels = file.channels > 1 and of_mean < np.mean(each) / file.channels / 4
+    cancels = channels > 1 and of_mean < np.mean(each) / channels / 4
     return count, gain, int(np.argmax(each >= 0.999 * max(each))) if cancels else None
 
 
@@ -228,28 +236,40 @@ def clip_start(samples: np.ndarray, length: int) -> int:
     return min(step * int(middle.argmax()), len(samples) - length)
 
 
-class PcmFile:
-    """Rows of int16 samples in a file, [rows, clip_samples], read when they are asked for.
+class SampleFile:
+    """A file of int16 samples, of which parts are read when they are asked for, by several threads at once.
 
     Unlike the pages of a memory-mapped file, what has been read does not add to the process' memory.
     """
 
-    def __init__(self, path, shape: tuple[int, int]):
-        self.shape = shape
+    def __init__(self, path):
+        self.path = path
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  (as long as this object lives)
         self._lock = threading.Lock()
+
+    def read_at(self, sample: int, out: np.ndarray) -> np.ndarray:
+        """The samples from `sample` on, into `out`, as many as there are."""
+        if hasattr(os, "preadv"):
+            os.preadv(self._file.fileno(), [out], int(sample) * out.itemsize)
+        else:  # Windows
+            with self._lock:
+                self._file.seek(int(sample) * out.itemsize)
+                self._file.readinto(out)
+        return out
+
+
+class PcmFile(SampleFile):
+    """Rows of int16 samples in a file, [rows, clip_samples], read when they are asked for."""
+
+    def __init__(self, path, shape: tuple[int, int]):
+        super().__init__(path)
+        self.shape = shape
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self.read(row, np.empty(self.shape[1], np.int16))
 
     def read(self, row: int, out: np.ndarray) -> np.ndarray:
-        if hasattr(os, "preadv"):
-            os.preadv(self._file.fileno(), [out], int(row) * out.nbytes)
-        else:  # Windows
-            with self._lock:
-                self._file.seek(int(row) * out.nbytes)
-                self._file.readinto(out)
-        return out
+        return self.read_at(int(row) * self.shape[1], out)
 
 
 class Shard(NamedTuple):

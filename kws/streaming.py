@@ -133,8 +133,8 @@ class Detector:
         options = options.for_model(settings)
         self.hop = options.hop_samples(settings)  # samples
         self._hop = self.hop / settings.sample_rate
-        self._thresholds = np.full(len(settings.labels), np.inf)
-        self._thresholds[UNKNOWN_INDEX + 1 :] = options.threshold
+        self.thresholds = np.full(len(settings.labels), np.inf)  # of each label
+        self.thresholds[UNKNOWN_INDEX + 1 :] = options.threshold
         # windows averaged
         self.count = self._count = 1 + int(options.smoothing_ms * settings.sample_rate / 1000) // self.hop
         self.gate = options.gate
@@ -145,6 +145,12 @@ class Detector:
         self._recent = np.zeros((0, len(settings.labels)), np.float32)
         self._windows, self._last = 0, -np.inf
         self.best = None  # Detection of the highest smoothed score of a word so far, whether detected or not
+        self.latest = np.zeros(len(settings.labels))  # smoothed scores
+
+    @property
+    def scored_s(self) -> float:
+        """Seconds of audio that a smoothed score is of, from its first window's start to its last's end."""
+        return 2 * self._middle + (self._count - 1) * self._hop
 
     @staticmethod
     def _wake_word(options, settings):
@@ -172,6 +178,7 @@ class Detector:
         delay = (ends - begins - 1) * self._hop / 2  # of a mean over windows
         seconds = (self._windows + np.arange(len(scores))) * self._hop + self._middle - delay
         self._keep_best(seconds, means[:, UNKNOWN_INDEX + 1 :])
+        self.latest = means[-1] if len(means) else self.latest
         self._windows += len(scores)
         self._recent = known[max(0, len(known) - self._count + 1) :]
         return Smoothed(means.argmax(1), means.max(1), seconds)
@@ -182,7 +189,7 @@ class Detector:
         if verified is not None:
             scores = np.where(scores >= self.gate, verified, 0)
         found = []
-        for window in np.flatnonzero(scores >= self._thresholds[labels]):
+        for window in np.flatnonzero(scores >= self.thresholds[labels]):
             now, label = float(seconds[window]), int(labels[window])
             if now - self._last >= self._refractory and self._listens_to(label, now):
                 self._last = now

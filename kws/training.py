@@ -228,11 +228,9 @@ def load_teacher(path, settings: Settings) -> KerasModel:
 
 
 def start_from(path, model, settings: Settings):
-    """Give the Keras `model` of `settings` the weights of the checkpoint `path`, and print what differs."""
-    same_words, stored = load_start(model, settings, path), read_settings(path) or settings
-    if not same_words:
-        theirs, ours = show(stored.wanted_words), show(settings.wanted_words)
-        print(f"{path} has the words {theirs}: the last layer starts anew, for {ours}")
+    """Give the Keras `model` of `settings` the weights of a checkpoint, and print what is kept of it."""
+    stored = read_settings(path) or settings
+    print(f"starting from {path}:", *load_start(model, settings, path), sep="\n  ")
     for name in OF_THE_DATA[1:]:
         if getattr(stored, name) != getattr(settings, name):
             print(
@@ -286,17 +284,7 @@ def fit(
         on_microphone = options.ambient, options.false_alarms_per_hour
         validate = validation(validated or model, data, settings, *on_microphone) if worker == 0 else None
         steps = range(int(state.step.read_value()), options.total_steps)
-        batches = input_data.training_batches(
-            data,
-            variation,
-            settings.front_end,
-            batch_size=options.batch_size,
-            seed=options.seed,
-            steps=steps,
-            echo=options.echo_factor,
-            worker_rows=slice(worker, None, workers),
-            teacher=load_teacher(options.teacher, settings) if options.teacher else None,
-        )
+        batches = _batches(data, settings, options, variation, steps, slice(worker, None, workers))
         rates = learning_rates(options)
         for end in _validation_steps(steps, options.eval_step_interval):
             started, first = time.perf_counter(), int(state.step.read_value())
@@ -317,6 +305,21 @@ def fit(
                     write_history(options.train_dir, row)
                     manager.save(end)
                 log_progress(options, row, pace)
+
+
+def _batches(data, settings, options, variation, steps, worker_rows):
+    """A Batch for each of `steps`, with the scores of --teacher."""
+    return input_data.training_batches(
+        data,
+        variation,
+        settings.front_end,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        steps=steps,
+        echo=options.echo_factor,
+        worker_rows=worker_rows,
+        teacher=load_teacher(options.teacher, settings) if options.teacher else None,
+    )
 
 
 def compiled_steps(model, latent, optimizer, options: TrainingOptions):

@@ -1,5 +1,6 @@
 """label_wav.py as a user calls it: on files, on pipes, on clips."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import soxr
 
 import input_data
 from conftest import RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call
-from kws import checkpoints, streaming, streams
+from kws import checkpoints, recordings, streaming, streams
 
 
 def test_the_words_of_a_long_recording_are_told_as_text_json_and_from_a_pipe(tflite, long_recording):
@@ -221,3 +222,67 @@ def test_standard_input_without_audio_is_a_clear_error(tmp_path, content, reason
     (tmp_path / "x").write_bytes(content)
     with open(tmp_path / "x", "rb") as file:
         assert_one_clear_line(label("-", check=False, stdin=file)[1], "standard input", reason)
+
+
+# ---- what is kept, and what is drawn ----
+
+
+def saved(folder):
+    """{(word, seconds, score): samples} of the detections in a folder."""
+    found = {}
+    for path in folder.rglob("*.wav"):
+        seconds, score = re.search(r"_nohash_([\d.]+)s_([\d.]+)\.wav", path.name).groups()
+        samples, rate = soundfile.read(path, dtype="int16")
+        assert rate == RATE and samples.ndim == 1
+        found[path.parent.name, float(seconds), float(score)] = samples
+    return found
+
+
+def test_the_audio_of_detections_is_kept_alike_from_files_folders_and_pipes(scene, tmp_path):
+    ((_, line),) = label(scene, "--save_detections", tmp_path / "file")
+    (((word, seconds, score), samples),) = saved(tmp_path / "file").items()
+    assert line == f"{seconds:.1f} s  {word} {score:.2f}" and word == "yes"
+    known, _ = recordings.read_audio(scene, RATE)
+    place = known.tobytes().find(samples.tobytes()) // 2
+    assert (
+        0 <= place < 2 * RATE and place + len(samples) > (seconds + 0.5) * RATE
+    )  # "yes", and what led up to it
+    assert len(samples) < 2.5 * RATE
+
+    (tmp_path / "folder").mkdir()
+    shutil.copy(scene, tmp_path / "folder")
+    label(tmp_path / "folder", YES, "--save_detections", tmp_path / "from folder")
+    (tmp_path / "raw").write_bytes(known.tobytes())
+    with open(tmp_path / "raw", "rb") as pipe:
+        label("-", "--save_detections", tmp_path / "from pipe", stdin=pipe)
+    for name, short in (("from folder", 1), ("from pipe", 0)):
+        found = saved(tmp_path / name)
+        assert len(found) == 1 + short
+        (ours,) = [audio for (_, at, _), audio in found.items() if at > 1]
+        np.testing.assert_array_equal(ours, samples)
+
+
+def test_where_detections_cannot_be_kept_a_line_says_so(scene, tmp_path):
+    (tmp_path / "file").touch()
+    result = label(scene, "--save_detections", tmp_path / "file", check=False)[1]
+    assert_one_clear_line(result, "cannot save detections in", tmp_path / "file")
+
+
+def test_scores_are_drawn_in_a_terminal(tmp_path):
+    master, terminal = os.openpty()
+    (tmp_path / "raw").write_bytes(soundfile.read(YES, dtype="int16")[0].tobytes())
+    command = [sys.executable, ROOT / "label_wav.py", SHIPPED_INT8, "-", "--live", "--threshold", "0.6"]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "40", "PYTHONIOENCODING": "utf-8"}
+    with open(tmp_path / "raw", "rb") as pipe:
+        process = subprocess.Popen(command, stdin=pipe, stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal is told
+        while part := os.read(master, 2**16):
+            shown += part
+    os.close(master)
+    text = re.sub(r"\x1b\[[\d;?]*\w", "", shown.decode())
+    assert process.wait() == 0 and re.search(r"yes +█+┃█+░* 0\.\d\d|yes +█+┃█+ 1\.00", text), text
+    assert re.search(r"-: 0\.5 s  yes (1|0)\.\d\d", text) and shown.endswith(
+        b"\x1b[?25h"
+    )  # the cursor is back

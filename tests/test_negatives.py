@@ -30,13 +30,14 @@ def ramps(tmp_path):
 
 def test_a_window_is_where_its_number_says(ramps, dnn_small):
     recordings = negatives.open_long_recordings((str(ramps),), dnn_small.front_end)
-    assert recordings.windows == CLIP // 2 + 1 + CLIP + 1 and recordings.samples == 7 * CLIP // 2
+    assert recordings.windows == CLIP + CLIP + 1
     out = np.empty(CLIP, np.int16)
     for window, first, step in (
         (0, 0, 1),
         (CLIP // 2, CLIP // 2, 1),
-        (CLIP // 2 + 1, 0, -1),
-        (CLIP, -CLIP // 2 + 1, -1),
+        (CLIP // 2 + 1, 0, 1),  # the shorter recording's windows once more
+        (CLIP, 0, -1),
+        (3 * CLIP // 2, -CLIP // 2, -1),
     ):
         np.testing.assert_array_equal(recordings.read(window, out), first + step * np.arange(CLIP))
 
@@ -57,9 +58,34 @@ def test_a_folder_without_recordings_is_an_error(tmp_path, dnn_small):
         negatives.open_long_recordings((str(tmp_path),), dnn_small.front_end)
     with pytest.raises(UserError, match="is not a folder"):
         negatives.open_long_recordings((str(tmp_path / "none"),), dnn_small.front_end)
-    soundfile.write(tmp_path / "short.wav", np.zeros(CLIP // 2, np.int16), RATE)
-    with pytest.raises(UserError, match="shorter than a clip"):
-        negatives.open_long_recordings((str(tmp_path),), dnn_small.front_end)
+
+
+def test_a_recording_shorter_than_a_clip_is_followed_by_zeros_and_drawn_as_often_as_a_clip(
+    tmp_path, dnn_small
+):
+    ramp = np.arange(1, CLIP + 1, dtype=np.int16)
+    soundfile.write(tmp_path / "a.wav", ramp[: CLIP // 2], RATE)
+    soundfile.write(tmp_path / "b.wav", ramp, RATE)
+    recordings = negatives.open_long_recordings((str(tmp_path),), dnn_small.front_end)
+    assert recordings.windows == 2 * CLIP
+    out = np.full(CLIP, 7, np.int16)
+    np.testing.assert_array_equal(recordings.read(CLIP - 1, out)[: CLIP // 2], ramp[: CLIP // 2])
+    assert not out[CLIP // 2 :].any()
+    np.testing.assert_array_equal(recordings.read(CLIP, out), ramp)
+
+
+def test_a_folder_of_few_false_detections_is_drawn_as_often_as_one_of_hours(tmp_path, dnn_small, sample):
+    for name, seconds in (("hours", 40), ("false", 1)):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "x.wav", np.zeros(seconds * CLIP, np.int16), RATE)
+    folders = str(tmp_path / "hours"), str(tmp_path / "false")
+    audio = negatives.TrainingAudio(
+        sample.training, negatives.open_long_recordings(folders, dnn_small.front_end)
+    )
+    (hours, many), (few, as_many) = audio.windows_to_draw(101)
+    assert (many, as_many) == (51, 50)
+    assert (hours.start, hours.stop, few.stop) == (len(sample.training), few.start, audio.cut_words.start)
+    assert len(few) == CLIP and len(hours) == 39 * CLIP + 1
 
 
 def test_cut_words_are_the_end_of_one_clip_and_the_beginning_of_another(sample):

@@ -1,6 +1,8 @@
 """optimisations.py as a user calls it, and what clusters are worth after conversion."""
 
+import dataclasses
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -12,11 +14,13 @@ from conftest import (
     assert_one_clear_line,
     assert_same_weights,
     call,
+    call_here,
     interrupt,
     made_once,
     train,
 )
 from kws import checkpoints
+from kws.settings import DetectorSettings, Sensitivity
 from kws.tflite import zipped_size
 from networks import TINY
 
@@ -105,6 +109,17 @@ def test_a_kernel_that_tfmot_does_not_cluster_is_named(tmp_path):
 def test_a_checkpoint_without_clusters_cannot_keep_them(trained, tmp_path):
     result = call(*optimising(trained / "best", tmp_path, "--method", "cqat"), check=False)
     assert_one_clear_line(result, "hidden_1", "--method clustering")
+
+
+def test_thresholds_that_were_chosen_for_the_weights_before_are_left_out(trained, tmp_path):
+    shutil.copytree(trained / "best", tmp_path / "start")
+    settings = checkpoints.read_settings(trained / "best")
+    detector = DetectorSettings(20, 500, 1000, *3 * [Sensitivity((0.5,) * 10, 1, 0.1)])
+    checkpoints.write_settings(tmp_path / "start", dataclasses.replace(settings, detector=detector))
+    brief = "--how_many_training_steps 2 --learning_rate 0.001 --method entropy".split()
+    output = call_here(*optimising(tmp_path / "start", tmp_path / "after"), *brief).stdout
+    assert f"the thresholds in {tmp_path / 'start'} were chosen for its weights" in output
+    assert checkpoints.read_settings(tmp_path / "after" / "best") == settings
 
 
 def test_only_clustering_keeps_zeros(trained, tmp_path):

@@ -1,6 +1,7 @@
 """Recordings that come through a pipe are the samples that the file holds."""
 
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -16,12 +17,19 @@ BLOCK_MS = 40
 
 
 class OneWay(io.RawIOBase):
-    """Bytes that can only be read on, and how many have been."""
+    """Bytes that can only be read on, and how many have been; after the first `until` more come when told."""
 
-    def __init__(self, content):
-        self.content, self.position = content, 0
+    def __init__(self, content, until=None):
+        self.content, self.position, self.until = content, 0, until
+        self.more = threading.Event()
 
     def read(self, count):
+        if self.until is not None and self.position + count > self.until:
+            if self.position == self.until:
+                assert self.more.wait(60)
+                self.until = None
+                return self.read(count)
+            count = self.until - self.position
         part = self.content[self.position : self.position + count]
         self.position += len(part)
         return part
@@ -36,14 +44,20 @@ def noise(seconds=1.0, channels=2):
     return 0.1 * np.random.default_rng(0).normal(size=(int(seconds * RATE), channels))
 
 
-def wav(size=None, before=b"", subtype="PCM_16"):
+def wav(size=None, before=b"", subtype="PCM_16", samples=None):
     """A WAV file, as bytes; with `size` in the header, and chunks before the samples."""
     file = io.BytesIO()
-    soundfile.write(file, noise(), RATE, subtype, format="WAV")
+    soundfile.write(file, noise() if samples is None else samples, RATE, subtype, format="WAV")
     content = file.getvalue()
     start = content.index(b"data")
     size = content[start + 4 : start + 8] if size is None else size.to_bytes(4, "little")
     return content[:start] + before + b"data" + size + content[start + 8 :]
+
+
+def flac():
+    file = io.BytesIO()
+    soundfile.write(file, noise(), RATE, format="FLAC")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -88,11 +102,60 @@ def test_what_follows_the_samples_is_no_audio():
     np.testing.assert_array_equal(piped(wav() + b"LIST\x04\0\0\0more")[0], piped(wav())[0])
 
 
-def test_a_wav_file_is_read_while_it_comes():
-    pipe = OneWay(wav(0xFFFFFFFF))
+@pytest.mark.parametrize(("channels", "looked_at"), [(1, BLOCK_MS), (2, 1000)])
+def test_a_wav_file_is_read_while_it_comes(channels, looked_at):
+    pipe = OneWay(wav(0xFFFFFFFF, samples=noise(3, channels)))
     with open_pipe(pipe, RATE, BLOCK_MS) as (recording, _):
         block = next(audio_blocks(recording, RATE))
-    assert len(block) == RATE * BLOCK_MS // 1000 and pipe.position < HEAD_BYTES + 4 * len(block) + 100
+    assert len(block) == RATE * BLOCK_MS // 1000
+    assert pipe.position < HEAD_BYTES + 2 * channels * RATE * looked_at // 1000 + 100
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("kind", "subtype"), [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS")])
+def test_flac_and_ogg_are_decoded_while_they_come(tmp_path, kind, subtype, channels):
+    path, file = tmp_path / "x", io.BytesIO()
+    soundfile.write(file, noise(8, channels), RATE, subtype, format=kind)
+    path.write_bytes(content := file.getvalue())
+    pipe = OneWay(content, until=len(content) // 2)
+    with open_pipe(pipe, RATE, BLOCK_MS) as (recording, is_raw):
+        blocks = audio_blocks(recording, RATE)
+        found = [next(blocks) for _ in range(2000 // BLOCK_MS)]  # at half of the file, 2 of its 8 s are there
+        pipe.more.set()
+        found += blocks
+    np.testing.assert_array_equal(np.concatenate(found), read_audio(path, RATE)[0])
+    assert not is_raw
+
+
+def test_a_flac_file_that_does_not_know_its_length_ends_with_the_pipe():
+    content = bytearray(flac())
+    content[21] &= 0xF0  # STREAMINFO's count of samples, 36 bits; 0 is "unknown"
+    content[22:26] = bytes(4)
+    np.testing.assert_array_equal(piped(bytes(content))[0], piped(flac())[0])
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
+@pytest.mark.parametrize("silence", [0, 2.5])
+def test_of_channels_that_cancel_out_one_is_taken_once_there_is_something_to_hear(kind, silence):
+    sound = (3000 * noise(2, 1)).astype(np.int16)
+    sound = np.concatenate([np.zeros((int(silence * RATE), 1), np.int16), sound])
+    file = io.BytesIO()
+    soundfile.write(file, np.hstack([sound, -sound]), RATE, "PCM_16", format=kind)
+    np.testing.assert_array_equal(piped(file.getvalue())[0], sound[:, 0])
+
+
+def test_float_samples_at_the_scale_of_integers_are_recognised():
+    sound = np.round(100_000 * noise(2, 1)).clip(-32767, 32767).astype(np.float32)
+    found, _ = piped(wav(subtype="FLOAT", samples=sound))
+    np.testing.assert_array_equal(found, sound[:, 0].astype(np.int16))
+
+
+def test_a_format_that_has_to_end_first_is_said(tmp_path, capsys):
+    soundfile.write(tmp_path / "x", noise(), RATE, format="AIFF")
+    piped((tmp_path / "x").read_bytes())
+    assert "decoded when it ends" in capsys.readouterr().err
+    piped(wav())
+    assert not capsys.readouterr().err
 
 
 def test_samples_without_a_header_are_raw_at_the_rate_said():
@@ -109,10 +172,23 @@ def test_samples_without_a_header_are_raw_at_the_rate_said():
         (b"<html>", "is text"),
         (wav()[: RATE // 2], "is truncated"),
         (wav()[:30], "is truncated|is not audio that can be read"),
+        (flac()[:-1000], "is truncated"),
+        (b"fLaC" + bytes(3000), "is not audio that can be read"),
+        (b"OggS" + bytes(3000), "is not audio that can be read"),
         (b"\x1aE\xdf\xa3" + bytes(3000), "is not audio that can be read"),
         (b"\0\0\0\x20ftypM4A " + bytes(3000), "is not audio that can be read"),
     ],
-    ids=["nothing", "text", "half a WAV file", "half a header", "WebM", "M4A"],
+    ids=[
+        "nothing",
+        "text",
+        "half a WAV file",
+        "half a header",
+        "half a FLAC file",
+        "no FLAC",
+        "no Ogg",
+        "WebM",
+        "M4A",
+    ],
 )
 def test_what_is_no_audio_says_so(content, reason):
     with pytest.raises(BadAudio, match=reason):

@@ -182,15 +182,29 @@ def test_the_weights_of_the_start_are_blended_in(trained, tmp_path, batch_norm):
         np.testing.assert_allclose(half, (before + after) / 2, atol=1e-5)
 
 
-def test_for_other_words_the_last_layer_starts_anew(trained, tmp_path):
-    words = "--wanted_words", "no,yes"
+def test_for_other_words_the_last_layer_keeps_what_both_have(trained, tmp_path):
+    words = "--wanted_words", "no,bird,yes"
     output = start(trained / "best", tmp_path, *words).stdout
-    theirs = ",".join(checkpoints.read_settings(trained / "best").wanted_words)
-    assert f"{trained}/best has the words {theirs}: the last layer starts anew, for no,yes\n" in output
+    labels, ours = (
+        checkpoints.read_settings(trained / "best").labels,
+        ("_silence_", "_unknown_", "no", "bird", "yes"),
+    )
+    dropped = ", ".join(label for label in labels if label not in ours)
+    assert f"starting from {trained}/best:\n  hidden_1: kept (250x144 + 144)\n" in output
+    kept = "  output: kept for _silence_, _unknown_, no, yes; new, at random, for bird; dropped for "
+    assert f"{kept}{dropped}\n" in output
     *hidden, bias, kernel = weights(tmp_path / "best")
-    for ours, expected in zip(hidden, weights(trained / "best"), strict=False):
-        np.testing.assert_allclose(ours, expected, atol=2e-6)
-    assert kernel.shape == (144, 4) and bias.shape == (4,)
+    *expected, expected_bias, expected_kernel = weights(trained / "best")
+    for value, other in zip(hidden, expected, strict=True):
+        np.testing.assert_allclose(value, other, atol=2e-6)
+    assert kernel.shape == (144, 5) and bias.shape == (5,)
+    for number, label in enumerate(ours):
+        if label == "bird":
+            assert np.abs(kernel[:, number, None] - expected_kernel).max(axis=0).min() > 0.01
+        else:
+            place = labels.index(label)
+            np.testing.assert_allclose(kernel[:, number], expected_kernel[:, place], atol=2e-6)
+            np.testing.assert_allclose(bias[number], expected_bias[place], atol=2e-6)
 
 
 def test_with_batch_norm_too_a_training_starts_from_a_checkpoint(trained, tmp_path):
