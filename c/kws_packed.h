@@ -30,10 +30,11 @@ static void prepare(const kws_layer *layer, const int8_t *input) {
     }
 }
 
-/* Each of these adds to sums the products of inputs, 16 pairs at a time in q5 and q6, with four rows: bytes of words are
- * in q0 to q3, tops in q4. In assembler, as compilers move vectors that vld4 loads to memory and back. */
+/* Each of these adds to sums the products of inputs, 16 pairs at a time in q5 and q6, with four rows: bytes of words
+ * are in q0 to q3, tops in q4. In assembler, as compilers move vectors that vld4 loads to memory and back; not inlined,
+ * so that registers are to be had for all of it. */
 #define ADD_PRODUCTS(name, loads, sums_of_products)                                                                   \
-    static void name(const void *words, const uint8_t *tops, int half, int32_t sums[ROWS]) {                          \
+    __attribute__((noinline)) static void name(const void *words, const uint8_t *tops, int half, int32_t sums[ROWS]) { \
         const int8_t *inputs = kws_work.vectors.inputs, *table = kws_work.vectors.values;                             \
         int32_t one = sums[0], two = sums[1], three = sums[2], four = sums[3];                                        \
         __asm volatile("dls lr, %[count]\n"                                                                           \
@@ -41,8 +42,8 @@ static void prepare(const kws_layer *layer, const int8_t *input) {
                        "vldrb.8 q5, [%[inputs]], #16\n\t"                                                             \
                        "vldrb.8 q6, [%[inputs]], #16\n\t" sums_of_products                                            \
                        "le lr, 1b"                                                                                    \
-                       : [one] "+Te"(one), [two] "+Te"(two), [three] "+Te"(three), [four] "+Te"(four),                \
-                         [words] "+r"(words), [tops] "+r"(tops), [inputs] "+r"(inputs)                                \
+                       : [one] "+&Te"(one), [two] "+&Te"(two), [three] "+&Te"(three), [four] "+&Te"(four),            \
+                         [words] "+&r"(words), [tops] "+&r"(tops), [inputs] "+&r"(inputs)                             \
                        : [table] "r"(table), [high] "r"(table + 256), [count] "r"((half + VECTOR - 1) / VECTOR)       \
                        : "lr", "q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7", "memory");                             \
         sums[0] = one, sums[1] = two, sums[2] = three, sums[3] = four;                                                \
@@ -150,8 +151,8 @@ static void prepare(const kws_layer *layer, const int8_t *input) {
                        "2:\n\t" products_of_a_pair                                                                    \
                        "cmp %[inputs], %[end]\n\t"                                                                    \
                        "bne 1b"                                                                                       \
-                       : [one] "+r"(one), [two] "+r"(two), [three] "+r"(three), [four] "+r"(four),                    \
-                         [words] "+r"(words), [tops] "+r"(tops), [inputs] "+r"(inputs), [word] "=&r"(word),           \
+                       : [one] "+&r"(one), [two] "+&r"(two), [three] "+&r"(three), [four] "+&r"(four),                \
+                         [words] "+&r"(words), [tops] "+&r"(tops), [inputs] "+&r"(inputs), [word] "=&r"(word),        \
                          [pair] "=&r"(pair), [values] "=&r"(values)                                                   \
                        : [table] "r"(kws_work.of_two.pairs), [end] "r"(end)                                           \
                        : "cc", "memory");                                                                             \
@@ -260,7 +261,7 @@ static void packed_layer(const kws_layer *layer, const int8_t *input, int8_t *ou
     prepare(layer, input);
     for (int i = 0; i < layer->outputs; i += ROWS) {
         const int begin = i / ROWS * (kernel->bits == 3 ? (half + 1) & ~1 : half); /* vld2 takes aligned words only */
-        const uint8_t *tops = kernel->tops + (kernel->bits == 4 ? 0 : begin);
+        const uint8_t *tops = kernel->bits == 4 ? kernel->tops : kernel->tops + begin;
         int32_t sums[ROWS]; /* of weights and bias there are ROWS to the end */
         memcpy(sums, layer->bias + i, sizeof sums);
 #if KWS_INDICES_3
