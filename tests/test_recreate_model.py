@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from conftest import ROOT, SAMPLE_DATA, WEIGHTS, call
+from conftest import ROOT, SAMPLE_DATA, WEIGHTS, call, python
 
 
 def recreate(*arguments, repository=ROOT, cwd=ROOT, **variables):
     """Run the repository's recreate_model.sh in the environment of the tests, and `variables`."""
-    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    folders = os.path.dirname(python()), os.path.dirname(sys.executable), os.environ["PATH"]
     command = ["bash", str(repository / "recreate_model.sh"), *map(str, arguments)]
-    environment = os.environ | {"PATH": path} | variables
+    environment = os.environ | {"PATH": os.pathsep.join(folders)} | variables
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
 
 
@@ -33,7 +33,7 @@ def shorten(copy):
         script = file.read_text()
         steps = r"\$\(short \d+\)" if file.suffix == ".sh" else r"(?<=^--how_many_training_steps )\d+"
         shorter, changed = re.subn(steps, "$(short 20)" if file.suffix == ".sh" else "20", script, flags=re.M)
-        assert changed == (6 if file.suffix == ".sh" else 1)
+        assert changed == {"recreate_model.sh": 6, "own_words.txt": 0}.get(file.name, 1)
         file.write_text(shorter)
 
 
