@@ -293,10 +293,14 @@ def make_words(folder, words=("on", "off", "cat"), speakers=SPEAKERS):
     return folder
 
 
-def shipped_recordings(tmp_path, part):
-    """The recordings of RECORDINGS, unpacked for a test that needs real speech; skipped without them."""
+@pytest.fixture(scope="session")
+def real_speech(tmp_path_factory):
+    """A folder with the validation and test recordings of Speech Commands and its test set; skips without."""
     if not (RECORDINGS / "unpack.py").exists():
         pytest.skip(f"no recordings of Speech Commands in {RECORDINGS}")
-    command = [sys.executable, str(RECORDINGS / "unpack.py"), str(tmp_path), "--only", part]
-    subprocess.run(command, check=True, capture_output=True)
-    return tmp_path
+
+    def make(folder):
+        command = [sys.executable, RECORDINGS / "unpack.py", folder, "--only", "testing,validation"]
+        subprocess.run(command, check=True, capture_output=True)
+
+    return made_once(tmp_path_factory, "real_speech", make)

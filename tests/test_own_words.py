@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from conftest import RATE, SAMPLE_DATA, call_here
+from conftest import RATE, SAMPLE_DATA, call, call_here
 from kws import recordings
 
 WORDS = ("yes", "stop", "left")
@@ -67,7 +67,7 @@ def found_words(lines, words):
 
 def test_own_words_are_detected_in_a_long_recording_on_the_pc(own_words, talk):
     path, words = talk
-    lines = call_here("label_wav.py", own_words / "words.tflite", path).stdout.splitlines()
+    lines = call("label_wav.py", own_words / "words.tflite", path).stdout.splitlines()
     hits, others = found_words(lines, words)
     assert hits >= SPOKEN - 1 and others <= 3
 
