@@ -196,7 +196,12 @@ def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentat
         )
     _report_labels_without_clips(training, data, data_dir)
     if augmentation.uses_noise and not data.noise:
-        print(f"{data_dir} has no {NOISE_FOLDER}: training without background noise", file=sys.stderr)
+        room = augmentation.with_room_noise(background=False).room_noise_db
+        print(
+            f"{data_dir} has no {NOISE_FOLDER}: training without background noise but that of a quiet room "
+            f"(--room_noise_db {show(room)})",
+            file=sys.stderr,
+        )
 
 
 def _report_labels_without_clips(training, data, data_dir):
