@@ -196,10 +196,10 @@ def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentat
         )
     _report_labels_without_clips(training, data, data_dir)
     if augmentation.uses_noise and not data.noise:
-        room = augmentation.with_room_noise(background=False).room_noise_db
+        floor = augmentation.with_noise_floor(background=False).noise_floor_db
         print(
-            f"{data_dir} has no {NOISE_FOLDER}: training without background noise but that of a quiet room "
-            f"(--room_noise_db {show(room)})",
+            f"{data_dir} has no {NOISE_FOLDER}: training without background noise, but with a noise floor of up "
+            f"to {show(floor)} dB (--noise_floor_db)",
             file=sys.stderr,
         )
 

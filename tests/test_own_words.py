@@ -18,7 +18,7 @@ SPOKEN = 15
 def own_words(tmp_path_factory):
     """The int8 model of three words of the sample data, the others being unknown."""
     folder = tmp_path_factory.mktemp("own_words")
-    data = "@recipes/own_words.txt", "--data_dir", SAMPLE_DATA
+    data = "@recipes/recorded_words.txt", "--data_dir", SAMPLE_DATA
     short = "--eval_step_interval 500 --how_many_training_steps".split()
     words = "--wanted_words", ",".join(WORDS)
     call_here(

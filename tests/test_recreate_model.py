@@ -31,7 +31,7 @@ def shorten(copy):
     """Have the repository `copy` take 20 steps in each stage."""
     steps = r"(?<=^--how_many_training_steps )\d+"
     of_script = r"(?<=\$\(short )\d+|(?<=--how_many_training_steps )\d+"
-    expected = {"recreate_model.sh": 7, "own_words.txt": 0}
+    expected = {"recreate_model.sh": 7, "recorded_words.txt": 0}
     for file in (copy / "recreate_model.sh", *(copy / "recipes").glob("*.txt")):
         pattern = of_script if file.suffix == ".sh" else steps
         shorter, changed = re.subn(pattern, "20", file.read_text(), flags=re.M)
