@@ -74,7 +74,7 @@ def add_arguments(parser):
     )
     add(
         "noise_floor_db",
-        "loudest noise floor, in dB of full scale: in clips of silence, and where a shift leaves clips empty; "
+        "loudest noise floor, in dB of full scale: in clips of silence, and where shifts leave clips empty; "
         f"if not given {NOISE_FLOOR_DB:g} without background noise, and none with it",
         type=bounded(float, DIGITAL_SILENCE_DB, 0),
         metavar="DB",

@@ -198,8 +198,8 @@ def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentat
     if augmentation.uses_noise and not data.noise:
         floor = augmentation.with_noise_floor(background=False).noise_floor_db
         print(
-            f"{data_dir} has no {NOISE_FOLDER}: training without background noise, but with a noise floor of up "
-            f"to {show(floor)} dB (--noise_floor_db)",
+            f"{data_dir} has no {NOISE_FOLDER}: training without background noise, but with a noise floor of "
+            f"up to {show(floor)} dB (--noise_floor_db)",
             file=sys.stderr,
         )
 
