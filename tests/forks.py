@@ -20,6 +20,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
+NO_ANSWER = 70  # the exit code where the process with TensorFlow has ended
 PROGRAM = """#!{python} -SE
 import sys
 
@@ -73,8 +74,11 @@ def run(address, python):
     connection.sendall(job)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: connection.sendall(bytes([number])))
-    code = int.from_bytes(connection.recv(4), "little", signed=True)
-    if code < 0:
+    answer = connection.recv(4)
+    code = int.from_bytes(answer, "little", signed=True) if answer else NO_ANSWER
+    if code < 0:  # ended by a signal
+        with contextlib.suppress(OSError):  # of one that cannot be handled
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
 
@@ -141,6 +145,7 @@ def execute(arguments, folder, environment, streams):
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job, as this may be, ignores it
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
