@@ -12,6 +12,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -35,8 +36,7 @@ class Interpreter:
     """The executable `path`, and the process behind it, which ends with this one."""
 
     def __init__(self):
-        self._folder = tempfile.TemporaryDirectory(prefix="kws-")  # short, as names of sockets must be
-        folder = Path(self._folder.name)
+        folder = Path(tempfile.mkdtemp(prefix="kws-"))  # short, as names of sockets must be
         self.path, address = folder / "python", folder / "socket"
         text = PROGRAM.format(python=sys.executable, tests=str(Path(__file__).parent), address=str(address))
         self.path.write_text(text)
@@ -57,7 +57,6 @@ class Interpreter:
         os.close(self._ours)
         self._server.wait()
         self._server.stdout.close()
-        self._folder.cleanup()
 
 
 # ---- in the process that stands for python ----
@@ -87,7 +86,7 @@ def run(address, python):
 
 
 def serve(address, alive):
-    """Fork a process for each connection, until nothing can be read from `alive` any more."""
+    """Fork a process for each connection, until `alive` has ended; then delete the folder of `address`."""
     import_what_takes_long()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
@@ -105,6 +104,7 @@ def serve(address, alive):
             with contextlib.suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
+    shutil.rmtree(Path(address).parent)
 
 
 def import_what_takes_long():
