@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -270,7 +271,7 @@ def test_where_detections_cannot_be_kept_a_line_says_so(scene, tmp_path):
 def test_scores_are_drawn_in_a_terminal(tmp_path):
     master, terminal = os.openpty()
     (tmp_path / "raw").write_bytes(soundfile.read(YES, dtype="int16")[0].tobytes())
-    command = [python(), ROOT / "label_wav.py", SHIPPED_INT8, "-", "--live", "--threshold", "0.6"]
+    command = [sys.executable, ROOT / "label_wav.py", SHIPPED_INT8, "-", "--live", "--threshold", "0.6"]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "40", "PYTHONIOENCODING": "utf-8"}
     with open(tmp_path / "raw", "rb") as pipe:
         process = subprocess.Popen(command, stdin=pipe, stdout=terminal, stderr=terminal, env=environment)
