@@ -333,6 +333,7 @@ def training_batches(
 def _fresh_batches(data, variation, front_end, batch_size, seed, numbers, rows, teacher, pool):
     """The freshly augmented batches with these numbers, made ahead by the threads of `pool`."""
     source = TrainingAudio(data.training, data.negatives)
+    variation = variation.with_noise_floor(background=bool(data.noise))
     unknown = data.training.label == UNKNOWN_INDEX
     order = EpochOrder(
         np.flatnonzero(~unknown),

@@ -1,13 +1,18 @@
-"""Variation of training clips: time, speed, volume and background noise."""
+"""Variation of training clips: time, speed, volume, background noise and noise floor."""
 
+import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from kws.cli import bounded, flag_adder
 from kws.features import FrontEnd
+
+FLOOR_FREQUENCY = 0.4  # ratio of clips with a noise floor in place of background noise
+NOISE_FLOOR_DB = -40.0  # of full scale; quiet rooms with good microphones have -60 and less, phones up to -40
+DIGITAL_SILENCE_DB = -110.0  # noise that int16 rounds to zeros
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,16 @@ class Augmentation:
     speed_change: float = 0
     volume_change_db: float = 0
     silence_volume: float | None = None  # background_volume where None
+    noise_floor_db: float | None = None  # NOISE_FLOOR_DB where None and without background noise, else off
+
+    def with_noise_floor(self, background: bool) -> "Augmentation":
+        """These with a noise floor where none is asked for and the data set has no `background` noise.
+
+        Digital silence would then be all the silence that training knows.
+        """
+        if background or self.noise_floor_db is not None:
+            return self
+        return replace(self, noise_floor_db=NOISE_FLOOR_DB)
 
     @property
     def uses_noise(self) -> bool:
@@ -57,6 +72,13 @@ def add_arguments(parser):
         type=ratio,
         metavar="V",
     )
+    add(
+        "noise_floor_db",
+        "loudest noise floor, in dB of full scale: in clips of silence, and where shifts leave clips empty; "
+        f"if not given {NOISE_FLOOR_DB:g} without background noise, and none with it",
+        type=bounded(float, DIGITAL_SILENCE_DB, 0),
+        metavar="DB",
+    )
     return group
 
 
@@ -68,9 +90,11 @@ class Variations(NamedTuple):
     gain: np.ndarray  # float32 [clips]
     noise_volume: np.ndarray  # float32 [clips]: 0 for no noise
     noise_place: np.ndarray  # float [clips, 2]: which recording of noise, and where in it; 0 to 1
+    floor: np.ndarray | None = None  # float32 [clips]: root mean square of the noise floor; 0 for none
+    floor_everywhere: np.ndarray | None = None  # bool [clips]: not only where a shift leaves the clip empty
 
     def of(self, rows: slice) -> "Variations":
-        return Variations(*(values[rows] for values in self))
+        return Variations(*(None if values is None else values[rows] for values in self))
 
 
 def draw_variations(
@@ -92,25 +116,36 @@ def draw_variations(
     noise_volume *= rng.random(count) < augmentation.background_frequency
     noise_place = rng.random((count, 2))
     speed, decibels = rng.uniform(-1, 1, (2, count))
+    # after all that was drawn before there was a noise floor, so that without one clips are as they were
+    wanted = augmentation.noise_floor_db is not None
+    has_floor = rng.random(count) < (FLOOR_FREQUENCY if wanted else 0)
+    loudest = augmentation.noise_floor_db if wanted else DIGITAL_SILENCE_DB
+    decibels_of_floor = rng.uniform(DIGITAL_SILENCE_DB, loudest, count)
+    floor = np.where(has_floor, 10 ** (decibels_of_floor / 20), 0).astype(np.float32)
     return Variations(
         shift=shift,
         speed=1 + augmentation.speed_change / 100 * speed,
         gain=(10 ** (augmentation.volume_change_db * decibels / 20)).astype(np.float32),
-        noise_volume=noise_volume,
+        noise_volume=np.where(has_floor, np.float32(0), noise_volume),
         noise_place=noise_place,
+        floor=floor if wanted else None,
+        floor_everywhere=is_silence if wanted else None,
     )
 
 
 def augment(clips: np.ndarray, variations: Variations, noise: list[np.ndarray]) -> np.ndarray:
     """int16 [clips, clip_samples] -> the same varied and mixed with noise, float32, -1 to 1.
 
-    What a shift or a higher speed leaves empty at the ends is zeros; the sum with the noise is clipped.
+    What a shift or a higher speed leaves empty at the ends is zeros, or after a shift the noise floor; the
+    sum with the noise is clipped.
     """
     length = clips.shape[1]
     audio = np.zeros(clips.shape, np.float32)
+    if variations.floor is not None:
+        _write_noise_floor(audio, variations)
     scaled = np.empty(length, np.float32)
     for out, clip, shift, speed, gain, volume, (recording, place) in zip(
-        audio, clips, *variations, strict=True
+        audio, clips, *variations[:5], strict=True
     ):
         if noise and volume:
             background = noise[int(recording * len(noise))]
@@ -120,6 +155,31 @@ def augment(clips: np.ndarray, variations: Variations, noise: list[np.ndarray]) 
         changed = scaled if speed == 1 else _at_speed(scaled, speed)
         out[max(0, shift) : length + min(0, shift)] += changed[max(0, -shift) : length - max(0, shift)]
     return np.clip(audio, -1, 1, out=audio)
+
+
+def _write_noise_floor(audio, variations):
+    """Write the noise floor into clips of silence, and into what a shift leaves empty of others."""
+    length = audio.shape[1]
+    noises = _floors(length)
+    for clip in np.flatnonzero(variations.floor):
+        colour, place = variations.noise_place[clip]
+        start, shift = int(place * length), variations.shift[clip]
+        noise = noises[int(colour * len(noises))][start : start + length]
+        part = slice(0, shift) if shift > 0 else slice(length + shift, length)
+        if variations.floor_everywhere[clip]:
+            part = slice(None)
+        # rounded, as a recording is: the quietest noise is then of few values, or zeros
+        audio[clip, part] = np.rint(32768 * variations.floor[clip] * noise[part]) / 32768
+
+
+@functools.lru_cache(maxsize=4)
+def _floors(length):
+    """Noise of three colours, white, pink and brown, of root mean square 1: float32 [3, 2 * length]."""
+    spectrum = np.fft.rfft(np.random.default_rng(0).normal(size=(3, 2 * length)))
+    spectrum[:, 0] = 0
+    spectrum[:, 1:] /= np.arange(1, spectrum.shape[1]) ** np.array([[0], [0.5], [1]])
+    noise = np.fft.irfft(spectrum, 2 * length)
+    return (noise / noise.std(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _at_speed(samples, speed):

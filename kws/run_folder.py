@@ -83,7 +83,8 @@ def _check_same_run(identity, note):
     except (OSError, ValueError, TypeError):
         raise UserError(f"{note} is damaged; delete {note.parent} to start over") from None
     for name, value in identity.items():
-        if name == STEPS or theirs.get(name) == value or name == RATES and _continues(theirs, value):
+        known = theirs.get(name, "not given")  # as a flag that there was not yet
+        if name == STEPS or known == value or name == RATES and _continues(theirs, value):
             continue
         raise UserError(_how_to_go_on(note.parent, name, theirs.get(name), value))
     done, total = _steps_done(note.parent), sum(map(int, identity[STEPS].split()))

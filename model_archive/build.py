@@ -196,17 +196,19 @@ def arena_size(path: Path) -> int:
     make it larger than on a microcontroller.
     """
     importlib.import_module("tflite_micro")  # where it is missing, every size would seem too small
+    sizes = range(16, LARGEST_ARENA, 16)  # TensorFlow Lite Micro aligns what it allocates to 16 bytes
+    return sizes[bisect.bisect_left(sizes, True, key=lambda size: runs_in_arena(path, size))]
+
+
+def runs_in_arena(path: Path, size: int) -> bool:
+    """Whether TensorFlow Lite Micro runs a file in `size` bytes of working memory."""
     program = (
         "import sys; from tflite_micro import runtime; "
         "runtime.Interpreter.from_file(sys.argv[1], arena_size=int(sys.argv[2])).invoke()"
     )
-
-    def runs(size):  # in a process of its own: too small an arena may end it
-        command = [sys.executable, "-c", program, str(path), str(size)]
-        return subprocess.run(command, capture_output=True).returncode == 0
-
-    sizes = range(16, LARGEST_ARENA, 16)  # TensorFlow Lite Micro aligns what it allocates to 16 bytes
-    return sizes[bisect.bisect_left(sizes, True, key=runs)]
+    # in a process of its own: too small an arena may end it
+    command = [sys.executable, "-c", program, str(path), str(size)]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def npu_cost(path: Path) -> dict:

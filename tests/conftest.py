@@ -21,6 +21,7 @@ import soundfile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "model_archive")]
 
+import forks  # noqa: E402
 import input_data  # noqa: E402
 import models  # noqa: E402
 from input_data import DataOptions  # noqa: E402
@@ -67,9 +68,15 @@ def fast_means_fast(request, monkeypatch):
 # ---- scripts and what they leave ----
 
 
+@functools.cache
+def python():
+    """A python whose processes have TensorFlow at once, for scripts."""
+    return str(forks.Interpreter().path)
+
+
 def call(script, *arguments, cwd=ROOT, check=True, **options):
     """Run a script of the repository; its result with text in stdout and stderr."""
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    command = [python(), str(ROOT / script), *map(str, arguments)]
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, **options)
     if check:
         assert result.returncode == 0, result.stdout + result.stderr
@@ -145,7 +152,7 @@ def interrupt(command, by):
     """Start a training command and send the signal `by` after its first validation; its standard error."""
     script, *arguments = map(str, command)
     running = subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / script), *arguments],
+        [python(), str(ROOT / script), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -286,10 +293,14 @@ def make_words(folder, words=("on", "off", "cat"), speakers=SPEAKERS):
     return folder
 
 
-def shipped_recordings(tmp_path, part):
-    """The recordings of RECORDINGS, unpacked for a test that needs real speech; skipped without them."""
+@pytest.fixture(scope="session")
+def real_speech(tmp_path_factory):
+    """A folder with the validation and test recordings of Speech Commands and its test set; skips without."""
     if not (RECORDINGS / "unpack.py").exists():
         pytest.skip(f"no recordings of Speech Commands in {RECORDINGS}")
-    command = [sys.executable, str(RECORDINGS / "unpack.py"), str(tmp_path), "--only", part]
-    subprocess.run(command, check=True, capture_output=True)
-    return tmp_path
+
+    def make(folder):
+        command = [sys.executable, RECORDINGS / "unpack.py", folder, "--only", "testing,validation"]
+        subprocess.run(command, check=True, capture_output=True)
+
+    return made_once(tmp_path_factory, "real_speech", make)

@@ -9,7 +9,7 @@ import yaml
 
 import build
 import input_data
-from conftest import ROOT, SAMPLE_DATA, WEIGHTS, call, shipped_recordings
+from conftest import ROOT, SAMPLE_DATA, WEIGHTS, call_here
 from kws import checkpoints, firmware
 from kws.settings import Settings
 from kws.tflite import TFLiteModel, operator_names, zipped_size
@@ -87,7 +87,8 @@ def test_tensorflow_lite_micro_needs_what_is_stated(folder):
     pytest.importorskip("tflite_micro")
     stated = definition(folder)["tensorflow_lite_micro"]
     assert stated["resolver"] == firmware.resolver(["FULLY_CONNECTED", "SOFTMAX"]).splitlines()
-    assert build.arena_size(tflite_file(folder)) == stated["arena_bytes"]
+    sizes = (stated["arena_bytes"] - 16, stated["arena_bytes"])  # all are multiples of 16
+    assert [build.runs_in_arena(tflite_file(folder), size) for size in sizes] == [False, True]
 
 
 @pytest.mark.parametrize("kind", ["int8", "clustered_int8", "entropy_int8", "int16"])
@@ -145,31 +146,12 @@ def test_the_sources_and_the_float_file_are_one_model():
     np.testing.assert_allclose(tflite.predict(features), expected, atol=1e-5)
 
 
-@pytest.fixture(scope="session")
-def recordings(tmp_path_factory):
-    """The recordings of the validation and test partitions and of the canonical test set."""
-    return shipped_recordings(tmp_path_factory.mktemp("speech_commands"), "testing,validation")
-
-
-def test_the_stated_accuracies_are_measured_again(recordings, tmp_path):
-
-    results = {}
-    for which in (
-        ["--tflite_path", *map(tflite_file, TFLITE_FOLDERS)],
-        ["--checkpoint", WEIGHTS],
-    ):
-        call(
-            "evaluation.py",
-            *which,
-            *("--data_dir", recordings / "speech_commands_v0.02"),
-            *(
-                "--test_dir",
-                recordings / "speech_commands_test_set_v0.02",
-                "--json",
-                tmp_path / "report.json",
-            ),
-        )
-        results |= json.loads((tmp_path / "report.json").read_text())
+def test_the_stated_accuracies_are_measured_again(real_speech, tmp_path):
+    files = "--tflite_path", *map(tflite_file, TFLITE_FOLDERS), "--checkpoint", WEIGHTS
+    data = "--data_dir", real_speech / "speech_commands_v0.02"
+    test_set = "--test_dir", real_speech / "speech_commands_test_set_v0.02"
+    call_here("evaluation.py", *files, *data, *test_set, "--json", tmp_path / "report.json")
+    results = json.loads((tmp_path / "report.json").read_text())
     folders = {str(tflite_file(folder)): folder for folder in TFLITE_FOLDERS}
     folders[str(WEIGHTS)] = ARCHIVE / "model_source"
     accuracy = {}

@@ -105,3 +105,38 @@ def test_silence_has_a_volume_of_its_own(sample, dnn_small):
     ]
     assert np.mean(np.array(loud)[sample.training.label == 0]) > 0.5
     assert not np.any(np.array(loud)[sample.training.label > 0])
+
+
+def test_silence_has_a_noise_floor_of_every_level_and_sometimes_none():
+    silence = np.zeros(RATE, np.int16)
+    audio = varied(silence, 1000, is_silence=True, noise_floor_db=-40)
+    level = 20 * np.log10(np.maximum(audio.std(1), 1e-7))
+    np.testing.assert_array_equal(np.rint(audio * 32768), audio * 32768)
+    assert -42 < level.max() < -38.5
+    assert 0.57 < (level < -139).mean() < 0.72  # 0.6 without, and where noise is rounded to zeros
+    for loudest in (-80, -60, -40):
+        assert 0.06 < ((loudest - 20 < level) & (level <= loudest)).mean() < 0.17
+    background = [np.ones(2 * RATE, np.float32)]
+    flags = {"background_frequency": 1, "background_volume": 1, "noise_floor_db": -40}
+    audio = varied(silence, 1000, background, True, **flags)
+    constant = np.ptp(audio, axis=1) == 0  # the background, or zeros
+    assert 0.25 < 1 - constant.mean() < 0.45 and 0.55 < (constant & audio.any(1)).mean() < 0.65
+
+
+def test_where_a_shift_leaves_a_clip_empty_there_is_the_noise_floor():
+    clip = np.full(RATE, 9000, np.int16)
+    audio = varied(clip, 300, time_shift_ms=100, noise_floor_db=-40) * 32768
+    shifted = (audio != 9000).any(1)
+    of_the_clip = (audio == 9000).mean(1)
+    assert (of_the_clip >= 0.9).all() and shifted.mean() > 0.95
+    with_floor = ((audio != 9000) & (audio != 0)).any(1)
+    assert 0.25 < with_floor.mean() < 0.45
+
+
+def test_without_background_noise_there_is_a_noise_floor_and_with_it_where_it_is_asked_for():
+    quiet = np.zeros(RATE, np.int16)
+    assert not varied(quiet, is_silence=True).any()
+    assert Augmentation().with_noise_floor(background=False).noise_floor_db == -40
+    for loudest, expected in ((None, False), (-60, True)):
+        flags = vars(Augmentation(noise_floor_db=loudest).with_noise_floor(background=True))
+        assert varied(quiet, is_silence=True, **flags).any() == expected

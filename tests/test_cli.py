@@ -2,11 +2,13 @@
 
 import argparse
 import math
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
 
-from conftest import assert_one_clear_line, call
+from conftest import ROOT, assert_one_clear_line, call
 from kws.cli import (
     UserError,
     bounded,
@@ -24,7 +26,9 @@ SCRIPTS = ("train.py", "optimisations.py", "convert_to_tflite.py", "evaluation.p
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_names_every_flag_and_needs_no_tensorflow(script):
-    result = call(script, "--help", env={"PATH": "", "PYTHONPROFILEIMPORTTIME": "1"})
+    command = [sys.executable, ROOT / script, "--help"]
+    environment = {"PATH": "", "PYTHONPROFILEIMPORTTIME": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert "--wanted_words" in result.stdout
     assert "tensorflow" not in result.stderr
 
@@ -38,7 +42,9 @@ def test_unknown_and_shortened_flags_are_errors(script, flag):
 
 @pytest.mark.parametrize("script", ["benchmarks/run.py", "model_archive/build.py"])
 def test_the_makers_scripts_start_from_anywhere(script, tmp_path):
-    assert "--data_dir" in call(script, "--help", cwd=tmp_path).stdout
+    command = [sys.executable, ROOT / script, "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert "--data_dir" in result.stdout
 
 
 # ---- types and parsers ----

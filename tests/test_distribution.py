@@ -4,12 +4,11 @@ import json
 import os
 import socket
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from conftest import ROOT, assert_one_clear_line, train_here, training_command, weights
+from conftest import ROOT, assert_one_clear_line, python, train_here, training_command, weights
 
 
 def free_ports(count):
@@ -31,7 +30,7 @@ def train_with_workers(folder, *flags, workers=2):
         script, *arguments = map(str, training_command(folder, "--distribute", "multi_worker", *flags))
         running.append(
             subprocess.Popen(
-                [sys.executable, str(ROOT / script), *arguments],
+                [python(), str(ROOT / script), *arguments],
                 env=os.environ | {"TF_CONFIG": json.dumps(config)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -15,7 +15,7 @@ import export_c
 import input_data
 import models
 import networks
-from conftest import ROOT, SHIPPED, SHIPPED_INT8, assert_one_clear_line, call, shipped_recordings, write_wav
+from conftest import ROOT, SHIPPED, SHIPPED_INT8, assert_one_clear_line, call, write_wav
 from kws import streaming, streams
 from kws.cli import UserError
 from kws.features import mfcc
@@ -243,9 +243,8 @@ def test_other_architectures_are_refused_in_one_line(tmp_path, architecture):
     assert not (tmp_path / "c").exists()
 
 
-def test_labels_of_real_speech_are_those_of_the_pc(shipped, tmp_path, dnn_small):
-    folder = shipped_recordings(tmp_path, "testing") / "speech_commands_test_set_v0.02"
-    clips = input_data.open_test_dir(folder, dnn_small)
+def test_labels_of_real_speech_are_those_of_the_pc(shipped, real_speech, dnn_small):
+    clips = input_data.open_test_dir(real_speech / "speech_commands_test_set_v0.02", dnn_small)
     module, model = shipped
     expected = model.predict(input_data.features(clips, dnn_small.front_end)).argmax(1)
     found = []

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import time
 
@@ -26,6 +25,7 @@ from conftest import (
     assert_one_clear_line,
     call,
     call_here,
+    python,
     train_here,
     training_command,
     web_server,
@@ -67,7 +67,7 @@ def watch(command, folder, changes=None, delay=0.0):
     """
     script, *arguments = map(str, command)
     running = subprocess.Popen(
-        [sys.executable, str(ROOT / script), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [python(), str(ROOT / script), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     seen, last = 0, {}
     while running.poll() is None and seen != changes:
@@ -138,7 +138,7 @@ def test_runs_at_once_wait_for_the_one_that_gets_the_recordings(tmp_path, slow_s
     script, *flags = map(str, getting_recordings(slow_server, tmp_path / "data"))
     runs = [
         subprocess.Popen(
-            [sys.executable, str(ROOT / script), *flags],
+            [python(), str(ROOT / script), *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

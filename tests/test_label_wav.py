@@ -15,7 +15,7 @@ import soundfile
 import soxr
 
 import input_data
-from conftest import RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call
+from conftest import RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call, python
 from kws import checkpoints, recordings, streaming, streams
 
 
@@ -38,7 +38,7 @@ def test_the_words_of_a_long_recording_are_told_as_text_json_and_from_a_pipe(tfl
     ]
     assert streams.matches(found, recording.words) >= len(recording.words) / 3
     with subprocess.Popen(
-        [sys.executable, ROOT / "label_wav.py", tflite["fp32"], "-", *flags, "--json"],
+        [python(), ROOT / "label_wav.py", tflite["fp32"], "-", *flags, "--json"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
@@ -49,7 +49,7 @@ def test_the_words_of_a_long_recording_are_told_as_text_json_and_from_a_pipe(tfl
 
 def test_a_detection_in_a_pipe_is_told_while_more_is_to_come(tflite, long_recording):
     _, _, recording = long_recording
-    command = [sys.executable, ROOT / "label_wav.py", tflite["fp32"], "-", "--threshold", "0"]
+    command = [python(), ROOT / "label_wav.py", tflite["fp32"], "-", "--threshold", "0"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         silent_for_too_long = threading.Timer(60, process.kill)
         silent_for_too_long.start()
@@ -133,7 +133,7 @@ def test_a_named_pipe_is_read_as_the_file_it_is(scene):
 def test_a_wav_file_that_never_ends_gives_its_detections_as_they_come(scene):
     content = bytearray(scene.read_bytes())
     content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
-    command = [sys.executable, ROOT / "label_wav.py", SHIPPED_INT8, "-"]
+    command = [python(), ROOT / "label_wav.py", SHIPPED_INT8, "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         silent_for_too_long = threading.Timer(60, process.kill)
         silent_for_too_long.start()

@@ -70,8 +70,11 @@ def test_the_front_end_needs_nothing_of_the_project():
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.txt")), ids=lambda recipe: recipe.stem)
 def test_a_recipe_holds_flags_that_its_script_has(recipe, monkeypatch):
-    script = re.search(r"python (\w+)\.py @recipes/" + recipe.name, recipe.read_text())[1]
-    checkpoint = ["--checkpoint", "x"] if script == "optimisations" else []
-    monkeypatch.setattr("sys.argv", [f"{script}.py", f"@{recipe}", *checkpoint])
-    args = importlib.import_module(script).parse_arguments()
-    assert len(args.how_many_training_steps) == len(args.learning_rate) == 1
+    commands = re.findall(rf"python (\w+)\.py ((?:@\S+ )*)@recipes/{recipe.name}", recipe.read_text())
+    for script, earlier in commands:
+        checkpoint = ["--checkpoint", "x"] if script == "optimisations" else []
+        files = [f"@{ROOT / name[1:]}" for name in earlier.split()]
+        monkeypatch.setattr("sys.argv", [f"{script}.py", *files, f"@{recipe}", *checkpoint])
+        args = importlib.import_module(script).parse_arguments()
+        assert len(args.how_many_training_steps) == len(args.learning_rate) == 1
+    assert commands

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from conftest import RATE, SAMPLE_DATA, call
+from conftest import RATE, SAMPLE_DATA, call, call_here
 from kws import recordings
 
 WORDS = ("yes", "stop", "left")
@@ -18,48 +18,42 @@ SPOKEN = 15
 def own_words(tmp_path_factory):
     """The int8 model of three words of the sample data, the others being unknown."""
     folder = tmp_path_factory.mktemp("own_words")
-    data = ["--data_dir", SAMPLE_DATA, "--data_url", "", "--wanted_words", ",".join(WORDS)]
-    stream = "--time_shift_ms 300".split()
+    data = "@recipes/recorded_words.txt", "--data_dir", SAMPLE_DATA
     short = "--eval_step_interval 500 --how_many_training_steps".split()
-    call("train.py", "@recipes/dnn_small.txt", *data, *stream, *short, 3000, "--train_dir", folder / "train")
-    start = ["--checkpoint", folder / "train" / "best", "--teacher", folder / "train" / "best"]
-    quantize = [
-        "optimisations.py",
-        "@recipes/quantize.txt",
-        "--data_dir",
-        SAMPLE_DATA,
-        *stream,
-        *start,
-        *short,
-        1000,
-    ]
-    call(*quantize, "--learning_rate", "0.0003", "--train_dir", folder / "quantized")
-    convert = [
-        "convert_to_tflite.py",
-        "--checkpoint",
-        folder / "quantized" / "best",
-        "--data_dir",
-        SAMPLE_DATA,
-    ]
-    call(*convert, "--inference_type", "int8", "--output", folder / "words.tflite")
+    words = "--wanted_words", ",".join(WORDS)
+    call_here(
+        "train.py", "@recipes/dnn_small.txt", *data, *words, *short, 1600, "--train_dir", folder / "train"
+    )
+    start = "--checkpoint", folder / "train" / "best", "--teacher", folder / "train" / "best"
+    quantize = "optimisations.py", "@recipes/quantize.txt", *data, *start, *short, 400
+    call_here(*quantize, "--learning_rate", "0.0003", "--train_dir", folder / "quantized")
+    convert = "convert_to_tflite.py", "--checkpoint", folder / "quantized" / "best", *data[1:]
+    call_here(*convert, "--inference_type", "int8", "--output", folder / "words.tflite")
     return folder
 
 
-@pytest.fixture(scope="module")
-def talk(own_words):
-    """A recording in which each of SPOKEN words is said after a pause: its path, and [(seconds, word)]."""
+@pytest.fixture(params=[0, 10], ids=["digital silence", "faint noise"])
+def talk(own_words, request):
+    """A recording in which each of SPOKEN words is said after a pause: its path, and [(seconds, word)].
+
+    The pauses hold white noise of a standard deviation of so many steps of int16.
+    """
     rng = np.random.default_rng(0)
     parts, words, samples = [], [], 0
+
+    def pause(seconds):
+        return np.rint(request.param * rng.normal(size=int(RATE * seconds))).astype(np.int16)
+
     for number in range(SPOKEN):
         word = WORDS[number % len(WORDS)]
         files = sorted((SAMPLE_DATA / word).glob("*.flac"))
         clip, _ = recordings.read_audio(files[rng.integers(len(files))], RATE)
-        pause = np.zeros(int(RATE * rng.uniform(1, 2.5)), np.int16)
-        parts += [pause, clip]
-        words.append(((samples + len(pause) + len(clip) / 2) / RATE, word))
-        samples += len(pause) + len(clip)
+        before = pause(rng.uniform(1, 2.5))
+        parts += [before, clip]
+        words.append(((samples + len(before) + len(clip) / 2) / RATE, word))
+        samples += len(before) + len(clip)
     path = own_words / "talk.wav"
-    soundfile.write(path, np.concatenate([*parts, np.zeros(2 * RATE, np.int16)]), RATE)
+    soundfile.write(path, np.concatenate([*parts, pause(2)]), RATE)
     return path, words
 
 
@@ -78,12 +72,19 @@ def test_own_words_are_detected_in_a_long_recording_on_the_pc(own_words, talk):
     assert hits >= SPOKEN - 1 and others <= 3
 
 
-def test_own_words_are_detected_by_the_c_module_as_on_the_pc(own_words, talk):
-    path, words = talk
-    call("export_c.py", own_words / "words.tflite", "--output", own_words / "c", "--data_dir", SAMPLE_DATA)
+@pytest.fixture(scope="module")
+def program(own_words):
+    """The command that detects the words in samples on standard input, in C."""
+    call_here(
+        "export_c.py", own_words / "words.tflite", "--output", own_words / "c", "--data_dir", SAMPLE_DATA
+    )
     subprocess.run(["make", "-C", own_words / "c", "kws"], check=True, capture_output=True)
+    return [own_words / "c" / "kws", "-"]
+
+
+def test_own_words_are_detected_by_the_c_module_as_on_the_pc(program, talk):
+    path, words = talk
     samples, _ = soundfile.read(path, dtype="int16")
-    program = [own_words / "c" / "kws", "-"]
     output = subprocess.run(program, input=samples.tobytes(), capture_output=True, check=True).stdout.decode()
     hits, others = found_words(output.splitlines(), words)
     assert hits >= SPOKEN - 1 and others <= 3

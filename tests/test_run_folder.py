@@ -90,6 +90,14 @@ def test_another_run_is_told_how_to_start_from_this_ones_weights(finished, chang
         assert part in str(refusal.value)
 
 
+def test_a_run_noted_before_there_was_a_flag_continues_without_that_flag(finished):
+    with run_folder.claimed_folder(finished, RUN | {"--new": "not given"}):
+        pass
+    (finished / "run.json").write_text(json.dumps(RUN))
+    with pytest.raises(UserError, match="--new"), run_folder.claimed_folder(finished, RUN | {"--new": "3"}):
+        pass
+
+
 def test_a_run_of_another_network_cannot_start_from_this_ones_weights(finished):
     with pytest.raises(
         UserError, match="--model_size_info 144 144, not 12: give another --train_dir, or"
