@@ -1,7 +1,11 @@
 """Write model_archive/ from a checkpoint and its clustered forms: source forms, TFLite files, definitions and
 regression vectors.
 
-    python model_archive/build.py --checkpoint CKPT --clustered CKPT --entropy CKPT --data_dir D --test_dir D
+    python model_archive/build.py --checkpoint CKPT --clustered CKPT --entropy CKPT --microphone CKPT \
+        --verifier CKPT --ambient D --data_dir D --test_dir D
+
+Forms of a checkpoint that is not given stay as they are. The detectors of the model for microphones and of
+its verifier are chosen on validation clips and on --ambient, recordings without the words.
 
 Every figure in the definitions is read from a file, measured by evaluation.py, or comes from TensorFlow Lite
 Micro and Arm's vela (pip install -r tests/firmware_requirements.txt). Regression vectors come from the
@@ -34,12 +38,17 @@ from kws.settings import SettingsFlags  # noqa: E402
 from kws.tflite import TFLiteModel  # noqa: E402
 
 NAME = "dnn_small"
-CONVERSION_FLAGS = {  # of convert_to_tflite.py for each kind of file
+CONVERSION_FLAGS = {  # of convert_to_tflite.py
     "fp32": ["--no-quantize"],
     "int8": ["--inference_type", "int8"],
     "int16": ["--inference_type", "int16"],
-    "clustered_int8": ["--inference_type", "int8"],  # clusters of tensorflow-model-optimization
-    "entropy_int8": ["--inference_type", "int8"],
+}
+KINDS = {  # of files, by the flag that gives their checkpoint
+    "checkpoint": ("fp32", "int8", "int16"),
+    "clustered": ("clustered_int8",),  # clusters of tensorflow-model-optimization
+    "entropy": ("entropy_int8",),
+    "microphone": ("microphone_fp32", "microphone_int8"),
+    "verifier": ("ds_cnn_small_fp32", "ds_cnn_small_int8"),
 }
 NPU = "ethos-u55-128"
 PAPER = "Y. Zhang et al., Hello Edge: Keyword Spotting on Microcontrollers, arXiv:1711.07128, 2017"
@@ -48,35 +57,55 @@ HOW_TO_OPEN = {  # the source forms; the keras that TensorFlow comes with is Ker
     "saved_model": "--checkpoint of every script; tf.saved_model.load; load_model of tf_keras; in Keras 3 "
     "keras.layers.TFSMLayer with call_endpoint='serving_default'",
     f"{NAME}.keras": "load_model of tf_keras; Keras 3 could not locate its class 'Functional'",
+    "microphone": "a checkpoint like weights, of the model for open microphones",
+    "verifier": "a checkpoint like weights, of ds_cnn_small",
 }
 LARGEST_ARENA = 64 * 1024  # bytes; more than any form of DNN Small needs
 
 
 def parse_arguments():
     parser = new_parser(__doc__)
-    parser.add_argument("--checkpoint", required=True, metavar="PATH")
-    parser.add_argument("--clustered", required=True, metavar="PATH", help="what --method clustering made")
-    parser.add_argument("--entropy", required=True, metavar="PATH", help="what --method entropy made")
+    parser.add_argument("--checkpoint", metavar="PATH")
+    parser.add_argument("--clustered", metavar="PATH", help="what --method clustering made")
+    parser.add_argument("--entropy", metavar="PATH", help="what --method entropy made")
+    parser.add_argument("--microphone", metavar="PATH", help="DNN Small for an open microphone")
+    parser.add_argument("--verifier", metavar="PATH", help="ds_cnn_small, which verifies what that detects")
+    parser.add_argument("--ambient", nargs="+", metavar="DIR", help="validation recordings without the words")
     parser.add_argument("--test_dir", required=True, metavar="DIR", help="the canonical test set")
     input_data.add_arguments(parser)
     models.add_arguments(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if (args.microphone or args.verifier) and not args.ambient:
+        parser.error("--microphone and --verifier need --ambient, on which their detectors are chosen")
+    return args
 
 
 def main():
     args = parse_arguments()
-    data_options = options_from(DataOptions, args)
-    weights = write_sources(args.checkpoint, SettingsFlags.from_arguments(args))
-    checkpoint = {"clustered_int8": args.clustered, "entropy_int8": args.entropy}
-    for kind in CONVERSION_FLAGS:
-        convert(checkpoint.get(kind, weights), kind, data_options)
-    paths = {kind: tflite_path(kind) for kind in CONVERSION_FLAGS}
+    data_options, flags = options_from(DataOptions, args), SettingsFlags.from_arguments(args)
+    given = {flag: getattr(args, flag) for flag in KINDS if getattr(args, flag)}
+    for flag in given.keys() & {"microphone", "verifier"}:
+        given[flag] = write_weights(given[flag], ARCHIVE / "model_source" / flag, flags)
+    if args.checkpoint:
+        given["checkpoint"] = write_sources(args.checkpoint, flags)
+    paths = {kind: tflite_path(kind) for flag in given for kind in KINDS[flag]}
+    for flag, checkpoint in given.items():
+        for kind in KINDS[flag]:
+            convert(checkpoint, kind, data_options)
+    detectors = {
+        kind: choose_detector(kind, args.ambient, data_options)
+        for kind in paths
+        if kind in KINDS["microphone"] + KINDS["verifier"]
+    }
     accuracy = evaluate(["--tflite_path", *paths.values()], args.test_dir, data_options)
     for kind, path in paths.items():
         write_vectors(path)
-        write_definition(path.parent, describe(path, kind) | {"accuracy": accuracy[str(path)]})
-    (accuracy_of_source,) = evaluate(["--checkpoint", weights], args.test_dir, data_options).values()
-    write_definition(ARCHIVE / "model_source", describe_source(weights) | {"accuracy": accuracy_of_source})
+        measured = {"accuracy": accuracy[str(path)]} | detectors.get(kind, {})
+        write_definition(path.parent, describe(path, kind) | measured)
+    if args.checkpoint:
+        weights = given["checkpoint"]
+        (of_source,) = evaluate(["--checkpoint", weights], args.test_dir, data_options).values()
+        write_definition(ARCHIVE / "model_source", describe_source(weights) | {"accuracy": of_source})
 
 
 # ---- the files ----
@@ -86,22 +115,56 @@ def write_sources(checkpoint, flags: SettingsFlags) -> Path:
     """Copy the checkpoint, and export its other forms; returns the folder of the weights."""
     network, settings = checkpoints.load_checkpoint(checkpoint, flags)
     source = ARCHIVE / "model_source"
-    shutil.rmtree(source / "weights", ignore_errors=True)
-    checkpoints.save_checkpoint(network, settings, source / "weights" / f"{NAME}.ckpt")
+    write_weights(checkpoint, source / "weights", flags)
     checkpoints.export_saved_model(network, settings, source / "saved_model")
     checkpoints.export_keras_file(network, settings, source / f"{NAME}.keras")
     return source / "weights"
 
 
+def write_weights(checkpoint, folder: Path, flags: SettingsFlags) -> Path:
+    """Copy the checkpoint into `folder`, which is returned."""
+    network, settings = checkpoints.load_checkpoint(checkpoint, flags)
+    shutil.rmtree(folder, ignore_errors=True)
+    checkpoints.save_checkpoint(network, settings, folder / f"{network_of(settings)}.ckpt")
+    return folder
+
+
+def network_of(settings) -> str:
+    return NAME if settings.model_architecture == "dnn" else "ds_cnn_small"
+
+
 def tflite_path(kind: str) -> Path:
-    return ARCHIVE / "TFLite" / f"tflite_{kind}" / f"{NAME}_{kind}.tflite"
+    name = kind if kind in KINDS["verifier"] else f"{NAME}_{kind}"
+    return ARCHIVE / "TFLite" / f"tflite_{kind}" / f"{name}.tflite"
+
+
+def choose_detector(kind: str, ambient: list[str], data_options: DataOptions) -> dict:
+    """Have evaluation.py write the detector of a kind of file into it; its DET curve, for the definition."""
+    first = second = tflite_path(kind)
+    if kind in KINDS["verifier"]:
+        first = tflite_path(kind.replace("ds_cnn_small", "microphone"))
+    verifier = [] if first == second else ["--verifier", second]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        flags = "--ambient", *ambient, "--stream_minutes", "60", "--write_detector", "--json", report
+        call("evaluation.py", "--tflite_path", first, *verifier, *flags, *data_flags(data_options))
+        (measured,) = json.loads(report.read_text()).values()
+    points = [
+        {name: round(value, 4) for name, value in point.items()}
+        for point in measured["points"]
+        if point["threshold"] >= 0.3
+    ]
+    role = "verifier of dnn_small_microphone" if verifier else "alone"
+    return {"detection": {"role": role, "hours_without_words": round(measured["hours"], 3), "points": points}}
 
 
 def convert(checkpoint, kind: str, data_options: DataOptions):
     path = tflite_path(kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     files = "--checkpoint", checkpoint, "--output", path
-    call("convert_to_tflite.py", *files, *CONVERSION_FLAGS[kind], *data_flags(data_options))
+    call(
+        "convert_to_tflite.py", *files, *CONVERSION_FLAGS[kind.rpartition("_")[2]], *data_flags(data_options)
+    )
 
 
 def evaluate(which: list, test_dir: str, data_options: DataOptions) -> dict[str, list[dict]]:
@@ -145,7 +208,7 @@ def describe(path: Path, kind: str) -> dict:
     model = TFLiteModel(path)
     operators = tflite.operator_names(model.content)
     return {
-        "name": f"{NAME}, {kind}",
+        "name": f"{network_of(model.settings)}, {kind}",
         "format": "TFLite",
         "file": path.name,
         "bytes": len(model.content),
@@ -160,7 +223,7 @@ def describe(path: Path, kind: str) -> dict:
             "resolver": firmware.resolver(operators).splitlines(),
             "arena_bytes": arena_size(path),
         },
-        **({} if kind == "fp32" else {NPU: npu_cost(path)}),
+        **({} if kind.endswith("fp32") else {NPU: npu_cost(path)}),
         "paper": PAPER,
     }
 
@@ -233,6 +296,7 @@ def readme(definition: dict) -> str:
         "",
         *accuracy_table(definition["accuracy"]),
         "",
+        *(sensitivity_table(definition) if "detection" in definition else []),
         (ARCHIVE / "training_data.md").read_text(),
     ]
     return "\n".join(lines)
@@ -276,6 +340,19 @@ def accuracy_table(accuracy: list[dict]) -> list[str]:
         percent = f"{100 * figures['accuracy']:.2f} % | {low:.2f} to {high:.2f}"
         rows.append(f"| {figures['set']} | {figures['N']:,} | {percent} |")
     return rows
+
+
+def sensitivity_table(definition: dict) -> list[str]:
+    """What the detector that is in the file was measured to give, on validation recordings."""
+    detector, detection = definition["settings"]["detector"], definition["detection"]
+    title = f"Detections, {detection['role']}, {detection['hours_without_words']:.1f} hours without the words"
+    lines = [f"{title}, validation:", ""]
+    lines += ["| sensitivity | threshold | false alarms an hour | misses |", "| --- | ---: | ---: | ---: |"]
+    for name in ("low", "normal", "high"):
+        one = detector[name]
+        alarms, missed = one["false_alarms_per_hour"], 100 * one["miss_rate"]
+        lines.append(f"| {name} | {one['thresholds'][0]:g} | {alarms:.1f} | {missed:.1f} % |")
+    return [*lines, ""]
 
 
 if __name__ == "__main__":
