@@ -31,7 +31,6 @@ from input_data import DataOptions  # noqa: E402
 from kws import checkpoints, streams  # noqa: E402
 from kws.cli import new_parser, run  # noqa: E402
 from kws.settings import Settings, SettingsFlags  # noqa: E402
-from kws.tflite import TFLiteModel  # noqa: E402
 
 SAMPLE_DATA = ROOT / "sample_data"
 DATA = ("--data_dir", SAMPLE_DATA)
