@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from kws import packing
+from kws.c_library import write_library
+from kws.c_verifier import Verifier, read_verifier
 from kws.cli import UserError, new_parser, run
 from kws.download import word_folders
 from kws.features import MEL_CHANNELS, FrontEnd, mfcc, mfcc_tables
@@ -25,6 +27,7 @@ from kws.streaming import DetectorOptions
 from kws.tflite import TFLiteModel, quantize
 
 SOURCES = Path(__file__).resolve().parent / "c"
+LICENSE = Path(__file__).resolve().parent / "LICENSE"
 SAMPLE_DATA = Path(__file__).resolve().parent / "sample_data"
 VECTORS = 3
 SMALLEST_FFT = 16  # of the butterflies in kws_features.c
@@ -33,6 +36,12 @@ SMALLEST_FFT = 16  # of the butterflies in kws_features.c
 def parse_arguments():
     parser = new_parser(__doc__)
     parser.add_argument("tflite_path", metavar="MODEL", help="an int8 TFLite file, with its settings inside")
+    parser.add_argument(
+        "--verifier",
+        metavar="MODEL",
+        help="a second int8 TFLite file, for the same words: words that the first detects are reported where "
+        "this one's scores agree",
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write the module to")
     parser.add_argument(
         "--data_dir",
@@ -50,18 +59,20 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    export(args.tflite_path, args.output, args.data_dir, packed=args.packed)
+    export(args.tflite_path, args.output, args.data_dir, args.packed, args.verifier)
 
 
-def export(tflite_path, output, data_dir=SAMPLE_DATA, packed=False):
+def export(tflite_path, output, data_dir=SAMPLE_DATA, packed=False, verifier_path=None):
     """Write the module for a TFLite file into the folder `output`, with vectors of clips in `data_dir`.
 
-    `packed`: weights of few distinct values become indices of 3 to 5 bits. Prints what was written and what
-    it costs. UserError where the file cannot be exported, or the recordings are missing.
+    `packed`: weights of few distinct values become indices of 3 to 5 bits. `verifier_path` is that of a
+    second TFLite file, which verifies the detections of the first. Prints what was written and what it
+    costs. UserError where a file cannot be exported, or the recordings are missing.
     """
     model = TFLiteModel(tflite_path)
     settings, front_end = model.settings, model.settings.front_end
     network = read_network(model.content, f"{tflite_path} ({settings.model_architecture})")
+    verifier = read_verifier(verifier_path, settings, network) if verifier_path else None
     if packed:
         network = packing.packed(network, tflite_path)
     clips = vector_clips(data_dir, settings)
@@ -70,17 +81,22 @@ def export(tflite_path, output, data_dir=SAMPLE_DATA, packed=False):
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     for source in sorted(SOURCES.iterdir()):
-        shutil.copy(source, folder / source.name)
-    write_text(folder / "kws_model.h", header(network, settings))
-    write_text(folder / "kws_model.c", tables(network, settings))
+        if source.is_file():
+            shutil.copy(source, folder / source.name)
+    shutil.copy(LICENSE, folder / LICENSE.name)
+    write_library(folder, settings, network.macs)
+    write_text(folder / "kws_model.h", header(network, settings, verifier))
+    write_text(folder / "kws_model.c", tables(network, settings, verifier))
     write_text(folder / "kws_cmsis_dsp.h", cmsis_dsp_tables(front_end))
     write_text(folder / "kws_vectors.h", VECTORS_HEADER.replace("COUNT", str(len(clips))))
-    write_text(folder / "kws_vectors.c", vectors(clips, model))
+    write_text(folder / "kws_vectors.c", vectors(clips, model, verifier))
     command = f"make -C {shlex.quote(str(folder))}"
     print(f"wrote {folder}: `{command}` builds it and checks it against {len(clips)} clips")
     if packed:
         print(packing.text(network.layers))
     print(cost_text(network, front_end))
+    if verifier:
+        print(verifier_cost(network, verifier, settings))
 
 
 # ---- as C ----
@@ -99,6 +115,10 @@ typedef struct {
     int16_t samples[KWS_CLIP];
     int8_t input[KWS_INPUTS];
     int8_t scores[KWS_LABELS];
+#if KWS_VERIFIER
+    int8_t verifier_input[KWS_VERIFIER_INPUTS];
+    int8_t verifier_scores[KWS_LABELS];
+#endif
 } kws_vector;
 
 extern const kws_vector kws_vectors[KWS_VECTORS];
@@ -109,7 +129,8 @@ extern const kws_vector kws_vectors[KWS_VECTORS];
 """
 
 
-def header(network: Network, settings: Settings) -> str:
+def header(network: Network, settings: Settings, verifier: Verifier | None = None) -> str:
+    networks = [network, verifier.network] if verifier else [network]
     _, fft_length, filters, _ = mfcc_tables(settings.front_end)
     bands = mel_bands(filters)
     sizes = {
@@ -126,23 +147,29 @@ def header(network: Network, settings: Settings) -> str:
         "LABELS": len(settings.labels),
         "LAYERS": len(network.layers),
         "MACS": network.macs,
-        "CONVOLUTIONS": int(any(layer.kind != "FULLY_CONNECTED" for layer in network.layers)),
-        "PATCH": max(1, network.patch_size),
-        "EVEN": network.buffers[0],
-        "ODD": network.buffers[1],
+        "CONVOLUTIONS": int(any(layer.kind != "FULLY_CONNECTED" for one in networks for layer in one.layers)),
+        "PATCH": max(1, *(one.patch_size for one in networks)),
+        "EVEN": max(one.buffers[0] for one in networks),
+        "ODD": max(one.buffers[1] for one in networks),
         "INPUT_SCALE": _float(network.input[0]),
         "INPUT_ZERO": network.input[1],
         "SCORE_SCALE": _float(network.scores[0]),
         "SCORE_ZERO": network.scores[1],
     }
-    sizes |= packing.sizes(network.layers) | detector_sizes(settings)
+    layers = [layer for one in networks for layer in one.layers]
+    sizes |= packing.sizes(layers) | detector_sizes(settings, verifier)
+    sizes["VERIFIER"] = int(verifier is not None)
+    if verifier:
+        more = verifier.sizes(sizes["HOP_STRIDES"] * sizes["STRIDE"])
+        more["INPUT_SCALE"] = _float(verifier.network.input[0])
+        sizes |= {f"VERIFIER_{name}": value for name, value in more.items()}
     lines = [f"#define KWS_{name} {value}" for name, value in sizes.items()]
     return "\n".join(["/* Sizes in samples, values or labels. */", *lines, ""])
 
 
-def detector_sizes(settings: Settings) -> dict:
+def detector_sizes(settings: Settings, verifier: Verifier | None = None) -> dict:
     """What the detector (kws_detect.c) is made of; the hop is rounded to whole strides of frames."""
-    options = DetectorOptions().for_model(settings)
+    options = DetectorOptions().for_model(settings, verifier and verifier.settings)
     stride = settings.front_end.stride_samples
     hop = max(1, round(options.hop_samples(settings) / stride))
     hop_ms = 1000 * hop * stride / settings.sample_rate
@@ -155,20 +182,21 @@ def detector_sizes(settings: Settings) -> dict:
         "REFRACTORY_S": repr(options.refractory_ms / 1000),
         "FIRST_WORD": UNKNOWN_INDEX + 1,
         "WORDS": len(settings.wanted_words),
+        **({"GATE": repr(float(options.gate))} if verifier else {}),
     }
 
 
-def thresholds(settings: Settings) -> str:
+def thresholds(settings: Settings, verifier: Verifier | None = None) -> str:
     """Of each sensitivity and word, as initialisers."""
     rows = []
     for name in SENSITIVITIES:
-        values = DetectorOptions(sensitivity=name).for_model(settings).threshold
-        row = np.broadcast_to(values, len(settings.wanted_words))
+        options = DetectorOptions(sensitivity=name).for_model(settings, verifier and verifier.settings)
+        row = np.broadcast_to(options.threshold, len(settings.wanted_words))
         rows.append(f"    {{{', '.join(repr(float(value)) for value in row)}}},\n")
     return "".join(rows)
 
 
-def tables(network: Network, settings: Settings) -> str:
+def tables(network: Network, settings: Settings, verifier: Verifier | None = None) -> str:
     window, fft_length, filters, dct = mfcc_tables(settings.front_end)
     bands = mel_bands(filters)
     angles = 2 * np.pi * np.arange(fft_length // 2) / fft_length
@@ -176,13 +204,11 @@ def tables(network: Network, settings: Settings) -> str:
     parts = ['#include "kws.h"\n']
     names = ", ".join(map(c_string, settings.labels))
     parts.append(f"const char *const kws_labels[KWS_LABELS] = {{{names}}};\n")
-    parts.append(f"const double kws_thresholds[3][KWS_WORDS] = {{\n{thresholds(settings)}}};\n")
-    parts += [_layer_tables(number, layer) for number, layer in enumerate(network.layers)]
-    entries = "".join(_layer_entry(number, layer) for number, layer in enumerate(network.layers))
-    parts.append(f"const kws_layer kws_layers[KWS_LAYERS] = {{\n{entries}}};\n")
-    distances = np.exp(-np.float32(network.logits[0]) * np.arange(256, dtype=np.float32))
+    parts.append(f"const double kws_thresholds[3][KWS_WORDS] = {{\n{thresholds(settings, verifier)}}};\n")
+    parts += network_tables(network)
+    if verifier:
+        parts += network_tables(verifier.network, "verifier_")
     for declaration, values in (
-        ("kws_softmax[256]", distances),
         ("kws_window[KWS_WINDOW]", window / np.float32(2 * 32768)),  # halved: see magnitude in kws_features.c
         ("kws_twiddle[KWS_FFT / 2][2]", twiddle),
         ("kws_mel_weights[KWS_BINS][2]", bands.weights),
@@ -191,6 +217,18 @@ def tables(network: Network, settings: Settings) -> str:
         parts.append(f"const float {declaration} = {{\n{_numbers(values)}}};\n")
     parts.append(f"const int16_t kws_mel_ends[KWS_MEL_CHANNELS + 1] = {{\n{_numbers(bands.ends)}}};\n")
     return "\n".join(parts)
+
+
+def network_tables(network: Network, prefix: str = "") -> list[str]:
+    """The layers and the softmax of a network; `prefix` tells the names of a second one from the first's."""
+    layers = [(f"{prefix}{number}", layer) for number, layer in enumerate(network.layers)]
+    parts = [_layer_tables(name, layer) for name, layer in layers]
+    entries = "".join(_layer_entry(name, layer) for name, layer in layers)
+    size = f"KWS_{prefix}LAYERS".upper()
+    parts.append(f"const kws_layer kws_{prefix}layers[{size}] = {{\n{entries}}};\n")
+    distances = np.exp(-np.float32(network.logits[0]) * np.arange(256, dtype=np.float32))
+    parts.append(f"const float kws_{prefix}softmax[256] = {{\n{_numbers(distances)}}};\n")
+    return parts
 
 
 ROWS = 4  # of kws_nn.c
@@ -335,13 +373,14 @@ def vector_clips(data_dir, settings) -> list[tuple[str, np.ndarray]]:
     return [*clips, ("silence", np.zeros(settings.clip_samples, np.int16))]
 
 
-def vectors(clips, model) -> str:
+def vectors(clips, model, verifier: Verifier | None = None) -> str:
     parts = []
     for name, samples in clips:
-        features = mfcc(samples[None], model.settings.front_end)
-        input_tensor = quantize(features, model.input)
-        scores = model.run(input_tensor)
-        arrays = (f"    {{\n{_numbers(values)}    }},\n" for values in (samples, input_tensor[0], scores[0]))
+        values = [samples]
+        for one in (model, verifier.model) if verifier else (model,):
+            input_tensor = quantize(mfcc(samples[None], one.settings.front_end), one.input)
+            values += [input_tensor[0], one.run(input_tensor)[0]]
+        arrays = (f"    {{\n{_numbers(value)}    }},\n" for value in values)
         parts.append(f"    {{{c_string(name)},\n{''.join(arrays)}    }},\n")
     return (
         f'#include "kws_vectors.h"\n\nconst kws_vector kws_vectors[KWS_VECTORS] = {{\n{"".join(parts)}}};\n'
@@ -380,6 +419,24 @@ def cost_text(network: Network, front_end: FrontEnd) -> str:
         f"RAM: {memory:,} bytes (FFT buffer, layers, the stream), and stack\n"
         f"multiply-accumulates: {frames * of_frame:,.0f} for the features of a second of audio, "
         f"{network.macs:,} each time a clip is classified"
+    )
+
+
+def verifier_cost(network: Network, verifier: Verifier, settings: Settings) -> str:
+    """What the verifier adds, in words."""
+    sizes, front_end = detector_sizes(settings, verifier), verifier.settings.front_end
+    samples = sizes["CLIP_STRIDES"] + (sizes["SMOOTHED"] - 1) * sizes["HOP_STRIDES"]
+    samples *= settings.front_end.stride_samples
+    ours, theirs = ((*one.buffers, one.patch_size) for one in (network, verifier.network))
+    memory = sum(max(0, their - our) for our, their in zip(ours, theirs, strict=True))
+    memory += front_end.feature_count + 2 * front_end.window_samples
+    memory += sizes["SMOOTHED"] * (len(settings.labels) + 1)  # scores
+    layers = verifier.network.layers
+    weights = sum(layer.weights.size + 4 * (layer.bias.size + layer.scales.size) for layer in layers)
+    return (
+        f"verifier: {weights:,} bytes of flash, {memory:,} of RAM and {2 * samples:,} for the latest audio; "
+        f"where the first network detects a word up to {sizes['SMOOTHED']} times {verifier.network.macs:,} "
+        "multiply-accumulates"
     )
 
 

@@ -3,10 +3,10 @@
  * With -icount shift=0 QEMU's clock advances equally for each instruction, so that a timer counts them. (It counts
  * no cycles: on a processor an instruction takes one or more, and memory may be slow.) A loop of known length shows how
  * many there are to a tick of the timer. */
+#include "kws_vectors.h"
+
 #if defined(__arm__) && !defined(ARDUINO)
 #include <stdio.h>
-
-#include "kws_vectors.h"
 
 #define TIMER_CONTROL (*(volatile uint32_t *)0xE000E010) /* SysTick of Arm's architecture */
 #define TIMER_RELOAD (*(volatile uint32_t *)0xE000E014)
@@ -20,10 +20,14 @@ static float coefficients[KWS_COEFFICIENTS];
 
 static void known_loop(void) {
     uint32_t turns = TURNS;
-    __asm volatile("1: subs %0, %0, #1\n bne 1b" : "+r"(turns) : : "cc");
+    __asm volatile(".syntax unified\n1: subs %0, %0, #1\n bne 1b" : "+l"(turns) : : "cc");
 }
 
 static void classify(void) { kws_classify(kws_vectors[0].input, scores); }
+
+#if KWS_VERIFIER
+static void verify(void) { kws_verifier_classify(kws_vectors[0].verifier_input, scores); }
+#endif
 
 static void compute_mfcc(void) { kws_mfcc(kws_vectors[0].samples + KWS_CLIP / 2 - KWS_WINDOW / 2, coefficients); }
 
@@ -47,6 +51,9 @@ int main(void) {
     const uint32_t of_second = (uint32_t)((uint64_t)(of_frame + of_clip) * KWS_SAMPLE_RATE / KWS_STRIDE);
     printf("%lu instructions for a classification, %lu.%02lu for each of %d multiply-accumulates\n",
            (unsigned long)of_clip, (unsigned long)each / 100, (unsigned long)each % 100, KWS_MACS);
+#if KWS_VERIFIER
+    printf("%lu instructions for a classification by the verifier\n", (unsigned long)instructions(verify, of_loop));
+#endif
     printf("%lu instructions for the MFCCs of a frame\n", (unsigned long)of_frame);
     printf("%lu instructions for a second of audio, classified each %d samples\n", (unsigned long)of_second,
            KWS_STRIDE);

@@ -48,6 +48,17 @@ void kws_classify(const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]);
 /* Index of the highest score; its name is kws_labels[index]. */
 int kws_best(const int8_t scores[KWS_LABELS]);
 
+#if KWS_VERIFIER
+/* The verifier: a second network for the same labels, which kws_detect.c asks before it reports a detection. */
+#define KWS_VERIFIER_INPUTS (KWS_VERIFIER_FRAMES * KWS_COEFFICIENTS)
+
+/* A frame of its input from KWS_WINDOW samples; frames begin KWS_VERIFIER_STRIDE samples apart. */
+void kws_verifier_frame(const int16_t samples[KWS_WINDOW], int8_t input[KWS_COEFFICIENTS]);
+
+/* Its scores, as kws_classify's. */
+void kws_verifier_classify(const int8_t input[KWS_VERIFIER_INPUTS], int8_t scores[KWS_LABELS]);
+#endif
+
 /* ---- for the module itself ---- */
 
 /* Values stay in registers only where functions are inlined; with -Os compilers would rather have them short. */
@@ -131,6 +142,10 @@ extern const char *const kws_labels[KWS_LABELS];
 extern const double kws_thresholds[3][KWS_WORDS]; /* low, normal, high sensitivity: see kws_detect.h */
 extern const kws_layer kws_layers[KWS_LAYERS];
 extern const float kws_softmax[256];                           /* exp(-distance to the highest score) */
+#if KWS_VERIFIER
+extern const kws_layer kws_verifier_layers[KWS_VERIFIER_LAYERS];
+extern const float kws_verifier_softmax[256];
+#endif
 extern const float kws_window[KWS_WINDOW];                     /* for samples of -32768..32767, and halved */
 extern const float kws_twiddle[KWS_FFT / 2][2];                /* cosine and sine of 2 pi k / KWS_FFT */
 /* The mel filters, bin by bin from KWS_FIRST_BIN up: as triangles overlap only with their neighbours, a bin of the

@@ -8,6 +8,9 @@ void kws_detect_start(kws_detector *detector, int sensitivity) {
     kws_stream_start(&detector->stream);
     detector->last = -KWS_REFRACTORY_S;
     detector->sensitivity = sensitivity;
+#if KWS_VERIFIER
+    detector->after_input = UINT32_MAX;
+#endif
 }
 
 /* The means over the latest windows, once another one's scores are known. */
@@ -23,23 +26,77 @@ static int smooth(kws_detector *detector, const int8_t scores[KWS_LABELS]) {
     return full ? KWS_SMOOTHED : (int)detector->windows;
 }
 
+#if KWS_VERIFIER
+/* The frame that begins `back` samples ago; where it goes over the end of the ring, a copy. */
+static const int16_t *frame_at(const kws_detector *detector, int32_t back) {
+    static int16_t frame[KWS_WINDOW];
+    const int32_t begin = (detector->next + KWS_AUDIO - back) % KWS_AUDIO, count = KWS_AUDIO - begin;
+    if (count >= KWS_WINDOW) return detector->audio + begin;
+    memcpy(frame, detector->audio + begin, (size_t)count * sizeof *frame);
+    memcpy(frame + count, detector->audio, (size_t)(KWS_WINDOW - count) * sizeof *frame);
+    return frame;
+}
+
+static float mean_score(int32_t sum, int count) { return (float)sum * KWS_SCORE_SCALE / (float)count; }
+
+/* The verifier's scores of the window that began `begin` samples ago. */
+static void score_again(kws_detector *detector, uint32_t window, int32_t begin) {
+    int8_t *input = detector->verifier_input;
+    const int shared = window == detector->after_input ? KWS_VERIFIER_SHARED : 0; /* frames with the one before */
+    memmove(input, input + KWS_VERIFIER_INPUTS - shared * KWS_COEFFICIENTS, (size_t)(shared * KWS_COEFFICIENTS));
+    for (int i = shared; i < KWS_VERIFIER_FRAMES; i++) {
+        kws_verifier_frame(frame_at(detector, begin - i * KWS_VERIFIER_STRIDE), input + i * KWS_COEFFICIENTS);
+    }
+    detector->after_input = window + 1;
+    kws_verifier_classify(input, detector->again[window % KWS_SMOOTHED]);
+    detector->known[window % KWS_SMOOTHED] = 1;
+}
+
+/* The verifier's mean score of a label over the latest `count` windows, rounded as on the PC. Where the first of them
+ * leave it below `least` in any case, the others are not computed, and the result is only known to be less. */
+static float verifier_mean(kws_detector *detector, int label, int count, double least) {
+    int32_t sum = 0;
+    for (int back = count - 1; back >= 0; back--) { /* hops before the latest window */
+        const uint32_t window = detector->windows - 1 - (uint32_t)back;
+        if (!detector->known[window % KWS_SMOOTHED]) {
+            score_again(detector, window, (KWS_CLIP_STRIDES + back * KWS_HOP_STRIDES) * KWS_STRIDE);
+        }
+        sum += detector->again[window % KWS_SMOOTHED][label] - KWS_SCORE_ZERO;
+        if (mean_score(sum + back * (127 - KWS_SCORE_ZERO), count) < least) return 0;
+    }
+    return mean_score(sum, count);
+}
+#endif
+
 int kws_detect(kws_detector *detector, const int16_t samples[KWS_STRIDE], kws_detection *found) {
     int8_t scores[KWS_LABELS];
     kws_stream_push(&detector->stream, samples);
+#if KWS_VERIFIER
+    memcpy(detector->audio + detector->next, samples, KWS_STRIDE * sizeof *samples);
+    detector->next = (detector->next + KWS_STRIDE) % KWS_AUDIO;
+#endif
     detector->strides++;
     /* The first window is complete after a clip of audio; further ones follow a hop apart. */
     if (detector->strides < KWS_CLIP_STRIDES) return 0;
     if ((detector->strides - KWS_CLIP_STRIDES) % KWS_HOP_STRIDES) return 0;
     kws_classify(detector->stream.input, scores);
     int count = smooth(detector, scores), best = 0;
+#if KWS_VERIFIER
+    detector->known[(detector->windows - 1) % KWS_SMOOTHED] = 0;
+#endif
     for (int i = 1; i < KWS_LABELS; i++)
         if (detector->sums[i] > detector->sums[best]) best = i;
 
     /* In double precision and in this order as on the PC, so that no detection depends on the rounding. */
     double mean = detector->sums[best] * (double)KWS_SCORE_SCALE / count;
     double seconds = (detector->windows - 1) * KWS_HOP_S + KWS_CLIP_S / 2 - (count - 1) * KWS_HOP_S / 2;
-    if (best < KWS_FIRST_WORD || mean < kws_thresholds[detector->sensitivity][best - KWS_FIRST_WORD]) return 0;
-    if (seconds - detector->last < KWS_REFRACTORY_S) return 0;
+    if (best < KWS_FIRST_WORD || seconds - detector->last < KWS_REFRACTORY_S) return 0;
+    const double least = kws_thresholds[detector->sensitivity][best - KWS_FIRST_WORD];
+#if KWS_VERIFIER
+    if (mean < KWS_GATE) return 0;
+    mean = verifier_mean(detector, best, count, least);
+#endif
+    if (mean < least) return 0;
     detector->last = seconds;
     found->seconds = seconds;
     found->label = best;

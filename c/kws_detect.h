@@ -2,7 +2,11 @@
  *
  * Scores of the latest windows are averaged; a word is detected where its mean is the highest of all labels and
  * reaches the word's threshold, unless something was detected less than the refractory time ago (as in P. Warden,
- * arXiv:1804.03209, section 7). Hop, smoothing, refractory time and thresholds are the model's own. */
+ * arXiv:1804.03209, section 7). Hop, smoothing, refractory time and thresholds are the model's own.
+ *
+ * With a verifier, a word whose mean reaches KWS_GATE is detected where the verifier's mean score of it, over the same
+ * windows, reaches the threshold (kws/verifier.py). It classifies them in that one call of kws_detect, so that a
+ * microphone must go on recording meanwhile. */
 #ifndef KWS_DETECT_H
 #define KWS_DETECT_H
 
@@ -10,6 +14,11 @@
 
 #ifdef __cplusplus
 extern "C" {
+#endif
+
+#if KWS_VERIFIER
+/* Samples that the verifier may look back on: the windows whose scores are averaged. */
+#define KWS_AUDIO ((KWS_CLIP_STRIDES + (KWS_SMOOTHED - 1) * KWS_HOP_STRIDES) * KWS_STRIDE)
 #endif
 
 enum { KWS_LOW, KWS_NORMAL, KWS_HIGH }; /* sensitivities: few false alarms ... few misses */
@@ -27,6 +36,14 @@ typedef struct {
     uint32_t strides, windows;               /* received, and classified */
     double last;                             /* seconds of the last detection */
     int sensitivity;
+#if KWS_VERIFIER
+    int16_t audio[KWS_AUDIO]; /* the latest, a ring */
+    int32_t next;             /* place of the next sample in it */
+    int8_t again[KWS_SMOOTHED][KWS_LABELS]; /* the verifier's scores of the latest windows, a ring */
+    uint8_t known[KWS_SMOOTHED];            /* whether it has scored them */
+    int8_t verifier_input[KWS_VERIFIER_INPUTS];
+    uint32_t after_input; /* number of the window after that of the input */
+#endif
 } kws_detector;
 
 /* Reset: the stream starts now. The sensitivity is one of those above. */

@@ -217,9 +217,9 @@ void kws_mfcc(const int16_t *samples, float coefficients[KWS_COEFFICIENTS]) {
 }
 
 /* TFLite's affine quantization: value = scale * (quantized - zero point). What does not fit saturates. */
-static void quantize(const float coefficients[KWS_COEFFICIENTS], int8_t *input) {
+KWS_INLINE void quantize(const float coefficients[KWS_COEFFICIENTS], float scale, float zero, int8_t *input) {
     for (int i = 0; i < KWS_COEFFICIENTS; i++) {
-        float value = rintf(coefficients[i] / KWS_INPUT_SCALE) + KWS_INPUT_ZERO;
+        float value = rintf(coefficients[i] / scale) + zero;
         input[i] = (int8_t)(value < -128 ? -128 : value > 127 ? 127 : value);
     }
 }
@@ -228,7 +228,7 @@ void kws_features(const int16_t *samples, int8_t input[KWS_INPUTS]) {
     float coefficients[KWS_COEFFICIENTS];
     for (int i = 0; i < KWS_FRAMES; i++) {
         kws_mfcc(samples + i * KWS_STRIDE, coefficients);
-        quantize(coefficients, input + i * KWS_COEFFICIENTS);
+        quantize(coefficients, KWS_INPUT_SCALE, KWS_INPUT_ZERO, input + i * KWS_COEFFICIENTS);
     }
 }
 
@@ -240,7 +240,7 @@ void kws_stream_start(kws_stream *stream) {
 
 void kws_stream_push_mfcc(kws_stream *stream, const float coefficients[KWS_COEFFICIENTS]) {
     memmove(stream->input, stream->input + KWS_COEFFICIENTS, KWS_INPUTS - KWS_COEFFICIENTS);
-    quantize(coefficients, stream->input + KWS_INPUTS - KWS_COEFFICIENTS);
+    quantize(coefficients, KWS_INPUT_SCALE, KWS_INPUT_ZERO, stream->input + KWS_INPUTS - KWS_COEFFICIENTS);
 }
 
 void kws_stream_push(kws_stream *stream, const int16_t samples[KWS_STRIDE]) {
@@ -253,3 +253,11 @@ void kws_stream_push(kws_stream *stream, const int16_t samples[KWS_STRIDE]) {
     kws_mfcc(samples, coefficients);
     kws_stream_push_mfcc(stream, coefficients);
 }
+
+#if KWS_VERIFIER
+void kws_verifier_frame(const int16_t samples[KWS_WINDOW], int8_t input[KWS_COEFFICIENTS]) {
+    float coefficients[KWS_COEFFICIENTS];
+    kws_mfcc(samples, coefficients);
+    quantize(coefficients, KWS_VERIFIER_INPUT_SCALE, KWS_VERIFIER_INPUT_ZERO, input);
+}
+#endif

@@ -312,28 +312,39 @@ static void compute(const kws_layer *layer, const int8_t *input, int8_t *output)
 
 /* Probabilities, in place: exp(score) / sum of exp(scores). Distances to the highest score are 0 to 255, so that a
  * table holds every exp and none overflows. */
-static void softmax(int8_t scores[KWS_LABELS]) {
+static void softmax(const float exponentials[256], int8_t scores[KWS_LABELS]) {
     float sum = 0;
     int highest = scores[kws_best(scores)];
-    for (int i = 0; i < KWS_LABELS; i++) sum += kws_softmax[highest - scores[i]];
+    for (int i = 0; i < KWS_LABELS; i++) sum += exponentials[highest - scores[i]];
     float factor = 1 / (sum * KWS_SCORE_SCALE);
     for (int i = 0; i < KWS_LABELS; i++) {
-        volatile float steps = kws_softmax[highest - scores[i]] * factor; /* volatile as in rounded_product */
+        volatile float steps = exponentials[highest - scores[i]] * factor; /* volatile as in rounded_product */
         int32_t value = (int32_t)(steps + 0.5f) + KWS_SCORE_ZERO;
         scores[i] = (int8_t)(value > 127 ? 127 : value);
     }
 }
 
-void kws_classify(const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]) {
+static void classify(const kws_layer *layers, int count, const float exponentials[256], const int8_t *input,
+                     int8_t scores[KWS_LABELS]) {
     static int8_t even[KWS_EVEN], odd[KWS_ODD]; /* a layer reads one and writes the other */
     const int8_t *from = input;
-    for (int i = 0; i < KWS_LAYERS; i++) {
-        int8_t *to = i == KWS_LAYERS - 1 ? scores : i % 2 ? odd : even;
-        compute(&kws_layers[i], from, to);
+    for (int i = 0; i < count; i++) {
+        int8_t *to = i == count - 1 ? scores : i % 2 ? odd : even;
+        compute(&layers[i], from, to);
         from = to;
     }
-    softmax(scores);
+    softmax(exponentials, scores);
 }
+
+void kws_classify(const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]) {
+    classify(kws_layers, KWS_LAYERS, kws_softmax, input, scores);
+}
+
+#if KWS_VERIFIER
+void kws_verifier_classify(const int8_t input[KWS_VERIFIER_INPUTS], int8_t scores[KWS_LABELS]) {
+    classify(kws_verifier_layers, KWS_VERIFIER_LAYERS, kws_verifier_softmax, input, scores);
+}
+#endif
 
 int kws_best(const int8_t scores[KWS_LABELS]) {
     int best = 0;

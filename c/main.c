@@ -3,29 +3,34 @@
  *   kws            checks the clips of kws_vectors.c: input within one step, scores bit for bit
  *   kws FILE...    names what is said in files of raw 16-bit little-endian mono PCM at KWS_SAMPLE_RATE Hz
  *   kws -          prints the words detected in such samples on standard input, as they come */
+#include "kws_detect.h"
+#include "kws_vectors.h"
+
 #ifndef ARDUINO /* where a sketch has setup and loop instead */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kws_detect.h"
-#include "kws_vectors.h"
-
 static void print_label(const char *name, const int8_t scores[KWS_LABELS]) {
     int best = kws_best(scores);
-    int percent = (int)(100 * (scores[best] - KWS_SCORE_ZERO) * KWS_SCORE_SCALE + 0.5f);
+    int percent = (int)(100 * (float)(scores[best] - KWS_SCORE_ZERO) * KWS_SCORE_SCALE + 0.5f);
     printf("%s: %s %d %%\n", name, kws_labels[best], percent);
+}
+
+static int furthest_apart(const int8_t *one, const int8_t *other, int count) {
+    int furthest = 0;
+    for (int i = 0; i < count; i++) {
+        int distance = abs(one[i] - other[i]);
+        if (distance > furthest) furthest = distance;
+    }
+    return furthest;
 }
 
 static int check(const kws_vector *vector) {
     static kws_stream stream;
     int8_t input[KWS_INPUTS], scores[KWS_LABELS];
-    int furthest = 0;
     kws_features(vector->samples, input);
-    for (int i = 0; i < KWS_INPUTS; i++) {
-        int distance = abs(input[i] - vector->input[i]);
-        if (distance > furthest) furthest = distance;
-    }
+    int furthest = furthest_apart(input, vector->input, KWS_INPUTS);
     int same_stream = 1;
     if (KWS_WINDOW <= KWS_STRIDE) { /* else the first frames of a clip begin before it in a stream */
         kws_stream_start(&stream);
@@ -35,6 +40,16 @@ static int check(const kws_vector *vector) {
     kws_classify(vector->input, scores);
     int same_scores = memcmp(scores, vector->scores, sizeof scores) == 0;
     print_label(vector->name, scores);
+#if KWS_VERIFIER
+    static int8_t verifier_input[KWS_VERIFIER_INPUTS];
+    for (int i = 0; i < KWS_VERIFIER_FRAMES; i++) {
+        kws_verifier_frame(vector->samples + i * KWS_VERIFIER_STRIDE, verifier_input + i * KWS_COEFFICIENTS);
+    }
+    const int distance = furthest_apart(verifier_input, vector->verifier_input, KWS_VERIFIER_INPUTS);
+    if (distance > furthest) furthest = distance;
+    kws_verifier_classify(vector->verifier_input, scores);
+    same_scores &= memcmp(scores, vector->verifier_scores, sizeof scores) == 0;
+#endif
     if (furthest > 1) printf("  features differ by %d steps\n", furthest);
     if (!same_scores) printf("  scores differ\n");
     if (!same_stream) printf("  streaming differs\n");

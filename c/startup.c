@@ -1,7 +1,8 @@
 /* What a Cortex-M needs before main: a vector table, and the floating-point unit switched on. Prints go to the
  * debugger (semihosting) or to QEMU. Boards of your own bring theirs in place of this file and board.ld. */
-#ifndef ARDUINO /* whose boards have their own */
 #include <stdint.h>
+
+#ifndef ARDUINO /* whose boards have their own */
 
 #ifdef __cplusplus
 extern "C" {
@@ -23,7 +24,11 @@ static void reset(void) {
     _start();
 }
 
-__attribute__((section(".vectors"), used)) static const void *const vectors[16] = {
-    &board_stack_top, (void *)reset, (void *)stop, (void *)stop, (void *)stop, (void *)stop,
-};
+typedef struct {
+    const void *stack;
+    void (*handlers[15])(void);
+} vector_table;
+
+__attribute__((section(".vectors"), used)) static const vector_table vectors = {
+    &board_stack_top, {reset, stop, stop, stop, stop, stop}};
 #endif

@@ -6,6 +6,7 @@ import functools
 import http.server
 import importlib
 import io
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ import soundfile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "model_archive")]
 
+import c_modules  # noqa: E402
+import export_c  # noqa: E402
 import forks  # noqa: E402
 import input_data  # noqa: E402
 import models  # noqa: E402
@@ -32,6 +36,8 @@ from kws.settings import Settings, SettingsFlags  # noqa: E402
 SAMPLE_DATA = ROOT / "sample_data"
 DATA = ("--data_dir", SAMPLE_DATA)
 RECORDINGS = Path(os.environ.get("SPEECH_COMMANDS", ROOT.parent / "shared" / "speech_commands"))
+# Not left in the environment, where make would find it in every test.
+CMSIS_NN = os.environ.pop("CMSIS_NN", "")
 WEIGHTS = ROOT / "model_archive" / "model_source" / "weights"
 SHIPPED = {
     kind: ROOT / "model_archive" / "TFLite" / f"tflite_{kind}" / f"dnn_small_{kind}.tflite"
@@ -304,3 +310,59 @@ def real_speech(tmp_path_factory):
         subprocess.run(command, check=True, capture_output=True)
 
     return made_once(tmp_path_factory, "real_speech", make)
+
+
+# ---- C ----
+
+
+@pytest.fixture(scope="session")
+def c_tools():
+    """Skips tests where C cannot be compiled."""
+    if not (shutil.which("cc") and shutil.which("make")):
+        pytest.skip("cc or make not installed")
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory, c_tools):
+    """The shipped int8 model's module, and the model."""
+    return c_modules.module_and_model(SHIPPED_INT8, tmp_path_factory.mktemp("c") / "kws")
+
+
+@pytest.fixture(scope="session")
+def ds_cnn_small(tmp_path_factory, c_tools):
+    """A module of the size of DS-CNN Small, and its model."""
+    settings = Settings(**models.PRESETS["ds_cnn_small"])
+    folder = made_once(tmp_path_factory, "ds_cnn_small", lambda folder: c_modules.converted(settings, folder))
+    return c_modules.module_and_model(folder / "x.tflite", tmp_path_factory.mktemp("ds_cnn") / "c")
+
+
+@pytest.fixture(scope="session")
+def verified(tmp_path_factory, ds_cnn_small):
+    """The packed module of clustered DNN Small with DS-CNN Small as its verifier, and that one's model."""
+    folder = tmp_path_factory.mktemp("verified") / "kws"
+    first = SHIPPED["clustered_int8"]
+    export_c.export(first, folder, packed=True, verifier_path=ds_cnn_small[1].path)
+    return c_modules.Module(folder), ds_cnn_small[1]
+
+
+class Stream(NamedTuple):
+    """Half an hour of words between pauses, and what label_wav.py detects in it."""
+
+    samples: np.ndarray  # int16
+    detections: list[tuple[str, str, str]]  # seconds, label and score, as kws prints them
+
+
+@pytest.fixture(scope="session")
+def half_hour(tmp_path_factory, sample, dnn_small):
+    """A Stream for the shipped int8 model."""
+
+    def make(folder):
+        recording = streams.make_recording("x", sample.training, sample.noise, 30, [0], dnn_small)
+        soundfile.write(folder / "stream.wav", recording.samples, RATE)
+        detections = call("label_wav.py", SHIPPED_INT8, folder / "stream.wav", "--json").stdout
+        (folder / "detections.jsonl").write_text(detections)
+
+    folder = made_once(tmp_path_factory, "half_hour", make)
+    found = map(json.loads, (folder / "detections.jsonl").read_text().splitlines())
+    detections = [(f"{one['seconds']:.3f}", one["label"], f"{one['score']:.4f}") for one in found]
+    return Stream(soundfile.read(folder / "stream.wav", dtype="int16")[0], detections)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,62 +16,22 @@ import export_c
 import input_data
 import models
 import networks
-from conftest import ROOT, SHIPPED, SHIPPED_INT8, assert_one_clear_line, call, write_wav
+from c_modules import BOARDS, STRICT, Module, assert_same_scores, exported, needs, random_inputs
+from conftest import (
+    CMSIS_NN,
+    ROOT,
+    SHIPPED,
+    SHIPPED_INT8,
+    assert_one_clear_line,
+    call,
+    write_wav,
+)
 from kws import streaming, streams
 from kws.cli import UserError
 from kws.features import mfcc
-from kws.quiet_tf import keras
 from kws.settings import DetectorSettings, Sensitivity, Settings
 from kws.streaming import DetectorOptions
 from kws.tflite import TFLiteModel, embed_settings, quantize
-
-STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror"]
-
-
-@pytest.fixture(scope="session")
-def c_tools():
-    """Skips tests where C cannot be compiled."""
-    if not (shutil.which("cc") and shutil.which("make")):
-        pytest.skip("cc or make not installed")
-
-
-def needs(*programs):
-    absent = [program for program in programs if shutil.which(program) is None]
-    return pytest.mark.skipif(bool(absent), reason=f"{', '.join(absent)} not installed")
-
-
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory, c_tools):
-    """The shipped int8 model's module, and the model."""
-    folder = tmp_path_factory.mktemp("c") / "kws"
-    call("export_c.py", SHIPPED_INT8, "--output", folder)
-    return Module(folder), TFLiteModel(SHIPPED_INT8)
-
-
-class Module:
-    """An exported module, compiled to a library."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        library = folder / "kws.so"
-        sources = [folder / name for name in ("kws_features.c", "kws_nn.c", "kws_detect.c", "kws_model.c")]
-        subprocess.run(["cc", *STRICT, "-shared", "-fPIC", "-o", library, *sources, "-lm"], check=True)
-        self._library = ctypes.CDLL(str(library))
-
-    def call(self, function, given, shape, dtype):
-        given, result = np.ascontiguousarray(given), np.zeros(shape, dtype)
-        getattr(self._library, function)(given.ctypes.data_as(ctypes.c_void_p), result.ctypes)
-        return result
-
-    def stream(self, samples, settings):
-        """The model's input after all whole strides of `samples`."""
-        stride = settings.front_end.stride_samples
-        state = np.zeros(settings.feature_count + 2 * settings.front_end.window_samples, np.int8)
-        self._library.kws_stream_start(state.ctypes)
-        strides = samples[: len(samples) // stride * stride]
-        for part in np.ascontiguousarray(strides.reshape(-1, stride)):
-            self._library.kws_stream_push(state.ctypes, part.ctypes)
-        return state[: settings.feature_count]
 
 
 def recordings(data, settings):
@@ -112,40 +73,6 @@ def test_scores_are_those_of_the_interpreter_bit_for_bit(shipped):
     assert len(np.unique(scores.argmax(1))) > 5
 
 
-def exported(settings, folder, seed=0):
-    """The module and the model of a network with random weights that responds to its input."""
-    keras.utils.set_random_seed(seed)
-    rng = np.random.default_rng(seed)
-    model = models.build_model(settings)
-    for layer in model.layers:
-        if layer.weights:  # unlike biases of 0 and normalisation that changes nothing
-            layer.set_weights(
-                [
-                    2 * value if value.ndim > 1 else value + rng.uniform(-0.2, 0.2, value.shape)
-                    for value in layer.get_weights()
-                ]
-            )
-    features = rng.normal(scale=5, size=(50, settings.feature_count)).astype(np.float32)
-    content = convert_to_tflite.convert(model, settings, features, "int8")
-    (folder / "x.tflite").write_bytes(embed_settings(content, settings))
-    export_c.export(folder / "x.tflite", folder / "c")
-    return Module(folder / "c"), TFLiteModel(folder / "x.tflite")
-
-
-def random_inputs(model, count):
-    rng = np.random.default_rng(0)
-    spread = rng.uniform(1, 90, (count, 1))
-    given = rng.normal(10, spread, (count, model.settings.feature_count))
-    return np.clip(given, -128, 127).astype(np.int8)
-
-
-def assert_same_scores(module, model, count, labels=12):
-    given = random_inputs(model, count)
-    scores = np.stack([module.call("kws_classify", one, labels, np.int8) for one in given])
-    np.testing.assert_array_equal(scores, np.concatenate([model.run(one[None]) for one in given]))
-    assert len(np.unique(scores, axis=0)) > 10
-
-
 @pytest.mark.usefixtures("c_tools")
 @pytest.mark.parametrize(
     ("architecture", "size"),
@@ -173,12 +100,6 @@ def test_odd_numbers_of_channels_give_the_scores_of_the_interpreter(odd_ds_cnn):
     assert_same_scores(*odd_ds_cnn, 500)
 
 
-@pytest.fixture(scope="module")
-def ds_cnn_small(tmp_path_factory, c_tools):
-    """A module of the size of DS-CNN Small, and its model."""
-    return exported(Settings(**models.PRESETS["ds_cnn_small"]), tmp_path_factory.mktemp("ds_cnn"))
-
-
 def test_ds_cnn_small_gives_the_scores_of_the_interpreter(ds_cnn_small):
     assert_same_scores(*ds_cnn_small, 100)
 
@@ -196,11 +117,6 @@ int main(void) {
     return 0;
 }
 """
-BOARDS = {
-    "mps2-an386": ["-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"],
-    "mps3-an547": ["-mcpu=cortex-m55", "-mfloat-abi=hard"],
-    "mps2-an385": ["-mcpu=cortex-m3", "-mfloat-abi=soft"],  # without DSP extension and FPU
-}
 
 
 @needs("arm-none-eabi-gcc", "qemu-system-arm")
@@ -474,21 +390,48 @@ def test_boards_give_the_same_however_they_are_compiled(shipped, tmp_path, flags
     assert result.stdout.count("4 of 4 clips as on the PC") == 2
 
 
+@pytest.fixture(params=["stand-in", "Arm's"])
+def cmsis_nn(request):
+    """The folder of CMSIS-NN: the tests' own with its interface, and Arm's where there is one."""
+    if request.param == "stand-in":
+        return ROOT / "tests" / "cmsis_nn"
+    if not CMSIS_NN:
+        pytest.skip("the environment variable CMSIS_NN does not name a folder with Arm's CMSIS-NN")
+    return Path(CMSIS_NN).resolve()
+
+
 @pytest.mark.parametrize(
     "targets",
     [("check",), pytest.param(("m4", "m55", "qemu"), marks=needs("arm-none-eabi-gcc", "qemu-system-arm"))],
 )
-def test_cmsis_nn_is_called_with_what_the_layers_are(shipped, tmp_path, targets):
+def test_cmsis_nn_is_called_with_what_the_layers_are(shipped, tmp_path, targets, cmsis_nn):
     shutil.copytree(shipped[0].folder, tmp_path / "c")
-    library = f"CMSIS_NN={ROOT / 'tests' / 'cmsis_nn'}"
     result = subprocess.run(
-        ["make", "-C", tmp_path / "c", *targets, library], capture_output=True, text=True, timeout=300
+        ["make", "-C", tmp_path / "c", *targets, f"CMSIS_NN={cmsis_nn}"],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("4 of 4 clips as on the PC") == 1 + ("qemu" in targets)
     programs = [path for path in (tmp_path / "c").glob("kws_cmsis_nn*") if path.suffix in ("", ".elf")]
     assert len(programs) == len(targets) - len(targets) // 3
     assert all(b"arm_fully_connected_s8" in path.read_bytes() for path in programs)
+
+
+def test_scores_by_cmsis_nn_are_those_of_the_interpreter(shipped, tmp_path, cmsis_nn):
+    """Nearly all: CMSIS-NN scales sums by a fixed-point number, LiteRT by a float32."""
+    shutil.copytree(shipped[0].folder, tmp_path / "c")
+    kernels = [
+        cmsis_nn / "Source" / "FullyConnectedFunctions" / "arm_fully_connected_s8.c",
+        cmsis_nn / "Source" / "NNSupportFunctions" / "arm_nn_vec_mat_mult_t_s8.c",
+    ]
+    flags = ["-std=gnu99", "-I", cmsis_nn / "Include", "-DKWS_CMSIS_NN", "-DCMSIS_NN_USE_SINGLE_ROUNDING"]
+    module, model = Module(tmp_path / "c", *flags, *kernels), TFLiteModel(SHIPPED_INT8)
+    given = random_inputs(model, 2000)
+    scores = np.stack([module.call("kws_classify", one, 12, np.int8) for one in given])
+    expected = np.concatenate([model.run(one[None]) for one in given])
+    assert (scores == expected).all(1).mean() >= 0.999 and len(np.unique(scores, axis=0)) > 100
 
 
 def test_what_was_built_with_another_library_or_other_flags_is_built_again(shipped, tmp_path):
@@ -601,18 +544,15 @@ def test_the_readme_lights_an_led_at_a_word(shipped, tmp_path, sample, dnn_small
     assert len(lit) == 25 and 5 < lit[0] < 7
 
 
-@pytest.mark.parametrize("sensitivity", [None, "low"])
-def test_a_stream_gives_the_detections_of_the_pc(shipped, tmp_path, sample, dnn_small, sensitivity):
-    """The same words at the same times, by default and as tuned."""
-    module, model = shipped
-    folder, settings = module.folder, model.settings
-    if sensitivity:
-        tuned = [Sensitivity((threshold,) * 10, 1.0, 0.5) for threshold in (0.9, 0.4, 0.3)]
-        settings = replace(settings, detector=DetectorSettings(80, 320, 600, tuned[1], tuned[0], tuned[2]))
-        path, folder = tmp_path / "tuned.tflite", tmp_path / "c"
-        path.write_bytes(embed_settings(model.content, settings))
-        model = TFLiteModel(path)
-        call("export_c.py", path, "--output", folder)
+def test_a_stream_gives_the_detections_of_the_pc_as_tuned(shipped, tmp_path, sample, dnn_small):
+    """The same words at the same times, with a detector in the model; test_c_streams.py has one without."""
+    tuned = [Sensitivity((threshold,) * 10, 1.0, 0.5) for threshold in (0.9, 0.4, 0.3)]
+    detector = DetectorSettings(80, 320, 600, tuned[1], tuned[0], tuned[2])
+    settings = replace(shipped[1].settings, detector=detector)
+    path, folder = tmp_path / "tuned.tflite", tmp_path / "c"
+    path.write_bytes(embed_settings(shipped[1].content, settings))
+    model = TFLiteModel(path)
+    call("export_c.py", path, "--output", folder)
     subprocess.run(["make", "-C", folder, "kws"], check=True, capture_output=True)
     recording = streams.make_recording("x", sample.training, sample.noise, 4, [0], dnn_small)
     expected = [

@@ -11,10 +11,11 @@ import pytest
 import convert_to_tflite
 import input_data
 import models
-from conftest import DATA, ROOT, SHIPPED_INT8, WEIGHTS, assert_one_clear_line, call
-from kws import firmware
+from conftest import DATA, RATE, ROOT, SHIPPED_INT8, WEIGHTS, assert_one_clear_line, call
+from kws import firmware, streaming
 from kws.settings import Settings
-from kws.tflite import TFLiteModel, embed_settings, quantize
+from kws.streaming import DetectorOptions
+from kws.tflite import TFLiteModel, dequantize, embed_settings, quantize
 
 ARCHIVE = ROOT / "model_archive" / "TFLite"
 INT8 = ("--checkpoint", WEIGHTS, *DATA, "--inference_type", "int8")
@@ -157,3 +158,35 @@ def test_tensorflow_lite_micro_takes_every_architecture(tmp_path, architecture, 
     (tmp_path / "x.tflite").write_bytes(embed_settings(content, settings))
     micro, litert = on_micro(tmp_path / "x.tflite", features)
     assert np.corrcoef(micro.ravel(), litert.ravel())[0, 1] >= 0.99 and len(set(litert.argmax(1))) > 1
+
+
+class OnMicro:
+    """A TFLite file that TensorFlow Lite Micro runs, with what kws.streaming asks of a model."""
+
+    def __init__(self, path):
+        self._model = TFLiteModel(path)
+        self._interpreter = pytest.importorskip("tflite_micro").runtime.Interpreter.from_bytes(
+            self._model.content
+        )
+        self.settings = self._model.settings
+
+    def predict(self, features):
+        scores = []
+        for row in quantize(features, self._model.input):
+            self._interpreter.set_input(row[None], 0)
+            self._interpreter.invoke()
+            scores.append(dequantize(self._interpreter.get_output(0), self._model.output))
+        return np.concatenate(scores)
+
+
+def test_tensorflow_lite_micro_detects_what_litert_detects(half_hour):
+    """The same words, nearly all of them in the same window: its kernels round some sums otherwise."""
+    model, end = OnMicro(SHIPPED_INT8), 600  # seconds
+    detections = streaming.detections_in([half_hour.samples[: end * RATE]], model, DetectorOptions())
+    found = [(one.seconds, model.settings.labels[one.label]) for one in detections]
+    expected = [
+        (float(seconds), word) for seconds, word, _ in half_hour.detections if float(seconds) < end - 0.8
+    ]
+    assert len(found) > 50 and [word for _, word in found] == [word for _, word in expected]
+    distances = [abs(ours - theirs) for (ours, _), (theirs, _) in zip(found, expected, strict=True)]
+    assert max(distances) < 0.15 and np.mean(np.array(distances) < 0.001) >= 0.9

@@ -17,6 +17,7 @@ kws.containers kws.recordings kws.pipes kws.negatives kws.clips kws.augmentation
 kws.recurrent kws.muon models kws.tflite kws.checkpoints kws.batch_norm kws.reports kws.verifier kws.streaming
 kws.detected_audio kws.live kws.streams kws.ambient kws.mining kws.validation kws.quantizers kws.compression
 kws.distribution kws.run_folder kws.training kws.plots kws.firmware kws.layers kws.packing
+kws.c_library kws.c_verifier
 train optimisations convert_to_tflite evaluation label_wav export_c
 """.split()
 SCRIPTS = FLOORS[FLOORS.index("train") :]

@@ -1,0 +1,98 @@
+"""Modules that export_c.py wrote, compiled and called."""
+
+import ctypes
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+import convert_to_tflite
+import export_c
+import models
+from kws.quiet_tf import keras
+from kws.tflite import TFLiteModel, embed_settings
+
+STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror"]
+BOARDS = {
+    "mps2-an386": ["-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"],
+    "mps3-an547": ["-mcpu=cortex-m55", "-mfloat-abi=hard"],
+    "mps2-an385": ["-mcpu=cortex-m3", "-mfloat-abi=soft"],  # without DSP extension and FPU
+}
+
+
+def needs(*programs):
+    absent = [program for program in programs if shutil.which(program) is None]
+    return pytest.mark.skipif(bool(absent), reason=f"{', '.join(absent)} not installed")
+
+
+class Module:
+    """An exported module, compiled to a library."""
+
+    def __init__(self, folder, *arguments):
+        self.folder = folder
+        library = folder / "kws.so"
+        sources = [folder / name for name in ("kws_features.c", "kws_nn.c", "kws_detect.c", "kws_model.c")]
+        subprocess.run(
+            ["cc", *STRICT, "-shared", "-fPIC", "-o", library, *sources, *arguments, "-lm"], check=True
+        )
+        self._library = ctypes.CDLL(str(library))
+
+    def call(self, function, given, shape, dtype):
+        given, result = np.ascontiguousarray(given), np.zeros(shape, dtype)
+        getattr(self._library, function)(given.ctypes.data_as(ctypes.c_void_p), result.ctypes)
+        return result
+
+    def stream(self, samples, settings):
+        """The model's input after all whole strides of `samples`."""
+        stride = settings.front_end.stride_samples
+        state = np.zeros(settings.feature_count + 2 * settings.front_end.window_samples, np.int8)
+        self._library.kws_stream_start(state.ctypes)
+        strides = samples[: len(samples) // stride * stride]
+        for part in np.ascontiguousarray(strides.reshape(-1, stride)):
+            self._library.kws_stream_push(state.ctypes, part.ctypes)
+        return state[: settings.feature_count]
+
+
+def exported(settings, folder, seed=0):
+    """The module and the model of a network with random weights that responds to its input."""
+    return module_and_model(converted(settings, folder, seed), folder / "c")
+
+
+def module_and_model(path, folder):
+    """The module of a TFLite file, written to `folder`, and the model."""
+    export_c.export(path, folder)
+    return Module(folder), TFLiteModel(path)
+
+
+def converted(settings, folder, seed=0):
+    """A TFLite file in `folder` of a network with random weights that responds to its input."""
+    keras.utils.set_random_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = models.build_model(settings)
+    for layer in model.layers:
+        if layer.weights:  # unlike biases of 0 and normalisation that changes nothing
+            layer.set_weights(
+                [
+                    2 * value if value.ndim > 1 else value + rng.uniform(-0.2, 0.2, value.shape)
+                    for value in layer.get_weights()
+                ]
+            )
+    features = rng.normal(scale=5, size=(50, settings.feature_count)).astype(np.float32)
+    content = convert_to_tflite.convert(model, settings, features, "int8")
+    (folder / "x.tflite").write_bytes(embed_settings(content, settings))
+    return folder / "x.tflite"
+
+
+def random_inputs(model, count):
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(1, 90, (count, 1))
+    given = rng.normal(10, spread, (count, model.settings.feature_count))
+    return np.clip(given, -128, 127).astype(np.int8)
+
+
+def assert_same_scores(module, model, count, labels=12):
+    given = random_inputs(model, count)
+    scores = np.stack([module.call("kws_classify", one, labels, np.int8) for one in given])
+    np.testing.assert_array_equal(scores, np.concatenate([model.run(one[None]) for one in given]))
+    assert len(np.unique(scores, axis=0)) > 10
