@@ -1,5 +1,6 @@
 """The shipped files are what their definitions say, and as good."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -9,6 +10,7 @@ import yaml
 
 import build
 import input_data
+import models
 from conftest import ROOT, SAMPLE_DATA, WEIGHTS, call_here
 from kws import checkpoints, firmware
 from kws.settings import Settings
@@ -16,9 +18,19 @@ from kws.tflite import TFLiteModel, operator_names, zipped_size
 
 ARCHIVE = ROOT / "model_archive"
 TFLITE_FOLDERS = sorted((ARCHIVE / "TFLite").iterdir())
-EXPECTED = Settings(
-    window_size_ms=40, window_stride_ms=40, dct_coefficient_count=10, model_size_info=(144, 144, 144)
-)
+EXPECTED = Settings(**models.PRESETS["dnn_small"])
+VERIFIER = Settings(**models.PRESETS["ds_cnn_small"])
+ON_MICROPHONE = build.KINDS["microphone"] + build.KINDS["verifier"]
+MOST_MISSES = {
+    "microphone_fp32": 0.28,
+    "microphone_int8": 0.28,
+    "ds_cnn_small_fp32": 0.18,
+    "ds_cnn_small_int8": 0.18,
+}
+OPERATORS = {
+    "dnn": ["FULLY_CONNECTED", "SOFTMAX"],
+    "ds_cnn": ["AVERAGE_POOL_2D", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "RESHAPE", "SOFTMAX"],
+}
 
 
 def definition(folder):
@@ -29,14 +41,19 @@ def tflite_file(folder):
     return folder / definition(folder)["file"]
 
 
+def expected(folder):
+    """The settings of a folder's file, but for its detector."""
+    return VERIFIER if "ds_cnn_small" in folder.name else EXPECTED
+
+
 def by_name(folder):
     return folder.name
 
 
 @pytest.mark.fast
 def test_there_is_a_file_of_each_kind():
-    kinds = ["clustered_int8", "entropy_int8", "fp32", "int16", "int8"]
-    assert [folder.name for folder in TFLITE_FOLDERS] == [f"tflite_{kind}" for kind in kinds]
+    kinds = [kind for kinds in build.KINDS.values() for kind in kinds]
+    assert [folder.name for folder in TFLITE_FOLDERS] == sorted(f"tflite_{kind}" for kind in kinds)
 
 
 @pytest.mark.fast
@@ -46,12 +63,29 @@ def test_there_is_a_file_of_each_kind():
         WEIGHTS,
         ARCHIVE / "model_source" / "saved_model",
         ARCHIVE / "model_source" / "dnn_small.keras",
-        *map(tflite_file, TFLITE_FOLDERS),
+        ARCHIVE / "model_source" / "microphone",
+        *(tflite_file(folder) for folder in TFLITE_FOLDERS if folder.name[7:] not in ON_MICROPHONE),
     ],
     ids=by_name,
 )
 def test_every_shipped_form_carries_the_settings_of_dnn_small(path):
     assert checkpoints.read_settings(path) == EXPECTED
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("kind", ON_MICROPHONE)
+def test_files_for_microphones_carry_their_detector(kind):
+    folder = ARCHIVE / "TFLite" / f"tflite_{kind}"
+    settings = checkpoints.read_settings(tflite_file(folder))
+    assert dataclasses.replace(settings, detector=None) == expected(folder)
+    assert (settings.detector.gate is not None) == (kind in build.KINDS["verifier"])
+    points = {point["threshold"]: point for point in definition(folder)["detection"]["points"]}
+    for name, most in (("low", 1), ("normal", 5), ("high", 20)):
+        one = getattr(settings.detector, name)
+        assert one.false_alarms_per_hour <= most
+        assert points[one.thresholds[0]]["miss_rate"] == pytest.approx(one.miss_rate, abs=1e-4)
+    normal = points[settings.detector.normal.thresholds[0]]
+    assert normal["miss_rate"] <= MOST_MISSES[kind]
 
 
 @pytest.mark.fast
@@ -62,8 +96,9 @@ def test_the_definition_describes_the_file(folder):
     assert stated["bytes"] == len(content)
     assert stated["zipped_bytes"] == zipped_size(content)
     assert stated["sha256"] == hashlib.sha256(content).hexdigest()
-    assert stated["operators"] == operator_names(content) == ["FULLY_CONNECTED", "SOFTMAX"]
-    assert stated["settings"] == json.loads(EXPECTED.to_json())
+    assert stated["operators"] == operator_names(content)
+    assert sorted(stated["operators"]) == OPERATORS[model.settings.model_architecture]
+    assert stated["settings"] == json.loads(model.settings.to_json())
     assert stated["output"]["labels"] == list(EXPECTED.labels)
     for name, detail in (("input", model.input), ("output", model.output)):
         assert stated[name]["shape"] == detail["shape_signature"].tolist()
@@ -86,12 +121,14 @@ def test_the_source_says_how_to_open_each_of_its_forms():
 def test_tensorflow_lite_micro_needs_what_is_stated(folder):
     pytest.importorskip("tflite_micro")
     stated = definition(folder)["tensorflow_lite_micro"]
-    assert stated["resolver"] == firmware.resolver(["FULLY_CONNECTED", "SOFTMAX"]).splitlines()
+    assert stated["resolver"] == firmware.resolver(definition(folder)["operators"]).splitlines()
     sizes = (stated["arena_bytes"] - 16, stated["arena_bytes"])  # all are multiples of 16
     assert [build.runs_in_arena(tflite_file(folder), size) for size in sizes] == [False, True]
 
 
-@pytest.mark.parametrize("kind", ["int8", "clustered_int8", "entropy_int8", "int16"])
+@pytest.mark.parametrize(
+    "kind", ["int8", "clustered_int8", "entropy_int8", "int16", "microphone_int8", "ds_cnn_small_int8"]
+)
 def test_an_npu_needs_what_is_stated(kind):
     pytest.importorskip("ethosu.vela")
     folder = ARCHIVE / "TFLite" / f"tflite_{kind}"
@@ -127,11 +164,11 @@ def test_the_regression_vectors_hold(folder):
     outputs = []
     for number in range(len(EXPECTED.labels)):
         given = np.load(folder / "testing_input" / "input" / f"{number}.npy")
-        expected = np.load(folder / "testing_output" / "output" / f"{number}.npy")
-        assert given.shape == (1, 250) and expected.shape == (1, 12)
+        output = np.load(folder / "testing_output" / "output" / f"{number}.npy")
+        assert given.shape == (1, expected(folder).feature_count) and output.shape == (1, 12)
         tolerance = 1e-5 if given.dtype == np.float32 else 0
-        np.testing.assert_allclose(model.run(given), expected, rtol=0, atol=tolerance)
-        outputs.append(expected)
+        np.testing.assert_allclose(model.run(given), output, rtol=0, atol=tolerance)
+        outputs.append(output)
     # of the 12 clips two may be of one predicted label, and as certain as int8 can tell
     assert len(np.unique(np.concatenate(outputs), axis=0)) >= len(outputs) - 1
 
