@@ -1,4 +1,4 @@
-"""Variation of training clips: time, speed, volume and background noise."""
+"""Variation of training clips: time, speed, volume, background noise; rooms, microphones and distance."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kws.cli import bounded, flag_adder
+from kws.acoustics import COLOUR_NUMBERS, ROOMS, colour, in_room, microphones, set_level
+from kws.cli import StoreTuple, UserError, bounded, flag_adder
 from kws.features import FrontEnd
 
 
@@ -20,6 +21,13 @@ class Augmentation:
     speed_change: float = 0
     volume_change_db: float = 0
     silence_volume: float | None = None  # background_volume where None
+    reverb_percentage: float = 0
+    colour_db: float = 0
+    level_db: tuple[float, ...] = ()  # lowest and highest; as recorded where empty
+
+    def __post_init__(self):
+        if self.level_db and self.level_db[0] > self.level_db[1]:
+            raise UserError(f"--level_db {self.level_db[0]:g} {self.level_db[1]:g}: the lowest comes first")
 
     @property
     def uses_noise(self) -> bool:
@@ -57,6 +65,28 @@ def add_arguments(parser):
         type=ratio,
         metavar="V",
     )
+    add(
+        "reverb_percentage",
+        "clips that sound as in a room, in %%: one of 200 box-shaped rooms by the image method",
+        type=bounded(float, 0, 100),
+        metavar="P",
+    )
+    add(
+        "colour_db",
+        "clips sound as through different microphones: gains of up to this much over frequency, and limits "
+        "of their band",
+        type=bounded(float, 0, 40),
+        metavar="DB",
+    )
+    add(
+        "level_db",
+        "peaks of clips, noise included, lie between these, 0 being full scale (such as -45 0); as recorded "
+        "if not given",
+        type=bounded(float, -90, 0),
+        nargs=2,
+        action=StoreTuple,
+        metavar=("LOW", "HIGH"),
+    )
     return group
 
 
@@ -68,9 +98,14 @@ class Variations(NamedTuple):
     gain: np.ndarray  # float32 [clips]
     noise_volume: np.ndarray  # float32 [clips]: 0 for no noise
     noise_place: np.ndarray  # float [clips, 2]: which recording of noise, and where in it; 0 to 1
+    room: np.ndarray | None = None  # int [clips]: which room's echoes, -1 for none
+    colour: np.ndarray | None = (
+        None  # float [clips, COLOUR_NUMBERS]: of a microphone (kws.acoustics.microphones)
+    )
+    level: np.ndarray | None = None  # float32 [clips]: dB below full scale
 
     def of(self, rows: slice) -> "Variations":
-        return Variations(*(values[rows] for values in self))
+        return Variations(*(None if values is None else values[rows] for values in self))
 
 
 def draw_variations(
@@ -92,25 +127,37 @@ def draw_variations(
     noise_volume *= rng.random(count) < augmentation.background_frequency
     noise_place = rng.random((count, 2))
     speed, decibels = rng.uniform(-1, 1, (2, count))
+    # after all that was drawn before there were these, so that clips without them are as they were
+    has_echo, room, level = rng.random((3, count))
+    colouring = rng.random((count, COLOUR_NUMBERS))
+    in_rooms = np.where(has_echo < augmentation.reverb_percentage / 100, (room * ROOMS).astype(int), -1)
+    low, high = augmentation.level_db or (0, 0)
     return Variations(
         shift=shift,
         speed=1 + augmentation.speed_change / 100 * speed,
         gain=(10 ** (augmentation.volume_change_db * decibels / 20)).astype(np.float32),
         noise_volume=noise_volume,
         noise_place=noise_place,
+        room=in_rooms if augmentation.reverb_percentage else None,
+        colour=microphones(colouring, augmentation.colour_db) if augmentation.colour_db else None,
+        level=(low + (high - low) * level).astype(np.float32) if augmentation.level_db else None,
     )
 
 
-def augment(clips: np.ndarray, variations: Variations, noise: list[np.ndarray]) -> np.ndarray:
+def augment(
+    clips: np.ndarray, variations: Variations, noise: list[np.ndarray], sample_rate: int = 16000
+) -> np.ndarray:
     """int16 [clips, clip_samples] -> the same varied and mixed with noise, float32, -1 to 1.
 
-    What a shift or a higher speed leaves empty at the ends is zeros; the sum with the noise is clipped.
+    What a shift or a higher speed leaves empty at the ends is zeros; the sum with the noise is clipped. A
+    word echoes in its room; the microphone and the level are of what is heard together with the noise.
     """
     length = clips.shape[1]
     audio = np.zeros(clips.shape, np.float32)
     scaled = np.empty(length, np.float32)
-    for out, clip, shift, speed, gain, volume, (recording, place) in zip(
-        audio, clips, *variations, strict=True
+    rooms = np.full(len(clips), -1) if variations.room is None else variations.room
+    for out, clip, room, shift, speed, gain, volume, (recording, place) in zip(
+        audio, clips, rooms, *variations[:5], strict=True
     ):
         if noise and volume:
             background = noise[int(recording * len(noise))]
@@ -118,7 +165,13 @@ def augment(clips: np.ndarray, variations: Variations, noise: list[np.ndarray]) 
             np.multiply(background[start : start + length], volume, out=out)
         np.multiply(clip, gain / np.float32(32768), out=scaled)
         changed = scaled if speed == 1 else _at_speed(scaled, speed)
+        if room >= 0 and clip.any():
+            changed = in_room(changed, room, sample_rate)
         out[max(0, shift) : length + min(0, shift)] += changed[max(0, -shift) : length - max(0, shift)]
+    if variations.colour is not None:
+        colour(audio, variations.colour, sample_rate)
+    if variations.level is not None:
+        set_level(audio, variations.level)
     return np.clip(audio, -1, 1, out=audio)
 
 
