@@ -136,7 +136,7 @@ def add_training_arguments(parser):
 
 
 def parse_flags(parser):
-    """The parsed command line; flags that are not typed are those of FLAGS_FILE in --data_dir, if it is there.
+    """The parsed command line; flags that are not typed are those of FLAGS_FILE in --data_dir, if any.
 
     So a folder that synthesize.py made says what its words are, and how long.
     """

@@ -11,9 +11,8 @@ from kws import confusables, synthetic_data
 from kws.cli import StoreTuple, UserError, bounded, flag_adder, new_parser, options_from, run
 from kws.files import lock, write_text
 from kws.folders import FLAGS_FILE, NEGATIVES_FOLDER
-from kws.settings import UNKNOWN_LABEL
 from kws.synthesis import ENGINES, installed_voices
-from kws.synthetic_data import SAMPLE_RATE, SHORTEST_CLIP_MS, Draw, SynthesisOptions
+from kws.synthetic_data import PROBES, SAMPLE_RATE, SHORTEST_CLIP_MS, Draw, SynthesisOptions
 
 FACTOR = bounded(float, 0.25, 4)
 
@@ -69,7 +68,11 @@ def main():
     words = stored.get("words", {}) | synthetic_data.folders_of(args.words)
     voices = installed_voices(options.engines, options.language, options.piper_voices)
     counts = ", ".join(f"{name} {len(of_engine):,}" for name, of_engine in voices.items())
-    absent = [f"{name} ({engine.install})" for name, engine in ENGINES.items() if name not in voices]
+    absent = [
+        f"{name} ({engine.install})"
+        for name, engine in ENGINES.items()
+        if name not in voices and not options.engines
+    ]
     print(f"voices of {options.language}: {counts}" + (f"; none of {', '.join(absent)}" if absent else ""))
     check_words(words, options, voices)
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +100,7 @@ def synthesize(folder, words, options, voices):
     word_list = words_to_search(options)
     near = near_words(words, options, word_list)
     texts = synthetic_data.sentence_texts(options, word_list, words.values())
-    clip_ms = clip_length(words, options, draw, synthetic_data.read_plan(folder))
+    clip_ms = clip_length(words, draw, options.clip_duration_ms, synthetic_data.read_plan(folder))
     synthetic_data.claim(folder, plan_of(options, voices, clip_ms), words)
 
     jobs = synthetic_data.word_jobs(draw, words, options.count)
@@ -134,18 +137,22 @@ def near_words(words, options, word_list) -> dict[str, list[str]]:
     return near
 
 
-def clip_length(words, options, draw, stored) -> int:
-    """The clip length in ms that the words are centred in; a line for each that needs more than a second."""
+def clip_length(words, draw, typed, stored) -> int:
+    """The clip length in ms that the words are centred in; a line for each that needs more than a second.
+
+    That of the recordings which are there holds, where they are of all the words.
+    """
+    new = {name: text for name, text in words.items() if name not in stored.get("words", {})}
     fitting = {
-        text: synthetic_data.fitting_clip_ms(draw.jobs(name, text, min(options.count, synthetic_data.PROBES)))
-        for name, text in words.items()
+        text: synthetic_data.fitting_clip_ms(draw.jobs(name, text, PROBES)) for name, text in new.items()
     }
-    clip_ms = options.clip_duration_ms or max(stored.get("--clip_duration_ms", 0), *fitting.values())
+    clip_ms = typed or max(stored.get("--clip_duration_ms", SHORTEST_CLIP_MS), *fitting.values(), 0)
     for text, needed in fitting.items():
         if needed > SHORTEST_CLIP_MS:
+            though = f", though {needed} would fit" if needed > clip_ms else ""
             print(
                 f"{text!r} takes up to {needed} ms, longer than a clip of {SHORTEST_CLIP_MS} ms: train with "
-                f"--clip_duration_ms {clip_ms}" + (f", though {needed} would fit" if needed > clip_ms else "")
+                f"--clip_duration_ms {clip_ms}{though}"
             )
     return clip_ms
 
@@ -171,7 +178,6 @@ def tell_how_to_train(folder, labels, clip_ms):
     write_text(folder / FLAGS_FILE, flags)
     print(
         f"{folder / FLAGS_FILE}, which train.py reads: {' '.join(flags.split())}\n"
-        f"{folder / UNKNOWN_LABEL} sounds like the words, {folder / NEGATIVES_FOLDER} is running text\n"
         f"python train.py @recipes/own_words.txt --data_dir {shlex.quote(str(folder))} "
         f"--train_dir {shlex.quote(str(Path('work', folder.name)))}"
     )

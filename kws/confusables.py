@@ -18,8 +18,10 @@ WORD = r"\w+"
 VOWELS = set("aeiouyɐɑɒæɔəɛɜɪʊʌøœɨʉɯɤɶɵɚɝᵻ")
 ALIKE = "p b,t d,k ɡ,f v,s z,θ ð,ʃ ʒ,tʃ dʒ,m n,n ŋ,l ɹ,f θ,s θ,v w"  # consonants that are easily mistaken
 VOWEL_COST, ALIKE_COST = 0.6, 0.5  # of a substitution; any other, and a phoneme more or less, cost 1
-NEAREST = 0.5  # what is nearer is the word itself in some voice
-FARTHEST = 0.5  # of the number of phonemes
+# Of the phrase's number of phonemes. What is nearer is the phrase itself in some voice, so that a network
+# would learn to miss it ("hey robots"); what is farther does not sound like it.
+NEAREST, FARTHEST = 0.15, 0.5
+LEAST_DISTANCE = 0.5
 # what scripts are read by, for the hint where a language cannot read a word
 LANGUAGE_OF_SCRIPT = {"CYRILLIC": "ru", "GREEK": "el", "ARABIC": "ar", "HEBREW": "he", "DEVANAGARI": "hi"}
 LANGUAGE_OF_SCRIPT |= {"HANGUL": "ko", "HIRAGANA": "ja", "KATAKANA": "ja", "CJK": "cmn", "BENGALI": "bn"}
@@ -139,17 +141,17 @@ def read_word_list(path) -> list[str]:
 def near_phrases(phrases: list[str], words: list[str], language: str, count: int) -> dict[str, list[str]]:
     """For each phrase up to `count` of the words, and phrases with one word replaced, that sound nearest.
 
-    Whatever sounds like one of the phrases (within NEAREST) is left out; so is what sounds like another one.
+    Whatever sounds like one of the phrases is left out; so is what sounds like another one.
     """
     known = phonemes(words, language)
     targets = phonemes(phrases, language)
     found = {}
     for phrase in phrases:
-        candidates = _candidates(phrase, words, known, language, 3 * count)
+        candidates = _candidates(phrase, words, known, language, 4 * count)
         sounds = phonemes(candidates, language)
         allowed = np.ones(len(candidates), bool)
         for target in targets:
-            allowed &= distances(target, sounds) >= NEAREST
+            allowed &= distances(target, sounds) >= max(LEAST_DISTANCE, NEAREST * len(target))
         first = {sound: index for index, sound in reversed(list(enumerate(sounds)))}
         found[phrase] = [candidates[index] for index in sorted(first.values()) if allowed[index]][:count]
     return found
@@ -162,7 +164,7 @@ def _candidates(phrase, words, known, language, count) -> list[str]:
         (sound,) = phonemes([part], language)
         distance = distances(sound, known)
         order = np.argsort(distance, kind="stable")[: 3 * count]
-        near = [words[i] for i in order if NEAREST <= distance[i] <= max(1, FARTHEST * len(sound))]
+        near = [words[i] for i in order if LEAST_DISTANCE <= distance[i] <= max(1, FARTHEST * len(sound))]
         lists.append([" ".join([*parts[:place], word, *parts[place + 1 :]]) for word in near])
         if len(parts) > 1 and len(sound) > 2:
             lists.append(near)

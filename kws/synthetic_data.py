@@ -27,7 +27,7 @@ DRAWS, SENTENCES, NOISE = 0, 1, 2  # independent streams of random numbers of --
 PARTS = "first", "last"  # of a phrase that is cut: no word, but it sounds like the phrase for a while
 PART_FRACTION = 0.35, 0.6  # of its length
 CLIP_STEP_MS, SHORTEST_CLIP_MS = 100, 1000
-PROBES = 24  # of a phrase, to find how long it is
+PROBES = 24  # recordings of a phrase that say how long it is
 NOISE_SECONDS, PEAK_OF_NOISE = 20, 0.7
 
 
