@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -121,6 +122,11 @@ def _speaks_english(program, language):
     return shutil.which(program) and language.split("-")[0] == "en"
 
 
+def _ascii(text):
+    """Without accents, which they do not read."""
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+
+
 def _flite_voices(language, _):
     if not _speaks_english("flite", language):
         return []
@@ -133,7 +139,9 @@ def _flite(utterances) -> Iterator:
         path = Path(folder, "said.wav")
         for text, voice, speed, pitch in utterances:
             stretch = f"duration_stretch={pitch / speed:.4f}"
-            _run(["flite", "-voice", voice.name, "--setf", stretch, "-t", f" {text}", "-o", str(path)])
+            _run(
+                ["flite", "-voice", voice.name, "--setf", stretch, "-t", f" {_ascii(text)}", "-o", str(path)]
+            )
             samples, rate = _decoded(path)
             yield samples, rate * pitch
 
@@ -149,7 +157,7 @@ def _festival(utterances) -> Iterator:
     with tempfile.TemporaryDirectory() as folder:
         lines = []
         for number, (text, voice, speed, pitch) in enumerate(utterances):
-            quoted = re.sub(r'["\\]', " ", text)
+            quoted = re.sub(r'["\\]', " ", _ascii(text))
             lines += [
                 f"(voice_{voice.name})",  # which sets the stretch to its own
                 f"(Parameter.set 'Duration_Stretch {pitch / speed:.4f})",
