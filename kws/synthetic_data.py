@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import wave
 import zlib
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -259,11 +260,16 @@ def spoken(jobs: list[Job]):
 
 
 def write_wav(path: Path, samples: np.ndarray):
-    """Write a recording of 16 bits; it appears when it is complete."""
-    import soundfile
+    """Write a recording of 16 bits; it appears when it is complete.
 
-    content = io.BytesIO()  # as soundfile's errors do not say that the disk is full
-    soundfile.write(content, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    Not by soundfile: its errors do not say that a disk is full, and Ctrl-C is lost in its callbacks.
+    """
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(np.clip(np.rint(32768 * samples), -32768, 32767).astype("<i2").tobytes())
     write_bytes(path, content.getbuffer())
 
 
