@@ -7,6 +7,7 @@ Nothing here needs TensorFlow. As a script this prepares the data set and counts
 
 import hashlib
 import math
+import shlex
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -23,7 +24,9 @@ from kws.clips import PARTITIONS, Clips, path_bytes, report_unknown_speakers, wh
 from kws.download import DATA_URL, TEST_SET_URL, fetch_archive, is_populated, prepare_recordings
 from kws.features import FrontEnd, mfcc
 from kws.folders import (
+    FLAGS_FILE,
     LABEL_FOLDERS,
+    NEGATIVES_FOLDER,
     hint,
     likely_meaning,
     populated_folders,
@@ -109,7 +112,8 @@ def add_training_arguments(parser):
     add(
         "negatives_dir",
         "folders of recordings of any length without the wanted words: speech, music, noise, false "
-        "detections. Windows of them, as many of each folder, are _unknown_ or _silence_",
+        "detections. Windows of them, as many of each folder, are _unknown_ or _silence_. A folder "
+        f"{NEGATIVES_FOLDER} in --data_dir is one more",
         nargs="*",
         action=StoreTuple,
         metavar="DIR",
@@ -129,6 +133,19 @@ def add_training_arguments(parser):
         type=percent,
         metavar="P",
     )
+
+
+def parse_flags(parser):
+    """The parsed command line; flags that are not typed are those of FLAGS_FILE in --data_dir, if any.
+
+    So a folder that synthesize.py made says what its words are, and how long.
+    """
+    args = parser.parse_args()
+    file = Path(args.data_dir) / FLAGS_FILE
+    if not file.is_file():
+        return args
+    print(f"flags of {file}: {' '.join(shlex.split(file.read_text(), comments=True))}", file=sys.stderr)
+    return parser.parse_args([f"@{file}", *sys.argv[1:]])
 
 
 # ---- the index: labels and partitions ----
@@ -175,14 +192,16 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
     training = _label_clips(members["training"], shards, options, settings, all_unknown=True)
     wanted = int(np.sum(training.label > UNKNOWN_INDEX))
     drawn = percent_of(wanted, options.unknown_in_training)
+    of_data = [str(folder / NEGATIVES_FOLDER)] if NEGATIVES_FOLDER in populated_folders(folder) else []
+    negatives = open_long_recordings((*of_data, *options.negatives_dir), settings.front_end)
     return Data(
         training=training,
         unknown_per_epoch=min(drawn, int(np.sum(training.label == UNKNOWN_INDEX))),
         validation=_label_clips(members["validation"], shards, options, settings),
         testing=_label_clips(members["testing"], shards, options, settings),
         noise=load_noise(folder, settings.front_end),
-        negatives=open_long_recordings(options.negatives_dir, settings.front_end),
-        negatives_per_epoch=percent_of(wanted, options.negatives_percentage) if options.negatives_dir else 0,
+        negatives=negatives,
+        negatives_per_epoch=percent_of(wanted, options.negatives_percentage) if negatives.windows else 0,
         cut_words_per_epoch=percent_of(wanted, options.cut_words_percentage),
     )
 
@@ -200,7 +219,7 @@ def _used_folders(folder, options, settings):
     labels = [name for name in populated_folders(folder) if name in LABEL_FOLDERS]
     if not (options.unknown_percentage or options.unknown_in_training):
         words, labels = list(settings.wanted_words), [name for name in labels if name != UNKNOWN_LABEL]
-    report_unused(folder, [*words, *labels, NOISE_FOLDER])
+    report_unused(folder, [*words, *labels, NOISE_FOLDER, NEGATIVES_FOLDER])
     return words + labels
 
 
@@ -360,7 +379,7 @@ def _fresh_batches(data, variation, front_end, batch_size, seed, numbers, rows, 
             teacher_features = np.empty((len(chosen), teacher.settings.feature_count), np.float32)
         for start in range(0, len(chosen), CLIPS_AT_ONCE):
             part = slice(start, start + CLIPS_AT_ONCE)
-            audio = augment(source.audio(chosen[part]), drawn.of(part), data.noise)
+            audio = augment(source.audio(chosen[part]), drawn.of(part), data.noise, front_end.sample_rate)
             mfcc(audio, front_end, student_features[part])
             if teacher_features is not student_features:
                 mfcc(audio, teacher.settings.front_end, teacher_features[part])
@@ -403,7 +422,7 @@ def main():
         metavar="DIR",
         help="count this folder too, one folder of recordings per label",
     )
-    args = parser.parse_args()
+    args = parse_flags(parser)
     settings = SettingsFlags.from_arguments(args).resolve()
     data = open_data(options_from(DataOptions, args), settings)
     sets = {partition: getattr(data, partition) for partition in PARTITIONS}

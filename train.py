@@ -3,6 +3,7 @@
 The same command resumes an interrupted run.
 """
 
+import argparse
 from pathlib import Path
 
 import input_data
@@ -46,7 +47,8 @@ def parse_arguments():
     )
     group.add_argument(
         "--batch_norm",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=False,
         help="normalise features and batches of each layer's sums while training a dnn; the checkpoints hold "
         "the plain network, with the normalisation folded into its weights",
     )
@@ -62,7 +64,7 @@ def parse_arguments():
         metavar="DIR",
         help="draw learning curves, and confusions of the test clips, into this folder",
     )
-    args = parser.parse_args()
+    args = input_data.parse_flags(parser)
     if args.blend_start and not args.start_checkpoint:
         parser.error("--blend_start is for training that starts from a --start_checkpoint")
     return args

@@ -1,4 +1,4 @@
-"""Variation of training clips: time, speed, volume, background noise and noise floor."""
+"""Variation of training clips: time, speed, volume, noise, noise floor; rooms, microphones and distance."""
 
 import functools
 import math
@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kws.cli import bounded, flag_adder
+from kws.acoustics import COLOUR_NUMBERS, ROOMS, colour, in_room, microphones, set_level
+from kws.cli import StoreTuple, UserError, bounded, flag_adder
 from kws.features import FrontEnd
 
 FLOOR_FREQUENCY = 0.4  # ratio of clips with a noise floor in place of background noise
@@ -26,6 +27,13 @@ class Augmentation:
     volume_change_db: float = 0
     silence_volume: float | None = None  # background_volume where None
     noise_floor_db: float | None = None  # NOISE_FLOOR_DB where None and without background noise, else off
+    reverb_percentage: float = 0
+    colour_db: float = 0
+    level_db: tuple[float, ...] = ()  # lowest and highest; as recorded where empty
+
+    def __post_init__(self):
+        if self.level_db and self.level_db[0] > self.level_db[1]:
+            raise UserError(f"--level_db {self.level_db[0]:g} {self.level_db[1]:g}: the lowest comes first")
 
     def with_noise_floor(self, background: bool) -> "Augmentation":
         """These with a noise floor where none is asked for and the data set has no `background` noise.
@@ -79,6 +87,28 @@ def add_arguments(parser):
         type=bounded(float, DIGITAL_SILENCE_DB, 0),
         metavar="DB",
     )
+    add(
+        "reverb_percentage",
+        "clips that sound as in a room, in %%: one of 200 box-shaped rooms by the image method",
+        type=bounded(float, 0, 100),
+        metavar="P",
+    )
+    add(
+        "colour_db",
+        "clips sound as through different microphones: gains of up to this much over frequency, and limits "
+        "of their band",
+        type=bounded(float, 0, 40),
+        metavar="DB",
+    )
+    add(
+        "level_db",
+        "peaks of clips, noise included, lie between these, 0 being full scale (such as -45 0); as recorded "
+        "if not given",
+        type=bounded(float, -90, 0),
+        nargs=2,
+        action=StoreTuple,
+        metavar=("LOW", "HIGH"),
+    )
     return group
 
 
@@ -92,6 +122,11 @@ class Variations(NamedTuple):
     noise_place: np.ndarray  # float [clips, 2]: which recording of noise, and where in it; 0 to 1
     floor: np.ndarray | None = None  # float32 [clips]: root mean square of the noise floor; 0 for none
     floor_everywhere: np.ndarray | None = None  # bool [clips]: not only where a shift leaves the clip empty
+    room: np.ndarray | None = None  # int [clips]: which room's echoes, -1 for none
+    colour: np.ndarray | None = (
+        None  # float [clips, COLOUR_NUMBERS]: of a microphone (kws.acoustics.microphones)
+    )
+    level: np.ndarray | None = None  # float32 [clips]: dB below full scale
 
     def of(self, rows: slice) -> "Variations":
         return Variations(*(None if values is None else values[rows] for values in self))
@@ -122,6 +157,10 @@ def draw_variations(
     loudest = augmentation.noise_floor_db if wanted else DIGITAL_SILENCE_DB
     decibels_of_floor = rng.uniform(DIGITAL_SILENCE_DB, loudest, count)
     floor = np.where(has_floor, 10 ** (decibels_of_floor / 20), 0).astype(np.float32)
+    has_echo, room, level = rng.random((3, count))
+    colouring = rng.random((count, COLOUR_NUMBERS))
+    in_rooms = np.where(has_echo < augmentation.reverb_percentage / 100, (room * ROOMS).astype(int), -1)
+    low, high = augmentation.level_db or (0, 0)
     return Variations(
         shift=shift,
         speed=1 + augmentation.speed_change / 100 * speed,
@@ -130,22 +169,28 @@ def draw_variations(
         noise_place=noise_place,
         floor=floor if wanted else None,
         floor_everywhere=is_silence if wanted else None,
+        room=in_rooms if augmentation.reverb_percentage else None,
+        colour=microphones(colouring, augmentation.colour_db) if augmentation.colour_db else None,
+        level=(low + (high - low) * level).astype(np.float32) if augmentation.level_db else None,
     )
 
 
-def augment(clips: np.ndarray, variations: Variations, noise: list[np.ndarray]) -> np.ndarray:
+def augment(
+    clips: np.ndarray, variations: Variations, noise: list[np.ndarray], sample_rate: int = 16000
+) -> np.ndarray:
     """int16 [clips, clip_samples] -> the same varied and mixed with noise, float32, -1 to 1.
 
     What a shift or a higher speed leaves empty at the ends is zeros, or after a shift the noise floor; the
-    sum with the noise is clipped.
+    sum with the noise is clipped. A word echoes in its room; the microphone and the level are of the sum.
     """
     length = clips.shape[1]
     audio = np.zeros(clips.shape, np.float32)
     if variations.floor is not None:
         _write_noise_floor(audio, variations)
     scaled = np.empty(length, np.float32)
-    for out, clip, shift, speed, gain, volume, (recording, place) in zip(
-        audio, clips, *variations[:5], strict=True
+    rooms = np.full(len(clips), -1) if variations.room is None else variations.room
+    for out, clip, room, shift, speed, gain, volume, (recording, place) in zip(
+        audio, clips, rooms, *variations[:5], strict=True
     ):
         if noise and volume:
             background = noise[int(recording * len(noise))]
@@ -153,7 +198,13 @@ def augment(clips: np.ndarray, variations: Variations, noise: list[np.ndarray]) 
             np.multiply(background[start : start + length], volume, out=out)
         np.multiply(clip, gain / np.float32(32768), out=scaled)
         changed = scaled if speed == 1 else _at_speed(scaled, speed)
+        if room >= 0 and clip.any():
+            changed = in_room(changed, room, sample_rate)
         out[max(0, shift) : length + min(0, shift)] += changed[max(0, -shift) : length - max(0, shift)]
+    if variations.colour is not None:
+        colour(audio, variations.colour, sample_rate)
+    if variations.level is not None:
+        set_level(audio, variations.level)
     return np.clip(audio, -1, 1, out=audio)
 
 

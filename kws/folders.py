@@ -10,6 +10,8 @@ from kws.cli import UserError, composed
 from kws.settings import SILENCE_LABEL, UNKNOWN_LABEL
 
 NOISE_FOLDER = "_background_noise_"
+NEGATIVES_FOLDER = "_negatives_"  # recordings of any length without the words: kws.negatives
+FLAGS_FILE = "train_flags.txt"  # in a data folder: flags that train.py takes unless others are typed
 LABEL_FOLDERS = (SILENCE_LABEL, UNKNOWN_LABEL)
 AUDIO_SUFFIXES = (  # of what libsndfile reads
     *(".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2"),
@@ -36,6 +38,7 @@ MEANT = {  # names without case and punctuation -> what they may be meant for
     "silence": SILENCE_LABEL,
     "unknown": UNKNOWN_LABEL,
     **dict.fromkeys(("noise", "noises", "background", "backgroundnoise", "backgroundnoises"), NOISE_FOLDER),
+    "negatives": NEGATIVES_FOLDER,
 }
 
 
@@ -188,7 +191,7 @@ def _kind(file, entry):
 
 def report_misnamed(folder: Path, wanted_words):
     """Print a line for each folder that is named almost like one with a meaning, or not used for its name."""
-    known = {NOISE_FOLDER, *LABEL_FOLDERS, *wanted_words}
+    known = {NOISE_FOLDER, NEGATIVES_FOLDER, *LABEL_FOLDERS, *wanted_words}
     for name in populated_folders(folder):
         meant = likely_meaning(name)
         if name not in known and (meant or name[0] == "_"):
@@ -198,7 +201,7 @@ def report_misnamed(folder: Path, wanted_words):
 
 
 def likely_meaning(name: str) -> str | None:
-    """`_silence_`, `_unknown_` or `_background_noise_` where a folder's name is almost that."""
+    """The folder with a meaning, such as `_silence_`, that a name is almost that of."""
     return MEANT.get("".join(filter(str.isalnum, name.lower())))
 
 

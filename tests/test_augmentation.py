@@ -1,10 +1,15 @@
-"""Variation of training clips: shifts, speed, volume and noise, as the flags say."""
+"""Variation of training clips: shifts, speed, volume, noise, rooms and microphones, as the flags say."""
+
+import hashlib
 
 import numpy as np
 import pytest
 
 from conftest import ON_OFF, RATE
+from input_data import training_batches
+from kws import acoustics
 from kws.augmentation import Augmentation, Variations, augment, draw_variations
+from kws.cli import UserError
 
 pytestmark = pytest.mark.fast
 
@@ -140,3 +145,97 @@ def test_without_background_noise_there_is_a_noise_floor_and_with_it_where_it_is
     for loudest, expected in ((None, False), (-60, True)):
         flags = vars(Augmentation(noise_floor_db=loudest).with_noise_floor(background=True))
         assert varied(quiet, is_silence=True, **flags).any() == expected
+
+
+# ---- rooms, microphones, distance ----
+
+
+def test_without_the_newer_flags_clips_have_the_bits_that_they_had_before_there_were_any():
+    clips = np.random.default_rng(1).integers(-9000, 9000, (20, RATE)).astype(np.int16)
+    noise = [np.random.default_rng(2).integers(-9000, 9000, 40000).astype(np.float32) / 32768]
+    variation, rng = Augmentation(speed_change=10), np.random.default_rng(3)
+    drawn = draw_variations(variation, np.arange(20) % 5 == 0, FRONT_END, rng)
+    digest = hashlib.sha256(augment(clips, drawn, noise).tobytes()).hexdigest()
+    assert digest.startswith("35aab003753b46e1")  # of the commit before
+
+
+def test_the_newer_flags_leave_what_the_others_draw_as_it_is():
+    def drawn(**flags):
+        return draw_variations(Augmentation(**flags), np.zeros(9, bool), FRONT_END, np.random.default_rng(0))
+
+    with_all = drawn(reverb_percentage=50, colour_db=6, level_db=(-45, 0))
+    for before, now in zip(drawn()[:5], with_all[:5], strict=True):
+        np.testing.assert_array_equal(before, now)
+
+
+def test_a_room_echoes_from_its_six_walls_first():
+    size, source, microphone = np.array([5, 4, 3]), np.array([1, 1.5, 1.2]), np.array([3.5, 2.8, 1.6])
+    delays, gains = acoustics.image_sources(size, source, microphone, 0.5, 12)
+    mirrored = [source]
+    for axis in range(3):
+        for wall in (0, size[axis]):
+            image = source.copy()
+            image[axis] = 2 * wall - source[axis]
+            mirrored.append(image)
+    metres = np.linalg.norm(np.array(mirrored) - microphone, axis=1)
+    once = gains * delays * acoustics.SPEED_OF_SOUND  # the walls' part of it
+    first = np.sort(delays[once > 0.4]) * acoustics.SPEED_OF_SOUND
+    np.testing.assert_allclose(first, np.sort(metres), rtol=1e-9)
+
+
+@pytest.mark.parametrize("decay", [0.2, 0.6])
+def test_a_room_falls_silent_in_the_time_that_it_is_to_take(decay):
+    rng = np.random.default_rng(0)
+    response = acoustics.room_response((6, 4, 3), (1, 1.5, 1.2), (4, 2.8, 1.6), decay, RATE, rng)
+    left = 10 * np.log10(np.cumsum(response[::-1] ** 2)[::-1])  # Schroeder's decay curve
+    start, end = np.argmax(left < left[0] - 5), np.argmax(left < left[0] - 20)
+    assert 60 / 15 * (end - start) / RATE == pytest.approx(decay, rel=0.35)
+
+
+def test_echoes_come_after_the_word_as_often_as_the_flag_says_and_stay_out_of_silence():
+    click = np.zeros(RATE)
+    click[4000] = 10000
+    audio = varied(click, 400, reverb_percentage=30)
+    echoes = np.count_nonzero(np.abs(audio) > 1e-5, axis=1) > 1
+    assert abs(echoes.mean() - 0.3) < 0.07
+    assert np.abs(audio[:, :4000]).max() < 1e-5
+    assert not varied(np.zeros(RATE), 5, reverb_percentage=100).any()
+
+
+def test_microphones_colour_by_up_to_the_flag_and_limit_the_band():
+    time = np.arange(RATE) / RATE
+    tones = {hertz: 3000 * np.sin(2 * np.pi * hertz * time) for hertz in (30, 1000)}
+    decibels = {}
+    for hertz, tone in tones.items():
+        middle = varied(tone, colour_db=6)[:, 4000:12000]
+        decibels[hertz] = 20 * np.log10(np.abs(middle).max(1) / (3000 / 32768))
+    assert -6.5 < decibels[1000].min() < -5 and 5 < decibels[1000].max() < 6.2
+    assert decibels[30].mean() < decibels[1000].mean() - 10
+
+
+def test_levels_lie_between_those_of_the_flag_noise_included():
+    noise = [np.random.default_rng(0).uniform(-1, 1, 3 * RATE).astype(np.float32)]
+    clip = np.random.default_rng(1).integers(-3000, 3000, RATE)
+    audio = varied(clip, noise=noise, background_frequency=1.0, level_db=(-45.0, -5.0))
+    peaks = 20 * np.log10(np.abs(audio).max(1))
+    assert -45.01 < peaks.min() < -43 and -7 < peaks.max() < -4.99
+    assert not varied(np.zeros(RATE), 3, level_db=(-45.0, 0.0)).any()
+
+
+def test_the_lowest_level_comes_first():
+    with pytest.raises(UserError, match="--level_db 0 -45"):
+        Augmentation(level_db=(0.0, -45.0))
+
+
+def test_a_run_that_starts_in_the_middle_gets_the_same_rooms_and_microphones(sample, dnn_small):
+    variation = Augmentation(speed_change=10, reverb_percentage=60, colour_db=6, level_db=(-45.0, 0.0))
+
+    def batches(steps, rows=slice(None)):
+        made = training_batches(
+            sample, variation, dnn_small.front_end, batch_size=12, seed=5, steps=steps, worker_rows=rows
+        )
+        return [batch.features for batch in made]
+
+    whole = batches(range(4))
+    np.testing.assert_array_equal(batches(range(2, 4)), whole[2:])
+    np.testing.assert_array_equal(batches(range(1), slice(6, None))[0], whole[0][6:])

@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 import pytest
+import soundfile
 
 from conftest import (
     DATA,
@@ -208,6 +209,15 @@ def test_a_full_disk_leaves_no_half_cache(small_disk):
     result = call_here("input_data.py", "--data_dir", small_disk, "--wanted_words", "yes,no", check=False)
     assert_one_clear_line(result, "No space left on device", small_disk)
     assert [path.name for path in (small_disk / ".pcm_cache").iterdir()] == ["lock"]
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+def test_a_full_disk_leaves_no_half_recordings(small_disk):
+    options = "--engines espeak-ng --count 60 --sentences 1 --confusables 0".split()
+    result = call_here("synthesize.py", "hello", "--output", small_disk / "x", *options, check=False)
+    assert_one_clear_line(result, "No space left on device", small_disk / "x" / "hello")
+    written = [*(small_disk / "x" / "hello").iterdir()]
+    assert written and all(soundfile.info(file).frames >= 16000 for file in written)
 
 
 def test_a_full_disk_while_extracting_keeps_the_archive(small_disk, tmp_path):

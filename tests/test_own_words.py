@@ -1,4 +1,4 @@
-"""One's own words, from recordings to detections: what the README's commands make of synthetic speech."""
+"""One's own words, from recordings to detections: what the recipes make of synthetic speech."""
 
 import re
 import subprocess

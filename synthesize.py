@@ -1,0 +1,187 @@
+"""Make recordings of your own words by speech synthesis, of what sounds like them, and of running text.
+
+Every synthesiser that is installed is used. The folder is laid out as train.py takes it; the same command
+makes what is missing, and one with more words or larger numbers what is new.
+"""
+
+import shlex
+from pathlib import Path
+
+from kws import confusables, synthetic_data
+from kws.cli import StoreTuple, UserError, bounded, flag_adder, new_parser, options_from, run
+from kws.files import lock, write_text
+from kws.folders import FLAGS_FILE, NEGATIVES_FOLDER
+from kws.synthesis import ENGINES, installed_voices
+from kws.synthetic_data import PROBES, SAMPLE_RATE, SHORTEST_CLIP_MS, Draw, SynthesisOptions
+
+FACTOR = bounded(float, 0.25, 4)
+
+
+def parse_arguments():
+    parser = new_parser(__doc__)
+    parser.add_argument("words", nargs="+", metavar="WORD", help="words, or phrases in quotation marks")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the recordings")
+    add = flag_adder(parser, SynthesisOptions)
+    number = bounded(int, 0)
+    add(
+        "count",
+        "recordings of each word, and as many of what sounds like it",
+        type=bounded(int, 1),
+        metavar="N",
+    )
+    add("confusables", "words and phrases that sound near each word, as _unknown_", type=number, metavar="N")
+    add(
+        "sentences", f"recordings of running text, in the folder {NEGATIVES_FOLDER}", type=number, metavar="N"
+    )
+    add("language", "of the voices, as espeak-ng names it: en, en-us, de, ...", metavar="CODE")
+    add(
+        "engines",
+        "synthesisers to use; all that are installed if not given",
+        nargs="+",
+        action=StoreTuple,
+        choices=tuple(ENGINES),
+    )
+    add(
+        "piper_voices",
+        "folder of downloaded voices of piper: .onnx files, each with its .json",
+        metavar="DIR",
+    )
+    low_high = {"nargs": 2, "action": StoreTuple, "metavar": ("LOW", "HIGH"), "type": FACTOR}
+    add("speeds", "slowest and fastest speech, as factors of the voice's own speed", **low_high)
+    add("pitches", "lowest and highest voices, as factors of the voice's own pitch", **low_high)
+    add(
+        "clip_duration_ms",
+        "length of clip that words are centred in; what they need, and at least 1000, if not given",
+        type=bounded(int, 100, 60000),
+        metavar="MS",
+    )
+    add("word_list", "words to find similar ones in, one a line; the system's if not given", metavar="FILE")
+    add("text", "running text to be read; made up if not given", metavar="FILE")
+    add("seed", "fixes what is drawn", type=bounded(int, 0, 2**32 - 1), metavar="N")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    options, folder = options_from(SynthesisOptions, args), Path(args.output)
+    stored = synthetic_data.read_plan(folder)
+    words = stored.get("words", {}) | synthetic_data.folders_of(args.words)
+    voices = installed_voices(options.engines, options.language, options.piper_voices)
+    counts = ", ".join(f"{name} {len(of_engine):,}" for name, of_engine in voices.items())
+    absent = [
+        f"{name} ({engine.install})"
+        for name, engine in ENGINES.items()
+        if name not in voices and not options.engines
+    ]
+    print(f"voices of {options.language}: {counts}" + (f"; none of {', '.join(absent)}" if absent else ""))
+    check_words(words, options, voices)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock(folder / ".lock"):
+            synthesize(folder, words, options, voices)
+    except BlockingIOError:
+        raise UserError(f"another run is writing to {folder}: wait for its end") from None
+
+
+def check_words(words, options, voices):
+    """UserError where a word cannot be read by the synthesisers."""
+    if confusables.can_tell_phonemes():
+        confusables.check_readable(words.values(), options.language)
+    else:
+        odd = [text for text in words.values() if not text.isascii()]
+        if odd and not {"espeak-ng", "piper"} & voices.keys():
+            raise UserError(
+                f"{odd[0]!r}: flite and festival read ASCII alone; {ENGINES['espeak-ng'].install}"
+            )
+
+
+def synthesize(folder, words, options, voices):
+    draw = Draw(voices, options)
+    word_list = words_to_search(options)
+    near = near_words(words, options, word_list)
+    texts = synthetic_data.sentence_texts(options, word_list, words.values())
+    clip_ms = clip_length(words, draw, options.clip_duration_ms, synthetic_data.read_plan(folder))
+    synthetic_data.claim(folder, plan_of(options, voices, clip_ms), words)
+
+    jobs = synthetic_data.word_jobs(draw, words, options.count)
+    jobs += synthetic_data.unknown_jobs(draw, words, near, options.count)
+    jobs += synthetic_data.sentence_jobs(draw, texts)
+    made, silent = synthetic_data.make(folder, jobs, clip_ms)
+    synthetic_data.write_noise(folder, options.seed)
+    synthetic_data.report_silent(silent)
+    there = len(jobs) - made - silent
+    print(f"{made:,} recordings made" + (f", {there:,} were there" if there else ""))
+    tell_how_to_train(folder, words, clip_ms)
+
+
+def words_to_search(options) -> list[str]:
+    """The words of --word_list or of the system's list; none where there is neither."""
+    path = options.word_list or confusables.WORD_LISTS.get(options.language.split("-")[0])
+    if options.word_list or (path and Path(path).exists()):
+        return confusables.read_word_list(path)
+    install = " (apt-get install wamerican has one of English)" if path else ""
+    print(f"no list of words: what sounds near is left out; --word_list FILE gives one{install}")
+    return []
+
+
+def near_words(words, options, word_list) -> dict[str, list[str]]:
+    """What sounds near each word; printed."""
+    if not (word_list and options.confusables):
+        return {}
+    if not confusables.can_tell_phonemes():
+        print(f"no phonemes without espeak-ng ({ENGINES['espeak-ng'].install}): what sounds near is left out")
+        return {}
+    near = confusables.near_phrases([*words.values()], word_list, options.language, options.confusables)
+    for text, others in near.items():
+        print(f"near {text!r}: {', '.join(others[:8]) or 'nothing'}{', ...' if len(others) > 8 else ''}")
+    return near
+
+
+def clip_length(words, draw, typed, stored) -> int:
+    """The clip length in ms that the words are centred in; a line for each that needs more than a second.
+
+    That of the recordings which are there holds, where they are of all the words.
+    """
+    new = {name: text for name, text in words.items() if name not in stored.get("words", {})}
+    fitting = {
+        text: synthetic_data.fitting_clip_ms(draw.jobs(name, text, PROBES)) for name, text in new.items()
+    }
+    clip_ms = typed or max(stored.get("--clip_duration_ms", SHORTEST_CLIP_MS), *fitting.values(), 0)
+    for text, needed in fitting.items():
+        if needed > SHORTEST_CLIP_MS:
+            though = f", though {needed} would fit" if needed > clip_ms else ""
+            print(
+                f"{text!r} takes up to {needed} ms, longer than a clip of {SHORTEST_CLIP_MS} ms: train with "
+                f"--clip_duration_ms {clip_ms}{though}"
+            )
+    return clip_ms
+
+
+def plan_of(options, voices, clip_ms) -> dict:
+    """What recordings depend on beside their text and number."""
+    return {
+        "--seed": options.seed,
+        "--language": options.language,
+        "voices": [f"{name} {len(of_engine)}" for name, of_engine in voices.items()],
+        "--speeds": list(options.speeds),
+        "--pitches": list(options.pitches),
+        "--clip_duration_ms": clip_ms,
+        "--word_list": options.word_list,
+        "--text": options.text,
+        "Hz": SAMPLE_RATE,
+    }
+
+
+def tell_how_to_train(folder, labels, clip_ms):
+    """Write the flags that train.py takes from this folder, and print its command."""
+    flags = f"--wanted_words {shlex.quote(','.join(labels))}\n--clip_duration_ms {clip_ms}\n"
+    write_text(folder / FLAGS_FILE, flags)
+    print(
+        f"{folder / FLAGS_FILE}, which train.py reads: {' '.join(flags.split())}\n"
+        f"python train.py @recipes/own_words.txt --data_dir {shlex.quote(str(folder))} "
+        f"--train_dir {shlex.quote(str(Path('work', folder.name)))}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

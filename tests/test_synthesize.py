@@ -1,0 +1,336 @@
+"""Own words by speech synthesis: from words to a folder that train.py takes as it is."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections import Counter
+
+import numpy as np
+import pytest
+import soundfile
+
+from conftest import RATE, ROOT, assert_one_clear_line, call_here
+from kws import confusables, synthesis
+from kws.cli import UserError
+from kws.clips import speaker_of, which_partition
+from kws.folders import word_folders
+from kws.synthesis import Utterance, Voice, finished, part_of
+
+needs_espeak = pytest.mark.skipif(
+    shutil.which("espeak-ng") is None or not confusables.can_tell_phonemes(),
+    reason="espeak-ng is not installed",
+)
+LISTED = "rights light lets lots robust rowboat rabbit rebut bites likes marmalade Lights lights' kitchen"
+COUNT, SENTENCES = 20, 4
+SMALL = ["--engines", "espeak-ng", "--sentences", SENTENCES, "--confusables", 4]
+
+
+def synthesize(folder, *words, count=COUNT, check=True, **options):
+    flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+    command = [*words, "--output", folder, "--count", count, *SMALL, *flags]
+    return call_here("synthesize.py", *command, check=check)
+
+
+@pytest.fixture(scope="module")
+def word_list(tmp_path_factory):
+    path = tmp_path_factory.mktemp("words") / "words.txt"
+    path.write_text(LISTED.replace(" ", "\n"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, word_list):
+    """(folder of recordings of two words, what synthesize.py printed)."""
+    if shutil.which("espeak-ng") is None:
+        pytest.skip("espeak-ng is not installed")
+    folder = tmp_path_factory.mktemp("made") / "my_words"
+    return folder, synthesize(folder, "hey robot", "Lights", word_list=word_list).stdout
+
+
+def contents(folder):
+    """{path: content} of the recordings in a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.wav")}
+
+
+# ---- what is made ----
+
+
+def test_the_folder_is_laid_out_as_a_data_set_and_its_label_has_no_spaces(made):
+    folder, output = made
+    assert word_folders(folder) == ["hey_robot", "lights"]
+    kinds = Counter(path.split("/")[0] for path in contents(folder))
+    assert kinds["hey_robot"] == kinds["lights"] == COUNT and kinds["_negatives_"] == SENTENCES
+    assert kinds["_unknown_"] >= COUNT and kinds["_background_noise_"] == 6
+    assert "voices of en: espeak-ng" in output and f"--data_dir {folder}" in output
+
+
+def test_words_are_in_the_middle_of_clips_of_one_length(made):
+    folder, _ = made
+    flags = (folder / "train_flags.txt").read_text().split()
+    length = RATE * int(flags[flags.index("--clip_duration_ms") + 1]) // 1000
+    middles = []
+    for path in [*folder.glob("hey_robot/*.wav"), *folder.glob("lights/*.wav")]:
+        samples, rate = soundfile.read(path)
+        loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max())
+        middles.append((loud[0] + loud[-1]) / 2 - len(samples) / 2)
+        assert rate == RATE and samples.ndim == 1 and len(samples) >= length
+    assert np.abs(middles).max() < 0.02 * RATE
+
+
+def test_files_name_their_voice_so_that_all_of_a_voice_are_in_one_partition(made):
+    folder, _ = made
+    names = [
+        path.relative_to(folder / word).as_posix()
+        for word in ("lights", "_unknown_")
+        for path in (folder / word).rglob("*.wav")
+    ]
+    assert all(speaker_of(name).startswith("espeak-ng-en") for name in names)
+    assert len({speaker_of(name) for name in names}) > COUNT
+    by_voice = {}
+    for name in names:
+        by_voice.setdefault(speaker_of(name), set()).add(which_partition(name, 10, 10))
+    assert all(len(partitions) == 1 for partitions in by_voice.values())
+
+
+def test_what_sounds_like_the_words_is_unknown_and_the_words_themselves_are_not(made):
+    folder, _ = made
+    unknown = {path.name for path in (folder / "_unknown_").iterdir()}
+    assert {"hey", "robot", "light", "lets"} < unknown
+    assert {"lights.first_part", "lights.last_part", "hey_robot.first_part"} < unknown
+    assert not {"lights", "hey_robot", "marmalade", "kitchen"} & unknown
+
+
+def test_the_same_command_makes_what_is_missing_with_the_same_bytes(made, word_list):
+    folder, _ = made
+    before = contents(folder)
+    lost = [*sorted(before)[::7]]
+    for path in lost:
+        (folder / path).unlink()
+    output = synthesize(folder, "hey robot", "Lights", word_list=word_list).stdout
+    assert f"{sum('_background_noise_' not in path for path in lost)} recordings made" in output
+    assert contents(folder) == before
+
+
+def test_more_words_and_more_recordings_continue_and_another_seed_is_refused(made, word_list, tmp_path):
+    folder = tmp_path / "grown"
+    shutil.copytree(made[0], folder)
+    before = contents(folder)
+    refused = synthesize(folder, "lights", word_list=word_list, seed=1, check=False)
+    assert_one_clear_line(refused, folder, "--seed 0, not 1")
+    assert contents(folder) == before
+    synthesize(folder, "stop", count=COUNT + 5, word_list=word_list)
+    grown = contents(folder)
+    assert before.items() <= grown.items()
+    counts = Counter(path.split("/")[0] for path in grown)
+    assert counts["stop"] == counts["lights"] == COUNT + 5
+    assert "hey_robot,lights,stop" in (folder / "train_flags.txt").read_text()
+
+
+def test_train_takes_the_folder_without_being_told_its_words(made, tmp_path):
+    few = "--how_many_training_steps 20 --eval_step_interval 20 --batch_size 32".split()
+    command = ["train.py", f"@{ROOT}/recipes/own_words.txt", "--data_dir", made[0], *few]
+    result = call_here(*command, "--train_dir", tmp_path / "train")
+    assert "--wanted_words hey_robot,lights" in result.stderr and "not used" not in result.stderr
+    assert "hey_robot" in result.stdout and (tmp_path / "train" / "saved_model").is_dir()
+    settings = json.loads(next((tmp_path / "train" / "best").glob("*.json")).read_text())
+    assert settings["wanted_words"] == ["hey_robot", "lights"]
+
+
+def test_a_flag_that_is_typed_overrides_that_of_the_folder(made):
+    result = call_here("input_data.py", "--data_dir", made[0], "--wanted_words", "lights")
+    labels = [line.split()[0] for line in result.stdout.splitlines()[1:]]
+    assert labels == ["_silence_", "_unknown_", "lights", "all"]
+
+
+@needs_espeak
+def test_the_text_of_a_file_is_read_but_for_sentences_with_the_words(tmp_path, word_list):
+    text = tmp_path / "text.txt"
+    text.write_text("The lights are on. It is a fine day!\n\nNobody came.")
+    assert confusables.text_sentences(text, ["lights"]) == ["It is a fine day!", "Nobody came."]
+    synthesize(tmp_path / "x", "lights", count=2, text=text, word_list=word_list)
+    assert len([*(tmp_path / "x" / "_negatives_").glob("*.wav")]) == SENTENCES
+
+
+# ---- what cannot be made ----
+
+
+@needs_espeak
+def test_a_phrase_that_is_longer_than_a_second_says_how_long_clips_must_be(tmp_path, word_list):
+    phrase = "turn on all the lights in the kitchen right now"
+    output = synthesize(tmp_path / "x", phrase, count=2, word_list=word_list).stdout
+    (line,) = [line for line in output.splitlines() if "longer than a clip" in line]
+    needed = int(line.split()[-1])
+    assert phrase in line and "--clip_duration_ms" in line and 2000 < needed < 5000
+    assert f"--clip_duration_ms {needed}" in (tmp_path / "x" / "train_flags.txt").read_text()
+
+
+@needs_espeak
+@pytest.mark.parametrize(
+    ("word", "reason"), [("привет", "--language, such as ru"), ("...", "no letters"), ("你好", "such as cmn")]
+)
+def test_a_word_that_cannot_be_read_is_one_clear_line(tmp_path, word, reason):
+    assert_one_clear_line(synthesize(tmp_path / "x", word, check=False), word, reason)
+    assert not (tmp_path / "x").exists()
+
+
+@needs_espeak
+def test_a_word_of_another_script_is_read_in_its_language(tmp_path):
+    synthesize(tmp_path / "x", "привет", count=2, language="ru")
+    assert len([*(tmp_path / "x" / "привет").glob("espeak-ng-ru*.wav")]) == 2
+
+
+def test_without_a_synthesiser_there_is_one_line_that_says_how_to_install_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = call_here("synthesize.py", "hello", "--output", tmp_path / "x", check=False)
+    commands = "apt-get install espeak-ng", "apt-get install flite", "festival", "pip install piper-tts"
+    assert_one_clear_line(result, *commands)
+    assert not (tmp_path / "x").exists()
+
+
+@needs_espeak
+def test_an_interrupted_run_leaves_nothing_half_made(tmp_path):
+    command = [sys.executable, "synthesize.py", "hello", "--output", tmp_path, "--count", "600", *SMALL]
+    running = subprocess.Popen(
+        [*map(str, command), "--confusables", "0"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
+    )
+    while running.poll() is None and len([*tmp_path.glob("hello/*.wav")]) < 20:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130 and errors.strip() == "synthesize.py: stopped"
+    files = [*tmp_path.rglob("*.wav")]
+    assert 20 <= len(files) < 600 and not [file for file in files if "partial" in file.name]
+    assert all(soundfile.info(file).frames >= RATE for file in tmp_path.glob("hello/*.wav"))
+
+
+# ---- phonemes ----
+
+
+@needs_espeak
+def test_phonemes_that_are_alike_are_nearer_than_others():
+    light, others = (
+        confusables.phonemes(["light"], "en")[0],
+        ["light", "right", "lot", "lights", "night", "sofa"],
+    )
+    distance = dict(
+        zip(others, confusables.distances(light, confusables.phonemes(others, "en")), strict=True)
+    )
+    assert (
+        distance["light"] == 0 < distance["right"] < distance["lot"] < distance["lights"] == distance["night"]
+    )
+    assert distance["sofa"] > 2
+
+
+@needs_espeak
+def test_homophones_are_not_taught_as_other_words():
+    words = ["writes", "rights", "knight", "night", "kites", "bites"]
+    near = confusables.near_phrases(["rites"], words, "en", 10)["rites"]
+    assert not {"writes", "rights"} & set(near) and {"kites", "bites"} <= set(near)
+    assert len({"knight", "night"} & set(near)) <= 1
+
+
+def test_sentences_hold_none_of_the_words():
+    endless = confusables.sentences(
+        ["alpha", "beta"], True, ["window", "alpha beta"], np.random.default_rng(0)
+    )
+    texts = [text for _, text in zip(range(300), endless, strict=False)]
+    assert len(set(texts)) > 200
+    assert not [text for text in texts if "window" in text.split() or "alpha beta" in text]
+
+
+# ---- synthesisers ----
+
+
+@pytest.mark.parametrize("engine", ["espeak-ng", "flite", "festival"])
+def test_a_synthesiser_speaks_faster_and_higher_as_it_is_told(engine):
+    voices = synthesis.ENGINES[engine].voices("en", None)
+    if not voices:
+        pytest.skip(f"{engine} is not installed")
+    voice = next((voice for voice in voices if "kal" in voice.name), voices[0])
+    said = [Utterance("a rainy day", voice, *how) for how in ((1, 1), (1.5, 1), (1, 1.3))]
+    spoken = synthesis.ENGINES[engine].speak(said)
+    normal, fast, high = (finished(samples, rate, RATE) for samples, rate in spoken)
+    assert len(fast) < 0.85 * len(normal) and 0.8 < len(high) / len(normal) < 1.2
+    assert fundamental(high) == pytest.approx(1.3 * fundamental(normal), rel=0.12)
+
+
+def fundamental(samples):
+    """The fundamental frequency of speech, 60 to 300 Hz: the median of loud frames by autocorrelation."""
+    frames = np.lib.stride_tricks.sliding_window_view(samples, 1024)[::256]
+    frames = frames[np.square(frames).mean(1) > 0.2 * np.square(frames).mean(1).max()] * np.hanning(1024)
+    correlation = np.fft.irfft(np.abs(np.fft.rfft(frames, 2048)) ** 2)[:, : RATE // 60]
+    return np.median(RATE / (RATE // 300 + correlation[:, RATE // 300 :].argmax(1)))
+
+
+@pytest.fixture
+def piper_voices(tmp_path, monkeypatch):
+    """A folder with a voice of three speakers, and in place of piper a module that says how it was called."""
+    calls = []
+
+    class PiperVoice:
+        @staticmethod
+        def load(path):
+            return PiperVoice()
+
+        def synthesize(self, text, config):
+            calls.append((text, config.speaker_id, config.length_scale))
+            sound = np.sin(np.arange(11025) / (5 + config.speaker_id)).astype(np.float32)
+            return [types.SimpleNamespace(audio_float_array=sound, sample_rate=22050)]
+
+    module = types.SimpleNamespace(PiperVoice=PiperVoice, SynthesisConfig=types.SimpleNamespace)
+    monkeypatch.setitem(sys.modules, "piper", module)
+    synthesis._piper_voice.cache_clear()
+    folder = tmp_path / "voices"
+    folder.mkdir()
+    for name, language in (("en_GB-three-low", "en_GB"), ("de_DE-one-low", "de_DE")):
+        (folder / f"{name}.onnx").touch()
+        config = {"num_speakers": 3, "language": {"code": language}}
+        (folder / f"{name}.onnx.json").write_text(json.dumps(config))
+    return folder, calls
+
+
+def test_all_speakers_of_pipers_voices_of_the_language_are_used(piper_voices, tmp_path, word_list):
+    folder, calls = piper_voices
+    options = ["--piper_voices", folder, "--engines", "piper", "--word_list", word_list, "--sentences", 2]
+    call_here("synthesize.py", "hello", "--output", tmp_path / "x", "--count", 30, *options)
+    speakers = {speaker_of(path.name) for path in (tmp_path / "x" / "hello").iterdir()}
+    assert speakers == {f"piper-en_GB-three-low-s{number}" for number in range(3)}
+    assert {speaker for _, speaker, _ in calls} == {0, 1, 2}
+    scales = [scale for _, _, scale in calls]
+    assert 0.8 / 1.3 <= min(scales) < 0.85 and 1.2 < max(scales) <= 1.25 / 0.75
+
+
+def test_a_voice_of_piper_without_its_settings_is_named(piper_voices, tmp_path):
+    folder, _ = piper_voices
+    (folder / "en_GB-three-low.onnx.json").unlink()
+    with pytest.raises(UserError, match="needs its en_GB-three-low.onnx.json"):
+        synthesis.installed_voices((), "en", folder)
+
+
+def test_silence_at_the_ends_is_cut_and_the_level_is_one():
+    word = 0.1 * np.sin(np.arange(4000) / 3).astype(np.float32)
+    samples = finished(np.pad(word, (3000, 9000)), RATE, RATE)
+    assert len(word) < len(samples) < len(word) + 0.05 * RATE
+    assert np.abs(samples).max() == pytest.approx(0.7)
+    assert finished(np.zeros(4000, np.float32), RATE, RATE) is None
+
+
+def test_parts_of_a_word_end_softly_where_they_are_cut():
+    word = np.ones(1000, np.float32)
+    first, last = part_of(word, "first", 0.4), part_of(word, "last", 0.4)
+    assert len(first) == len(last) == 400
+    assert first[0] == last[-1] == 1 and first[-1] == last[0] == 0
+
+
+def test_names_of_voices_are_names_of_files():
+    voice = Voice("piper", "/voices/en_US a:b.onnx", 12)
+    assert str(voice) == "piper-en_US-a-b-s12"
