@@ -13,6 +13,12 @@ void kws_detect_start(kws_detector *detector, int sensitivity) {
 #endif
 }
 
+void kws_detect_after(kws_detector *detector, int wake_label, int milliseconds) {
+    detector->wake_label = wake_label;
+    detector->listen = milliseconds / 1000.0;
+    detector->awake_until = 0;
+}
+
 /* The means over the latest windows, once another one's scores are known. */
 static int smooth(kws_detector *detector, const int8_t scores[KWS_LABELS]) {
     int8_t *place = detector->recent[detector->windows % KWS_SMOOTHED];
@@ -91,6 +97,8 @@ int kws_detect(kws_detector *detector, const int16_t samples[KWS_STRIDE], kws_de
     double mean = detector->sums[best] * (double)KWS_SCORE_SCALE / count;
     double seconds = (detector->windows - 1) * KWS_HOP_S + KWS_CLIP_S / 2 - (count - 1) * KWS_HOP_S / 2;
     if (best < KWS_FIRST_WORD || seconds - detector->last < KWS_REFRACTORY_S) return 0;
+    const int wakes = best == detector->wake_label;
+    if (detector->wake_label && !wakes && seconds > detector->awake_until) return 0;
     const double least = kws_thresholds[detector->sensitivity][best - KWS_FIRST_WORD];
 #if KWS_VERIFIER
     if (mean < KWS_GATE) return 0;
@@ -98,6 +106,7 @@ int kws_detect(kws_detector *detector, const int16_t samples[KWS_STRIDE], kws_de
 #endif
     if (mean < least) return 0;
     detector->last = seconds;
+    if (wakes) detector->awake_until = seconds + detector->listen;
     found->seconds = seconds;
     found->label = best;
     found->score = (float)mean;

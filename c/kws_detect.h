@@ -35,6 +35,8 @@ typedef struct {
     int32_t sums[KWS_LABELS];                /* of them, above KWS_SCORE_ZERO */
     uint32_t strides, windows;               /* received, and classified */
     double last;                             /* seconds of the last detection */
+    int wake_label;                          /* 0 for none: see kws_detect_after */
+    double listen, awake_until;              /* seconds */
     int sensitivity;
 #if KWS_VERIFIER
     int16_t audio[KWS_AUDIO]; /* the latest, a ring */
@@ -48,6 +50,9 @@ typedef struct {
 
 /* Reset: the stream starts now. The sensitivity is one of those above. */
 void kws_detect_start(kws_detector *detector, int sensitivity);
+
+/* From now on detect other words only for so long after the one of that label; 0 for all at all times. */
+void kws_detect_after(kws_detector *detector, int wake_label, int milliseconds);
 
 /* Process the next KWS_STRIDE samples. Returns whether a word was detected, and what, in *found. */
 int kws_detect(kws_detector *detector, const int16_t samples[KWS_STRIDE], kws_detection *found);

@@ -2,7 +2,8 @@
  *
  *   kws            checks the clips of kws_vectors.c: input within one step, scores bit for bit
  *   kws FILE...    names what is said in files of raw 16-bit little-endian mono PCM at KWS_SAMPLE_RATE Hz
- *   kws -          prints the words detected in such samples on standard input, as they come */
+ *   kws -          prints the words detected in such samples on standard input, as they come
+ *   kws - WORD MS  the same, but other words only for so many milliseconds after WORD */
 #include "kws_detect.h"
 #include "kws_vectors.h"
 
@@ -75,12 +76,20 @@ static int classify_file(const char *path) {
     return 1;
 }
 
-static int detect_in_standard_input(void) {
+static int label_of(const char *word) {
+    for (int i = KWS_FIRST_WORD; i < KWS_LABELS; i++)
+        if (strcmp(word, kws_labels[i]) == 0) return i;
+    fprintf(stderr, "%s is none of the words\n", word);
+    exit(2);
+}
+
+static int detect_in_standard_input(int wake_label, int listen_ms) {
     static kws_detector detector;
     static unsigned char bytes[2 * KWS_STRIDE];
     static int16_t samples[KWS_STRIDE];
     kws_detection found;
     kws_detect_start(&detector, KWS_NORMAL);
+    kws_detect_after(&detector, wake_label, listen_ms);
     while (fread(bytes, 1, sizeof bytes, stdin) == sizeof bytes) {
         for (int i = 0; i < KWS_STRIDE; i++) samples[i] = (int16_t)(bytes[2 * i] | bytes[2 * i + 1] << 8);
         if (kws_detect(&detector, samples, &found)) {
@@ -93,7 +102,10 @@ static int detect_in_standard_input(void) {
 
 int main(int count, char **arguments) {
     int failed = 0;
-    if (count == 2 && strcmp(arguments[1], "-") == 0) return detect_in_standard_input();
+    if (count > 1 && strcmp(arguments[1], "-") == 0) {
+        return count == 4 ? detect_in_standard_input(label_of(arguments[2]), atoi(arguments[3]))
+                          : detect_in_standard_input(0, 0);
+    }
     for (int i = 1; i < count; i++) failed += !classify_file(arguments[i]);
     if (count > 1) return failed > 0;
     for (int i = 0; i < KWS_VECTORS; i++) failed += !check(&kws_vectors[i]);

@@ -25,9 +25,10 @@ def detections(folder, samples):
     return printed(folder, samples)
 
 
-def printed(folder, samples):
+def printed(folder, samples, *flags):
     """The same of a program that is built."""
-    output = subprocess.run([folder / "kws", "-"], input=samples.tobytes(), capture_output=True, check=True)
+    command = [folder / "kws", "-", *map(str, flags)]
+    output = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=True)
     return [tuple(line.replace(" s ", "").split()) for line in output.stdout.decode().splitlines()]
 
 
@@ -35,6 +36,15 @@ def test_in_half_an_hour_the_detections_are_those_of_label_wav(shipped, half_hou
     """All of them, at the same times and with the same scores."""
     found = detections(shipped[0].folder, half_hour.samples)
     assert len(found) > 150 and found == half_hour.detections
+
+
+def test_after_a_wake_word_the_detections_are_those_of_the_pc(shipped, half_hour):
+    module, model = shipped
+    samples, listening = half_hour.samples[: 16000 * 600], DetectorOptions(wake_word="yes", listen_ms=4000)
+    expected = by_the_pc(samples, model, None, listening)
+    without = [found for found in half_hour.detections if float(found[0]) < 600]
+    assert {"yes"} < {word for _, word, _ in expected} and 5 < len(expected) < len(without)
+    assert printed(module.folder, samples, "yes", 4000) == expected
 
 
 # ---- with a verifier ----
