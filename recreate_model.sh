@@ -5,10 +5,12 @@
 # The recipes are in recipes/: what each flag is for, and how to use them on your own words.
 set -euo pipefail
 
-usage="usage: bash recreate_model.sh [--model NAME] [--train] [--ckpt PATH] [--data_dir DIR]
+usage="usage: bash recreate_model.sh [--model NAME] [--train [--negatives_dir DIR]] [--ckpt PATH] [--data_dir DIR]
 
   --model NAME    a network of the paper, such as ds_cnn_small; dnn_small if not given, the only one that is shipped
   --train         train a teacher and then a new model first, instead of starting from the shipped weights
+  --negatives_dir DIR
+                  recordings without the words, for the teacher and for one more model, for an open microphone
   --ckpt PATH     start from this checkpoint instead of the shipped weights
   --data_dir DIR  recordings, one folder per word; without it Speech Commands is downloaded (2.4 GB, once)"
 
@@ -23,16 +25,17 @@ absolute() {
 }
 
 {  # bash reads this group as a whole, so that the file may change while it runs
-train=false checkpoint='' data_dir='' network=()
+train=false checkpoint='' data_dir='' negatives_dir='' network=()
 while [ $# -gt 0 ]; do
     case $1 in
         --train) train=true ;;
-        --model | --ckpt | --data_dir)
+        --model | --ckpt | --data_dir | --negatives_dir)
             [ -n "${2-}" ] || fail "$1 needs a value"
             case $1 in
                 --model) network=(--model "$2") ;;
                 --ckpt) checkpoint=$(absolute "$2") ;;
                 --data_dir) data_dir=$(absolute "$2") ;;
+                --negatives_dir) negatives_dir=$(absolute "$2") ;;
             esac
             shift ;;
         -h | --help) echo "$usage"; exit ;;
@@ -43,11 +46,17 @@ done
 if $train && [ -n "$checkpoint" ]; then
     fail "--train makes a new checkpoint, --ckpt starts from one: give one of the two"
 fi
+if [ -n "$negatives_dir" ] && ! $train; then
+    fail "--negatives_dir is what a teacher must learn: it needs --train"
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./environment.sh
 name=$(python -m kws.checkpoints ${checkpoint:+"$checkpoint"} --architecture ${network[@]+"${network[@]}"} 2>&1 |
     tail -n 1) || fail "${name#*error: }"
 model=${network[1]-dnn_small}
+if [ -n "$negatives_dir" ] && [ "$name" != dnn ]; then
+    fail "--negatives_dir is for dnn models: for $model see recipes/microphone.txt"
+fi
 if ! $train && [ -z "$checkpoint" ] && [ "$model" != dnn_small ]; then
     fail "$model is not shipped: train it with --train, or give its checkpoint with --ckpt"
 fi
@@ -86,6 +95,12 @@ else
     echo "$warning"
 fi
 teacher=$out/teacher
+negatives=()
+if [ -n "$negatives_dir" ]; then
+    out=$out/with_negatives
+    teacher=$out/teacher
+    negatives=(--negatives_dir "$negatives_dir")
+fi
 if [ -n "$checkpoint" ]; then
     out=$out/from_$(basename "$checkpoint")-$(cksum <<< "$checkpoint" | cut -d ' ' -f 1)
 elif [ "$model" != dnn_small ]; then
@@ -115,13 +130,15 @@ python input_data.py "${data[@]}" ${test_set[@]+"${test_set[@]}"}
 # The flags in recipes/ come first, so that those after them override theirs.
 if $train; then
     case $name in
-        dnn) before=(delete_outdated "$teacher" "$out/train" "$out/quantized") ;;
+        dnn) before=(delete_outdated "$teacher" "$out/train" "$out/quantized") ;; # and what follows from both
         *) before=(delete_outdated "$teacher" "$out/train") ;;
     esac
     "${before[@]}" "$out/clustered" "$out/cqat"
     "${before[@]}" "$out/entropy"
+    "${before[@]}" "$out/microphone" "$out/microphone_int8"
     echo "== train the teacher"
-    python train.py @recipes/teacher.txt $(short 100) "${data[@]}" --train_dir "$teacher"
+    python train.py @recipes/teacher.txt $(short 100) "${data[@]}" --train_dir "$teacher" \
+        ${negatives[@]+"${negatives[@]}" --negatives_percentage 40 --cut_words_percentage 15}
     echo "== train"
     if [ "$name" = dnn ]; then
         python train.py @recipes/dnn_small.txt $(short 800) "${data[@]}" --model "$model" \
@@ -130,6 +147,14 @@ if $train; then
         python optimisations.py @recipes/quantize.txt $(short 300) "${data[@]}" \
             --checkpoint "$out/train/best" --teacher "$out/train/best" --train_dir "$out/quantized"
         checkpoint=$out/quantized/best
+        if [ -n "$negatives_dir" ]; then
+            echo "== train for an open microphone"
+            python train.py @recipes/microphone.txt $(short 100) "${data[@]}" "${negatives[@]}" --model "$model" \
+                --start_from "$checkpoint" --teacher "$teacher/best" --train_dir "$out/microphone"
+            python optimisations.py @recipes/quantize.txt $(short 100) "${data[@]}" "${negatives[@]}" \
+                --negatives_percentage 20 --hard_negatives_percentage 25 --cut_words_percentage 10 \
+                --checkpoint "$out/microphone/best" --teacher "$out/microphone/best" --train_dir "$out/microphone_int8"
+        fi
     else
         python train.py @recipes/deep.txt $(short 200) "${data[@]}" --model "$model" \
             --teacher "$teacher/best" --train_dir "$out/train"
@@ -168,6 +193,7 @@ convert() {  # convert CHECKPOINT NAME: to NAME.tflite, float, and NAME_quantize
     files+=("$out/$2.tflite" "$out/$2_quantized.tflite")
 }
 convert "$checkpoint" "$name"
+if [ -n "$negatives_dir" ]; then convert "$out/microphone_int8/best" "${name}_microphone"; fi
 case $name in
     lstm) echo "== tensorflow-model-optimization cannot cluster lstm's projected cells: by entropy only" ;;
     dnn | cnn | ds_cnn)  # whose clusters quantization-aware training then fits to int8, in as many steps or half

@@ -31,7 +31,7 @@ def shorten(copy):
     """Have the repository `copy` take 20 steps in each stage."""
     steps = r"(?<=^--how_many_training_steps )\d+"
     of_script = r"(?<=\$\(short )\d+|(?<=--how_many_training_steps )\d+"
-    expected = {"recreate_model.sh": 7, "recorded_words.txt": 0}
+    expected = {"recreate_model.sh": 9, "recorded_words.txt": 0}
     for file in (copy / "recreate_model.sh", *(copy / "recipes").glob("*.txt")):
         pattern = of_script if file.suffix == ".sh" else steps
         shorter, changed = re.subn(pattern, "20", file.read_text(), flags=re.M)
@@ -41,7 +41,14 @@ def shorten(copy):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--trian"], ["extra"], ["--ckpt"], ["--train", "--ckpt", "x"], ["--data_dir", "/nothing/there"]],
+    [
+        ["--trian"],
+        ["extra"],
+        ["--ckpt"],
+        ["--train", "--ckpt", "x"],
+        ["--negatives_dir", "x"],
+        ["--data_dir", "/nothing/there"],
+    ],
     ids=" ".join,
 )
 def test_recreate_model_refuses_what_it_does_not_know(arguments):
@@ -99,7 +106,11 @@ def test_recreate_model_says_what_is_wrong_with_a_model(flags, parts):
     assert all(part in result.stderr.splitlines()[0] for part in parts)
 
 
-@pytest.mark.parametrize("flags", [[], ["--train"]], ids=["from the shipped weights", "--train"])
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--train", "--negatives_dir", SAMPLE_DATA / "_background_noise_"]],
+    ids=["from the shipped weights", "--train"],
+)
 def test_recreate_model_without_data_or_network_runs_on_sample_data_and_says_so(tmp_path, flags):
     copy = copy_of_the_repository(tmp_path)
     shorten(copy)
@@ -112,7 +123,7 @@ def test_recreate_model_without_data_or_network_runs_on_sample_data_and_says_so(
     assert result.stdout.rindex(warning) > result.stdout.index("dnn_entropy_quantized.tflite")
     table = [line.split() for line in result.stdout.splitlines() if re.match(r"work/\S+\.tflite  ", line)]
     sizes = {row[0].split("/")[-1]: int(row[1].replace(",", "")) for row in table}
-    forms = "dnn", "dnn_clustered", "dnn_entropy"
+    forms = "dnn", *(["dnn_microphone"] if flags else []), "dnn_clustered", "dnn_entropy"
     assert list(sizes) == [f"{form}{suffix}.tflite" for form in forms for suffix in ("", "_quantized")]
     assert sizes["dnn_quantized.tflite"] <= 84_000
     if flags:
