@@ -90,6 +90,8 @@ def embed_settings(content: bytes, settings: Settings) -> bytes:
     model = parse(content)
     for entry in model.metadata or ():
         model.buffers[entry.buffer].data = None
+        if entry.name == METADATA_NAME.encode() and entry.buffer == len(model.buffers) - 1:
+            model.buffers.pop()  # of earlier settings
     for graph in model.subgraphs:
         for number in {*range(len(graph.tensors))} - {*graph.inputs, *graph.outputs}:
             graph.tensors[number].name = ""

@@ -149,11 +149,7 @@ def choose_detector(kind: str, ambient: list[str], data_options: DataOptions) ->
         flags = "--ambient", *ambient, "--stream_minutes", "60", "--write_detector", "--json", report
         call("evaluation.py", "--tflite_path", first, *verifier, *flags, *data_flags(data_options))
         (measured,) = json.loads(report.read_text()).values()
-    points = [
-        {name: round(value, 4) for name, value in point.items()}
-        for point in measured["points"]
-        if point["threshold"] >= 0.3
-    ]
+    points = [{name: round(value, 4) for name, value in point.items()} for point in measured["points"]]
     role = "verifier of dnn_small_microphone" if verifier else "alone"
     return {"detection": {"role": role, "hours_without_words": round(measured["hours"], 3), "points": points}}
 

@@ -74,7 +74,7 @@ def test_the_front_end_needs_nothing_of_the_project():
 def test_a_recipe_holds_flags_that_its_script_has(recipe, monkeypatch):
     commands = re.findall(rf"python (\w+)\.py ((?:@\S+ )*)@recipes/{recipe.name}", recipe.read_text())
     for script, earlier in commands:
-        checkpoint = ["--checkpoint", "x"] if script == "optimisations" else []
+        checkpoint = ["--checkpoint" if script == "optimisations" else "--start_from", "x"]
         files = [f"@{ROOT / name[1:]}" for name in earlier.split()]
         monkeypatch.setattr("sys.argv", [f"{script}.py", *files, f"@{recipe}", *checkpoint])
         args = importlib.import_module(script).parse_arguments()

@@ -22,10 +22,10 @@ def own_words(tmp_path_factory):
     short = "--eval_step_interval 500 --how_many_training_steps".split()
     words = "--wanted_words", ",".join(WORDS)
     call_here(
-        "train.py", "@recipes/dnn_small.txt", *data, *words, *short, 1600, "--train_dir", folder / "train"
+        "train.py", "@recipes/dnn_small.txt", *data, *words, *short, 3000, "--train_dir", folder / "train"
     )
     start = "--checkpoint", folder / "train" / "best", "--teacher", folder / "train" / "best"
-    quantize = "optimisations.py", "@recipes/quantize.txt", *data, *start, *short, 400
+    quantize = "optimisations.py", "@recipes/quantize.txt", *data, *start, *short, 1000
     call_here(*quantize, "--learning_rate", "0.0003", "--train_dir", folder / "quantized")
     convert = "convert_to_tflite.py", "--checkpoint", folder / "quantized" / "best", *data[1:]
     call_here(*convert, "--inference_type", "int8", "--output", folder / "words.tflite")

@@ -1,5 +1,6 @@
 """TFLite files: what they hold, and that they compute what the network does."""
 
+import dataclasses
 import re
 
 import flatbuffers
@@ -13,6 +14,7 @@ import models
 from conftest import DNN_SMALL_FLAGS, FLOAT32_TOLERANCE, SHIPPED, settings_flags
 from kws import checkpoints
 from kws.cli import UserError
+from kws.settings import DetectorSettings, Sensitivity
 from kws.tflite import TFLiteModel, dequantize, embed_settings, operator_names, quantize
 from networks import TINY, network
 
@@ -159,3 +161,12 @@ def test_a_tflite_file_computes_what_the_network_does_with_integers_alone(archit
         assert all(len(tensor.shapeSignature or ()) == 0 for tensor in graph.subgraphs[0].tensors)
         types = {tensor.type for tensor in graph.subgraphs[0].tensors}
         assert (schema.TensorType.FLOAT32 in types) == (kind == "fp32")
+
+
+@pytest.mark.fast
+def test_settings_replace_those_in_a_file_and_leave_nothing_of_them():
+    content, settings = SHIPPED["int8"].read_bytes(), checkpoints.read_settings(SHIPPED["int8"])
+    sensitivity = Sensitivity((0.5,) * 10, 1, 0.1)
+    detector = DetectorSettings(40, 600, 1000, *3 * [sensitivity])
+    tuned = embed_settings(content, dataclasses.replace(settings, detector=detector))
+    assert embed_settings(tuned, settings) == content

@@ -104,7 +104,7 @@ def test_of_equally_good_checkpoints_the_one_with_the_lower_loss_is_kept(tmp_pat
     flags = "--how_many_training_steps 25 --learning_rate 0.000001".split()  # too low to change a label
     output = train_here(tmp_path, *flags).stdout
     assert re.findall(r"^step (\d+) of 25: rate (\S+),", output, re.M) == [("20", "1e-06"), ("25", "1e-06")]
-    (first, loss), (second, lower_loss) = read_history(tmp_path)[:, 4:]
+    (first, loss), (second, lower_loss) = read_history(tmp_path)[:, 4:6]
     assert first == second and lower_loss < loss
     assert "ckpt-25" in checkpoints.checkpoint_prefix(tmp_path / "best")
 
