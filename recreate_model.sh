@@ -123,7 +123,7 @@ delete_outdated() {  # delete_outdated STAGE...: those whose earlier stage was d
 }
 
 if ! $sample; then
-    echo "this takes some eight minutes on two quiet cores, and with --train an hour or more, which resumes where it was interrupted"
+    echo "this takes some ten minutes on two cores, and with --train an hour or more, which resumes where it was interrupted"
 fi
 python input_data.py "${data[@]}" ${test_set[@]+"${test_set[@]}"}
 
