@@ -106,7 +106,7 @@ def _without_small_factors(number):
 
 
 def in_room(samples: np.ndarray, room: int, rate: int) -> np.ndarray:
-    """float32 [samples] as heard in a room, 0 to ROOMS - 1; as many, what comes later is cut."""
+    """float32 [samples] with the echoes of a room, 0 to ROOMS - 1; as many, later echoes are cut."""
     spectra, size = _response_spectra(rate, len(samples))
     return np.fft.irfft(np.fft.rfft(samples, size) * spectra[room], size)[: len(samples)]
 

@@ -90,12 +90,11 @@ def track(name: str, blocks, model, options: DetectorOptions, verifier=None) -> 
     # the verifier is asked wherever one of GATES may have it asked
     detector = Detector(replace(options, gate=GATES[0]) if verifier else options, settings)
     for labels, *others in smoothed_scores(counted(), detector, model, verifier):
-        parts.append((labels.astype(np.int8), *(x if x is None else x.astype(np.float32) for x in others)))
+        others = (values if values is None else values.astype(np.float32) for values in others)
+        parts.append(Smoothed(labels.astype(np.int8), *others))
     if not parts:
         raise UserError(f"{name} is shorter than a clip of {settings.clip_duration_ms} ms")
-    columns = zip(*parts, strict=True)
-    smoothed = Smoothed(*(None if column[0] is None else np.concatenate(column) for column in columns))
-    return Track(name, smoothed, samples / settings.sample_rate / 3600)
+    return Track(name, Smoothed.joined(parts), samples / settings.sample_rate / 3600)
 
 
 def tracks(folders: list[str], model, options: DetectorOptions, verifier=None) -> Iterator[Track]:

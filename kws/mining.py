@@ -23,7 +23,7 @@ def hard_windows(recordings: LongRecordings, model) -> tuple[np.ndarray, np.ndar
     from tqdm import tqdm
 
     hop = HOP_STRIDES * model.settings.front_end.stride_samples
-    numbers, scores = [], []
+    numbers, scores = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
     with tqdm(total=recordings.windows, desc="hard negatives", unit=" windows", disable=None) as progress:
         for first, blocks in recordings.pieces():
             for part in window_scores(blocks, model, hop):
@@ -33,7 +33,7 @@ def hard_windows(recordings: LongRecordings, model) -> tuple[np.ndarray, np.ndar
                 scores.append(of_words[hard])
                 first += hop * len(part)
                 progress.update(hop * len(part))
-    return np.concatenate(numbers).astype(np.int64), np.concatenate(scores)
+    return np.concatenate(numbers), np.concatenate(scores)
 
 
 def with_hard_negatives(data: Data, model, percentage: float) -> Data:

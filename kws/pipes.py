@@ -241,8 +241,8 @@ def _open_progressive(pipe):
 
 
 class Surveyed:
-    """A stream, the first second of which is looked at before any of it is passed on; and where nothing is to
-    be heard in it, each further one until there is.
+    """A stream, the first second of which is looked at before any of it is passed on; and where that is
+    silent, each further one until one is not.
     """
 
     def __init__(self, stream):
@@ -264,8 +264,8 @@ class Surveyed:
         if self._ahead:
             _, gain, channel = survey(self._ahead, self.channels, self.subtype)
             self.recording.gain, self.recording.channel = gain, channel
-            heard = np.concatenate(self._ahead)
-            self._settled |= bool((np.ptp(heard, axis=0) > SILENT_RANGE / 32768).any())
+            samples = np.concatenate(self._ahead)
+            self._settled |= bool((np.ptp(samples, axis=0) > SILENT_RANGE / 32768).any())
 
 
 @contextlib.contextmanager

@@ -121,6 +121,12 @@ class Smoothed(NamedTuple):
     seconds: np.ndarray  # float [windows]: the middle of the windows averaged, since the start
     verified: np.ndarray | None = None  # float [windows]: a verifier's mean score of the label, or 0
 
+    @staticmethod
+    def joined(parts: list["Smoothed"]) -> "Smoothed":
+        """Windows that came in several parts as one."""
+        columns = zip(*parts, strict=True)
+        return Smoothed(*(None if column[0] is None else np.concatenate(column) for column in columns))
+
 
 class Detector:
     """Finds words in the scores of windows that come one after the other.
@@ -132,11 +138,11 @@ class Detector:
     def __init__(self, options: DetectorOptions, settings: Settings):
         options = options.for_model(settings)
         self.hop = options.hop_samples(settings)  # samples
-        self._hop = self.hop / settings.sample_rate
+        self._hop_s = self.hop / settings.sample_rate
         self.thresholds = np.full(len(settings.labels), np.inf)  # of each label
         self.thresholds[UNKNOWN_INDEX + 1 :] = options.threshold
         # windows averaged
-        self.count = self._count = 1 + int(options.smoothing_ms * settings.sample_rate / 1000) // self.hop
+        self.count = 1 + int(options.smoothing_ms * settings.sample_rate / 1000) // self.hop
         self.gate = options.gate
         self._wake_label = self._wake_word(options, settings)
         self._listen, self._awake_until = options.listen_ms / 1000, -np.inf
@@ -150,7 +156,7 @@ class Detector:
     @property
     def scored_s(self) -> float:
         """Seconds of audio that a smoothed score is of, from its first window's start to its last's end."""
-        return 2 * self._middle + (self._count - 1) * self._hop
+        return 2 * self._middle + (self.count - 1) * self._hop_s
 
     @staticmethod
     def _wake_word(options, settings):
@@ -173,14 +179,14 @@ class Detector:
         known = np.concatenate([self._recent, scores])
         sums = np.cumsum(np.concatenate([np.zeros((1, known.shape[1])), known]), axis=0, dtype=np.float64)
         ends = np.arange(len(self._recent) + 1, len(known) + 1)
-        begins = np.maximum(0, ends - self._count)
+        begins = np.maximum(0, ends - self.count)
         means = (sums[ends] - sums[begins]) / (ends - begins)[:, None]
-        delay = (ends - begins - 1) * self._hop / 2  # of a mean over windows
-        seconds = (self._windows + np.arange(len(scores))) * self._hop + self._middle - delay
+        delay = (ends - begins - 1) * self._hop_s / 2  # of a mean over windows
+        seconds = (self._windows + np.arange(len(scores))) * self._hop_s + self._middle - delay
         self._keep_best(seconds, means[:, UNKNOWN_INDEX + 1 :])
         self.latest = means[-1] if len(means) else self.latest
         self._windows += len(scores)
-        self._recent = known[max(0, len(known) - self._count + 1) :]
+        self._recent = known[max(0, len(known) - self.count + 1) :]
         return Smoothed(means.argmax(1), means.max(1), seconds)
 
     def detections(self, smoothed: Smoothed) -> list[Detection]:

@@ -114,9 +114,7 @@ def outcomes(recording: Recording, model, options: DetectorOptions, verifier=Non
     parts = list(smoothed_scores([recording.samples], detector, model, verifier))
     if not parts:
         raise UserError(f"{recording.name} is shorter than a clip of {settings.clip_duration_ms} ms")
-    smoothed = Smoothed(
-        *(None if part[0] is None else np.concatenate(part) for part in zip(*parts, strict=True))
-    )
+    smoothed = Smoothed.joined(parts)
     result = []
     for threshold in THRESHOLDS:
         detections = Detector(replace(options, threshold=threshold), settings).detections(smoothed)

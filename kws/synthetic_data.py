@@ -94,7 +94,7 @@ class Draw:
 
     def __init__(self, voices: dict[str, list[Voice]], options: SynthesisOptions):
         self._voices, self._options = voices, options
-        # an engine with few voices is heard too, but one with many more often
+        # an engine with few voices is used too, one with many more often
         shares = np.sqrt([len(of_engine) for of_engine in voices.values()])
         self._shares = shares / shares.sum()
 

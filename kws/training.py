@@ -197,7 +197,7 @@ def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentat
     _report_labels_without_clips(training, data, data_dir)
     if augmentation.uses_noise and not data.noise:
         floor = show(augmentation.with_noise_floor(background=False).noise_floor_db)
-        print(f"{data_dir} has no {NOISE_FOLDER}: --noise_floor_db {floor} alone is heard", file=sys.stderr)
+        print(f"{data_dir} has no {NOISE_FOLDER}: only --noise_floor_db {floor} is used", file=sys.stderr)
 
 
 def _report_labels_without_clips(training, data, data_dir):

@@ -2,7 +2,7 @@
 
 `Interpreter().path` is an executable that runs `python SCRIPT ARGUMENTS` with its own arguments, folder,
 environment and standard streams, in a process that is forked from one that has TensorFlow. What is no script
-goes to the real python. Each process imports the repository's modules anew.
+goes to the real python. Each process imports the repository's modules itself.
 """
 
 import atexit

@@ -62,7 +62,7 @@ def test_the_readmes_commands_teach_a_model_not_to_fire_when_the_dishwasher_runs
 
     def run(script, arguments):
         made = [
-            tmp_path / word if re.match(r"work/|heard|dishwasher", word) else here.get(word, word)
+            tmp_path / word if re.match(r"work/|wrong|dishwasher", word) else here.get(word, word)
             for word in arguments
         ]
         function = call if script == "label_wav.py" else call_here
@@ -71,7 +71,7 @@ def test_the_readmes_commands_teach_a_model_not_to_fire_when_the_dishwasher_runs
     outputs = [run(script, arguments) for script, arguments in commands_for_the_dishwasher()]
     before, after = (output.splitlines() for output in (outputs[0], outputs[-1]))
     assert len(before) >= 4 and not [line for line in before if "nothing detected" in line]
-    assert len(list((tmp_path / "heard").rglob("*.wav"))) == len(before)
+    assert len(list((tmp_path / "wrong").rglob("*.wav"))) == len(before)
     assert len(after) == 1 and "nothing detected" in after[0]
     old, new = (
         checkpoints.load(tmp_path / "work" / name) for name in ("my_words.tflite", "dnn_quantized.tflite")

@@ -165,6 +165,13 @@ def test_hard_negatives_are_windows_that_the_model_takes_for_words(tmp_path, dnn
     assert all(np.abs(recordings.read(number, out)).max() > 1000 for number in numbers)
 
 
+def test_recordings_shorter_than_a_clip_have_no_hard_negatives(tmp_path, dnn_small):
+    soundfile.write(tmp_path / "a.flac", knocks([0], seconds=1)[: CLIP // 2], RATE)
+    recordings = negatives.open_long_recordings((str(tmp_path),), dnn_small.front_end)
+    numbers, scores = mining.hard_windows(recordings, taken_for_words(dnn_small))
+    assert len(numbers) == len(scores) == 0 < recordings.windows
+
+
 def test_an_epoch_draws_hard_negatives_by_their_scores(data_options, dnn_small, tmp_path):
     soundfile.write(tmp_path / "a.flac", knocks([2], seconds=60), RATE)
     asked = {"negatives_dir": (str(tmp_path),), "negatives_percentage": 0}

@@ -99,9 +99,9 @@ def test_a_verifier_that_does_not_fit_is_an_error(stream, model, changes, messag
 @pytest.mark.fast
 def test_other_words_count_only_for_a_while_after_the_wake_word(dnn_small):
     labels = np.array([NO, YES, NO, NO, NO, YES], np.int8)
-    heard = Smoothed(labels, np.full(6, 0.9), np.array([1.0, 3.0, 5.0, 7.0, 9.0, 11.0]))
+    smoothed = Smoothed(labels, np.full(6, 0.9), np.array([1.0, 3.0, 5.0, 7.0, 9.0, 11.0]))
     options = DetectorOptions(threshold=0.5, wake_word="Yes", listen_ms=4000)
-    found = Detector(options, dnn_small).detections(heard)
+    found = Detector(options, dnn_small).detections(smoothed)
     assert [each.seconds for each in found] == [3.0, 5.0, 7.0, 11.0]
     with pytest.raises(UserError, match="--wake_word hey is none of the model's words, yes, no, up"):
         Detector(DetectorOptions(wake_word="hey"), dnn_small)
