@@ -46,6 +46,7 @@ from kws.settings import (
     SettingsFlags,
     add_setting,
 )
+from kws.synthetic_data import real_to_repeat
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data" / "speech_commands_v0.02"
 BATCHES_AHEAD = 100  # made before they are asked for
@@ -61,6 +62,7 @@ class DataOptions:
     silence_percentage: float = 10
     unknown_percentage: float = 10
     training_unknown_percentage: float | None = None  # unknown_percentage where None
+    real_percentage: float = 0
     negatives_dir: tuple[str, ...] = ()
     negatives_percentage: float = 50
     hard_negatives_percentage: float = 0
@@ -106,6 +108,12 @@ def add_training_arguments(parser):
         "clips of unknown words in an epoch of training, in %% of the wanted words' clips; "
         "--unknown_percentage if not given",
         type=percent,
+        metavar="P",
+    )
+    add(
+        "real_percentage",
+        "at least so many %% of a word's clips are real, repeated ones, where others are of synthesize.py",
+        type=bounded(float, 0, 95),
         metavar="P",
     )
     add = flag_adder(parser.add_argument_group("negatives (what an open microphone hears)"), DataOptions)
@@ -163,6 +171,7 @@ class Data:
     negatives: LongRecordings | None = None
     negatives_per_epoch: int = 0  # windows of them
     cut_words_per_epoch: int = 0
+    repeated: tuple[int, ...] = ()  # clips that an epoch holds once more
     # windows that a model takes for words, and the chances to draw one of them up to each (kws.mining)
     hard_negatives: tuple[np.ndarray, np.ndarray] | None = None
     hard_negatives_per_epoch: int = 0
@@ -190,7 +199,8 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
             members[partition].setdefault(word, []).append(row)
     report_unknown_speakers(folder, [name for word in used for name in shards[word].names])
     training = _label_clips(members["training"], shards, options, settings, all_unknown=True)
-    wanted = int(np.sum(training.label > UNKNOWN_INDEX))
+    repeated = real_to_repeat(training, options.real_percentage)
+    wanted = int(np.sum(training.label > UNKNOWN_INDEX)) + len(repeated)
     drawn = percent_of(wanted, options.unknown_in_training)
     of_data = [str(folder / NEGATIVES_FOLDER)] if NEGATIVES_FOLDER in populated_folders(folder) else []
     negatives = open_long_recordings((*of_data, *options.negatives_dir), settings.front_end)
@@ -203,6 +213,7 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
         negatives=negatives,
         negatives_per_epoch=percent_of(wanted, options.negatives_percentage) if negatives.windows else 0,
         cut_words_per_epoch=percent_of(wanted, options.cut_words_percentage),
+        repeated=repeated,
     )
 
 
@@ -355,7 +366,7 @@ def _fresh_batches(data, variation, front_end, batch_size, seed, numbers, rows, 
     variation = variation.with_noise_floor(background=bool(data.noise))
     unknown = data.training.label == UNKNOWN_INDEX
     order = EpochOrder(
-        np.flatnonzero(~unknown),
+        np.append(np.flatnonzero(~unknown), data.repeated).astype(int),
         np.flatnonzero(unknown),
         data.unknown_per_epoch,
         seed,

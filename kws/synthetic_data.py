@@ -16,10 +16,11 @@ import numpy as np
 
 from kws import confusables
 from kws.cli import UserError, composed
+from kws.clips import Clips
 from kws.files import delete_leftovers, write_bytes, write_text
 from kws.folders import NEGATIVES_FOLDER, NOISE_FOLDER
 from kws.recordings import read_audio
-from kws.settings import UNKNOWN_LABEL
+from kws.settings import UNKNOWN_INDEX, UNKNOWN_LABEL
 from kws.synthesis import ENGINES, Utterance, Voice, centred, finished, part_of
 
 SAMPLE_RATE = 16000
@@ -110,6 +111,27 @@ class Draw:
 
     def jobs(self, folder, text, count, part="") -> list[Job]:
         return [self.job(folder, text, number, part) for number in range(count)]
+
+
+def is_synthetic(name: str) -> bool:
+    """Whether a recording of this name (`folder/file`) was made here: its speaker is a voice."""
+    return name.rpartition("/")[2].startswith(tuple(f"{engine}-" for engine in ENGINES))
+
+
+def real_to_repeat(clips: Clips, percentage: float) -> tuple[int, ...]:
+    """Indices of real recordings, one for each further time that one is to be used: so that of the clips of
+    each word that has synthetic ones too, real ones are so many %, and all of them about as often.
+    """
+    synthetic = np.array([is_synthetic(name) for name in clips.names], bool)
+    repeated = []
+    for word in np.unique(clips.label[clips.label > UNKNOWN_INDEX]):
+        of_word = clips.label == word
+        (real,) = np.nonzero(of_word & ~synthetic)
+        made = np.count_nonzero(of_word & synthetic)
+        if made and len(real):
+            wanted = int(np.ceil(made * percentage / (100 - percentage)))
+            repeated += np.resize(real, max(0, wanted - len(real))).tolist()
+    return tuple(repeated)
 
 
 def word_jobs(draw: Draw, words: dict[str, str], count: int) -> list[Job]:

@@ -1,6 +1,7 @@
 """Own words by speech synthesis: from words to a folder that train.py takes as it is."""
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -13,12 +14,17 @@ import numpy as np
 import pytest
 import soundfile
 
+import input_data
 from conftest import RATE, ROOT, assert_one_clear_line, call_here
+from input_data import DataOptions
 from kws import confusables, synthesis
+from kws.augmentation import Augmentation
 from kws.cli import UserError
-from kws.clips import speaker_of, which_partition
+from kws.clips import Clips, speaker_of, which_partition
 from kws.folders import word_folders
+from kws.settings import UNKNOWN_INDEX, SettingsFlags
 from kws.synthesis import Utterance, Voice, finished, part_of
+from kws.synthetic_data import real_to_repeat
 
 needs_espeak = pytest.mark.skipif(
     shutil.which("espeak-ng") is None or not confusables.can_tell_phonemes(),
@@ -329,6 +335,38 @@ def test_parts_of_a_word_end_softly_where_they_are_cut():
     first, last = part_of(word, "first", 0.4), part_of(word, "last", 0.4)
     assert len(first) == len(last) == 400
     assert first[0] == last[-1] == 1 and first[-1] == last[0] == 0
+
+
+def test_few_real_recordings_weigh_as_much_as_many_synthetic_ones():
+    names = [
+        *(f"hey/flite-slt_nohash_{number}.wav" for number in range(8)),
+        "hey/eva_nohash_0.wav",
+        "hey/7.wav",
+    ]
+    names += ["lights/flite-slt_nohash_0.wav", "up/ann_nohash_0.wav", "cat/ann_nohash_0.wav"]
+    labels = np.array([2] * 10 + [3, 4, UNKNOWN_INDEX], np.int32)
+    nothing = np.zeros(len(names), np.int32)
+    clips = Clips((), nothing, nothing, labels, tuple(names))
+    assert real_to_repeat(clips, 50) == (8, 9) * 3  # 8 synthetic ones of `hey`, and 8 real ones
+    assert real_to_repeat(clips, 20) == real_to_repeat(clips, 0) == ()
+
+
+def test_real_recordings_are_in_an_epoch_as_often_as_they_are_to_be(made, tmp_path):
+    folder = shutil.copytree(made[0], tmp_path / "words")
+    for number in range(3):
+        shutil.copy(next(folder.glob("lights/*.wav")), folder / f"lights/eva_nohash_{number}.wav")
+    settings = SettingsFlags({"wanted_words": ("hey_robot", "lights")}).resolve()
+    data = input_data.open_data(DataOptions(data_dir=str(folder), data_url="", real_percentage=60), settings)
+    repeated = [data.training.names[clip] for clip in data.repeated]
+    assert set(repeated) == {f"lights/eva_nohash_{number}.wav" for number in range(3)}
+    made_ones = sum(name.startswith("lights/espeak-ng-") for name in data.training.names)
+    assert len(repeated) + 3 == math.ceil(1.5 * made_ones)
+    is_unknown = data.training.label == UNKNOWN_INDEX
+    epoch = np.count_nonzero(~is_unknown) + len(repeated) + data.unknown_per_epoch + data.negatives_per_epoch
+    (batch,) = input_data.training_batches(
+        data, Augmentation(), settings.front_end, batch_size=epoch, seed=0, steps=range(1)
+    )
+    assert np.count_nonzero(batch.labels == settings.labels.index("lights")) == made_ones + 3 + len(repeated)
 
 
 def test_names_of_voices_are_names_of_files():

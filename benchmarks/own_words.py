@@ -1,0 +1,155 @@
+r"""How well words are detected that were learnt from synthetic speech: of Speech Commands, as if it had none.
+
+    python benchmarks/own_words.py marvin sheila house --data_dir DIR --negatives_dir DIR --ambient DIR \
+        --work_dir DIR
+
+The scripts are called as a user would. Of the words' own recordings only --real of each are learnt from, of
+other words only those of speakers for training. Misses are counted in a stream of the remaining recordings of
+the words and of other words of speakers for validation and testing, false alarms in --ambient. The same
+command continues an interrupted run.
+"""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+import wave
+from collections import defaultdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import input_data
+from kws import checkpoints, streams
+from kws.ambient import Point, operating_point
+from kws.cli import new_parser, run
+from kws.clips import speaker_of, which_partition
+from kws.files import write_text
+from kws.recordings import NOISE_FOLDER, load_noise
+from kws.settings import UNKNOWN_LABEL
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTITIONS = 10.0, 10.0  # % of speakers for validation and for testing, as published
+RATES = 5.0, 2.0, 1.0, 0.5  # false alarms an hour, for the table
+
+
+def parse_arguments():
+    parser = new_parser(__doc__)
+    parser.add_argument("words", nargs="+", metavar="WORD", help="words of Speech Commands")
+    parser.add_argument("--data_dir", required=True, metavar="DIR", help="Speech Commands")
+    parser.add_argument("--negatives_dir", required=True, metavar="DIR", help="audio without the words")
+    parser.add_argument(
+        "--ambient", required=True, metavar="DIR", help="other such audio, to count alarms in"
+    )
+    parser.add_argument("--work_dir", required=True, metavar="DIR", help="where everything goes")
+    parser.add_argument(
+        "--real", type=int, default=0, metavar="N", help="recordings of each word, of few speakers, to learn"
+    )
+    parser.add_argument(
+        "--other_words", action="store_true", help="Speech Commands' other words are negatives, too"
+    )
+    parser.add_argument("--synthesize", default="", metavar="FLAGS", help="more flags of synthesize.py")
+    parser.add_argument("--train", default="", metavar="FLAGS", help="more flags of train.py")
+    parser.add_argument("--minutes", type=float, default=60, metavar="N", help="length of the stream")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    data, work = Path(args.data_dir).resolve(), Path(args.work_dir).resolve()
+    words, model = work / "words", work / "words.tflite"
+    real = {word: some_of_few_speakers(data / word, args.real) for word in args.words}
+    started = time.perf_counter()
+    call("synthesize.py", *args.words, "--output", words, *shlex.split(args.synthesize))
+    for word, recordings in real.items():
+        link(recordings, words / word)
+    negatives = [args.negatives_dir]
+    if args.other_words:
+        negatives.append(link_other_words(data, args.words, {"training"}, work / "other_words"))
+    call(
+        "train.py", f"@{ROOT / 'recipes/own_words.txt'}", "--data_dir", words,
+        "--train_dir", work / "trained", "--negatives_dir", *negatives, *shlex.split(args.train),
+    )  # fmt: skip
+    checkpoint = work / "trained/best"
+    call(
+        "convert_to_tflite.py", "--checkpoint", checkpoint, "--data_dir", words, "--inference_type", "int8",
+        "--output", model,
+    )  # fmt: skip
+    call("export_c.py", model, "--output", work / "firmware")
+    minutes = (time.perf_counter() - started) / 60
+
+    tested = work / "tested"
+    for word in args.words:
+        left = sorted({*(data / word).iterdir()} - {*real[word]})
+        link(left, tested / word)
+    link_other_words(data, args.words, {"validation", "testing"}, tested / UNKNOWN_LABEL)
+    write_stream(tested, data, model, args.minutes, work / "stream")
+    report = work / "report.json"
+    call(
+        "evaluation.py", "--tflite_path", model, "--ambient", args.ambient,
+        "--stream_wav", work / "stream.wav", "--stream_words", work / "stream.csv",
+        "--write_detector", "--json", report,
+    )  # fmt: skip
+    (measured,) = json.loads(report.read_text()).values()
+    points = [Point(**point) for point in measured["points"]]
+    at_rates = ", ".join(
+        f"{100 * operating_point(points, rate).miss_rate:.1f} % at {rate:g}" for rate in RATES
+    )
+    print(f"misses at false alarms an hour: {at_rates}; from words to C in {minutes:.1f} minutes")
+
+
+def some_of_few_speakers(folder: Path, count: int) -> list[Path]:
+    """`count` recordings, of those speakers that have most."""
+    of_speakers = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        of_speakers[speaker_of(path.name)].append(path)
+    by_number = sorted(of_speakers.values(), key=len, reverse=True)
+    chosen = [path for recordings in by_number for path in recordings][:count]
+    if len(chosen) < count:
+        sys.exit(f"{folder} has {len(chosen)} recordings")
+    return chosen
+
+
+def link(recordings: list[Path], folder: Path):
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in recordings:
+        if not (folder / path.name).exists():
+            (folder / path.name).symlink_to(path)
+
+
+def link_other_words(data: Path, words: list[str], partitions: set[str], folder: Path) -> Path:
+    """Link recordings of all but `words`, by speakers of these partitions, into `folder`; it is returned."""
+    for other in sorted(data.iterdir()):
+        if other.is_dir() and other.name not in (*words, NOISE_FOLDER) and not other.name.startswith("."):
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in sorted(other.iterdir()):
+                target = folder / re.sub("_nohash_", f"_nohash_{other.name}_", path.name)
+                if which_partition(path.name, *PARTITIONS) in partitions and not target.exists():
+                    target.symlink_to(path)
+    return folder
+
+
+def write_stream(tested: Path, data: Path, model: Path, minutes: float, target: Path):
+    """The stream as TARGET.wav, and the words in it as TARGET.csv."""
+    settings = checkpoints.read_settings(model)
+    clips = input_data.open_test_dir(tested, settings)
+    noise = load_noise(data, settings.front_end)
+    stream = streams.make_recording("stream", clips, noise, minutes, [0, 0], settings)
+    with wave.open(str(target.with_suffix(".wav")), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(settings.sample_rate)
+        file.writeframes(stream.samples.tobytes())
+    lines = [f"{seconds:.3f},{settings.labels[label]}" for seconds, label in stream.words]
+    write_text(target.with_suffix(".csv"), "\n".join(lines))
+
+
+def call(script, *arguments):
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    print("python", script, shlex.join(command[2:]), flush=True)
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    run(main)
