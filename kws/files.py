@@ -19,15 +19,17 @@ NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP  # of file systems that 
 
 
 @contextlib.contextmanager
-def appears_complete(path) -> Iterator[Path]:
+def appears_complete(path, sweep: bool = True) -> Iterator[Path]:
     """A temporary path beside `path` to write a file or folder to; it becomes `path` when the block succeeds.
 
     The name holds the process number, so that what a killed process left can be told from what a running one
-    writes; the former is deleted. System errors, such as that of a full disk, name `path`.
+    writes; the former is deleted, by listing the folder: who writes thousands of files does so once, by
+    delete_leftovers, and gives `sweep` False. System errors, such as that of a full disk, name `path`.
     """
     path = Path(path)
     partial = path.with_name(f"{path.stem}.partial-{os.getpid()}{path.suffix}")
-    delete_leftovers(path)
+    if sweep:
+        delete_leftovers(path)
     try:
         with errors_name(path):
             yield partial
@@ -68,8 +70,8 @@ def write_text(path, text: str):
     write_bytes(path, text.encode())
 
 
-def write_bytes(path, content: bytes):
-    with appears_complete(path) as partial:
+def write_bytes(path, content: bytes, sweep: bool = True):
+    with appears_complete(path, sweep) as partial:
         partial.write_bytes(content)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from kws.cli import UserError
 from kws.features import FrontEnd
-from kws.files import appears_complete, lock
+from kws.files import appears_complete, delete_leftovers, lock
 from kws.folders import list_recordings
 from kws.recordings import CACHE_VERSION, BadAudio, SampleFile, audio_blocks, open_audio, writable_cache
 from kws.settings import NO_WORD, SILENCE_INDEX
@@ -102,7 +102,7 @@ def _decoded(folder, front_end) -> list[Path]:
         try:
             with (
                 open_audio(recording) as file,
-                appears_complete(target(recording)) as partial,
+                appears_complete(target(recording), sweep=False) as partial,
                 open(partial, "wb") as out,
             ):
                 for block in audio_blocks(file, front_end.sample_rate):
@@ -112,6 +112,7 @@ def _decoded(folder, front_end) -> list[Path]:
         return None
 
     with lock(cache / "lock", f"waiting for another run that decodes {folder}"):
+        delete_leftovers(cache / "*.pcm")
         missing = [recording for recording in recordings if not target(recording).exists()]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             progress = tqdm(

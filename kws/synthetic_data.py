@@ -292,7 +292,7 @@ def write_wav(path: Path, samples: np.ndarray):
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
         file.writeframes(np.clip(np.rint(32768 * samples), -32768, 32767).astype("<i2").tobytes())
-    write_bytes(path, content.getbuffer())
+    write_bytes(path, content.getbuffer(), sweep=False)
 
 
 def write_noise(folder: Path, seed: int):
