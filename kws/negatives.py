@@ -18,7 +18,7 @@ from kws.cli import UserError
 from kws.features import FrontEnd
 from kws.files import appears_complete, delete_leftovers, lock
 from kws.folders import list_recordings
-from kws.recordings import CACHE_VERSION, BadAudio, SampleFile, audio_blocks, open_audio, writable_cache
+from kws.recordings import CACHE_VERSION, BadAudio, audio_blocks, open_audio, writable_cache
 from kws.settings import NO_WORD, SILENCE_INDEX
 
 CUT = 0.35, 0.65  # of a clip: where the first of two words ends and the second begins
@@ -37,7 +37,7 @@ class LongRecordings:
     def __init__(self, folders: list[list[Path]], window_samples: int):
         files = [file for folder in folders for file in folder]
         lengths = np.array([file.stat().st_size // 2 for file in files], np.int64)  # of int16
-        self._files = [SampleFile(file) for file in files]
+        self._files = files
         self._starts = np.maximum(1, lengths - window_samples + 1)  # where windows can begin
         counts = np.where(lengths > 0, np.maximum(self._starts, window_samples), 0)
         self._ends = np.cumsum(counts)
@@ -51,7 +51,7 @@ class LongRecordings:
         first = 0
         for file, end in zip(self._files, self._ends.tolist(), strict=True):
             if end > first:
-                samples = np.memmap(file.path, np.int16, "r")
+                samples = np.memmap(file, np.int16, "r")
                 yield first, (samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))
             first = end
 
@@ -62,7 +62,11 @@ class LongRecordings:
         starts = int(self._starts[number])
         if starts == 1:  # it may be shorter
             out[:] = 0
-        return self._files[number].read_at(start % starts, out)
+        # opened for each window: a system lets a process hold some thousand files open, and here may be more
+        with open(self._files[number], "rb", buffering=0) as file:
+            file.seek(start % starts * out.itemsize)
+            file.readinto(out)
+        return out
 
 
 def open_long_recordings(folders: tuple[str, ...], front_end: FrontEnd) -> LongRecordings:

@@ -236,40 +236,30 @@ def clip_start(samples: np.ndarray, length: int) -> int:
     return min(step * int(middle.argmax()), len(samples) - length)
 
 
-class SampleFile:
-    """A file of int16 samples, of which parts are read when they are asked for, by several threads at once.
+class PcmFile:
+    """Rows of int16 samples in a file, [rows, clip_samples], read when they are asked for, by several threads
+    at once.
 
     Unlike the pages of a memory-mapped file, what has been read does not add to the process' memory.
     """
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, path, shape: tuple[int, int]):
+        self.shape = shape
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  (as long as this object lives)
         self._lock = threading.Lock()
-
-    def read_at(self, sample: int, out: np.ndarray) -> np.ndarray:
-        """The samples from `sample` on, into `out`, as many as there are."""
-        if hasattr(os, "preadv"):
-            os.preadv(self._file.fileno(), [out], int(sample) * out.itemsize)
-        else:  # Windows
-            with self._lock:
-                self._file.seek(int(sample) * out.itemsize)
-                self._file.readinto(out)
-        return out
-
-
-class PcmFile(SampleFile):
-    """Rows of int16 samples in a file, [rows, clip_samples], read when they are asked for."""
-
-    def __init__(self, path, shape: tuple[int, int]):
-        super().__init__(path)
-        self.shape = shape
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self.read(row, np.empty(self.shape[1], np.int16))
 
     def read(self, row: int, out: np.ndarray) -> np.ndarray:
-        return self.read_at(int(row) * self.shape[1], out)
+        """A row into `out`, int16 [clip_samples]."""
+        if hasattr(os, "preadv"):
+            os.preadv(self._file.fileno(), [out], int(row) * out.nbytes)
+        else:  # Windows
+            with self._lock:
+                self._file.seek(int(row) * out.nbytes)
+                self._file.readinto(out)
+        return out
 
 
 class Shard(NamedTuple):

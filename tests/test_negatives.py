@@ -1,5 +1,6 @@
 """Windows of long recordings and of words cut in half, among the clips that training draws."""
 
+import resource
 from types import SimpleNamespace
 
 import numpy as np
@@ -72,6 +73,21 @@ def test_a_recording_shorter_than_a_clip_is_followed_by_zeros_and_drawn_as_often
     np.testing.assert_array_equal(recordings.read(CLIP - 1, out)[: CLIP // 2], ramp[: CLIP // 2])
     assert not out[CLIP // 2 :].any()
     np.testing.assert_array_equal(recordings.read(CLIP, out), ramp)
+
+
+def test_there_may_be_more_recordings_than_files_that_a_process_may_open(tmp_path, dnn_small):
+    with open(tmp_path / "lowest.txt", "w") as lowest:
+        count, limits = lowest.fileno() + 20, resource.getrlimit(resource.RLIMIT_NOFILE)
+    for number in range(count):
+        soundfile.write(tmp_path / f"{number}.wav", np.full(CLIP // 100, number, np.int16), RATE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, limits[1]))
+    try:
+        recordings = negatives.open_long_recordings((str(tmp_path),), dnn_small.front_end)
+        out = np.empty(CLIP, np.int16)
+        first = {recordings.read(number * CLIP, out)[0] for number in range(count)}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert first == {*range(count)}
 
 
 def test_a_folder_of_few_false_detections_is_drawn_as_often_as_one_of_hours(tmp_path, dnn_small, sample):
