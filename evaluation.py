@@ -12,7 +12,7 @@ from input_data import DataOptions
 from kws import ambient, checkpoints, plots, streaming, streams
 from kws.checkpoints import load
 from kws.cli import bounded, new_parser, options_from, run
-from kws.reports import Evaluation, Report, comparison_table, protocol_of, write_json
+from kws.reports import Evaluation, Report, comparison_table, paired_tests, protocol_of, write_json
 from kws.settings import SettingsFlags
 from kws.streaming import DetectorOptions
 
@@ -143,11 +143,13 @@ def evaluate_clips(args):
         for (set_name, protocol), (clips, features) in known_sets[key].items():
             scores = model.predict(features)
             report = Report.from_scores(f"{set_name}, {protocol}", settings.labels, clips.label, scores)
-            evaluations[path].add(set_name, report, clips.names, scores)
+            evaluations[path].add(set_name, report, clips, scores)
             print(f"{path}: {report.text()}")
             if args.plots:
                 prefix = f"{titles[path]}_{set_name}"
                 plots.write_report_plots(args.plots, prefix, report, settings, clips, features, scores)
+    if len(evaluations) > 1:
+        print(paired_tests(evaluations), end="\n\n")
     print(comparison_table(evaluations))
     if args.plots and len(evaluations) > 1:
         last = {

@@ -156,10 +156,12 @@ class Evaluation:
     cost: Cost
     reports: dict[str, Report] = field(default_factory=dict)  # by short name of the set, such as "testing"
     predicted: dict[tuple, np.ndarray] = field(default_factory=dict)  # by (labels, names of the clips)
+    correct: dict[tuple, np.ndarray] = field(default_factory=dict)  # by (name of the set, names of the clips)
 
-    def add(self, set_name: str, report: Report, clip_names, scores: np.ndarray):
+    def add(self, set_name: str, report: Report, clips: Clips, scores: np.ndarray):
         self.reports[set_name] = report
-        self.predicted[report.labels, clip_names] = scores.argmax(1)
+        self.predicted[report.labels, clips.names] = scores.argmax(1)
+        self.correct[set_name, clips.names] = scores.argmax(1) == clips.label
 
 
 def comparison_table(evaluations: dict[str, Evaluation]) -> str:
@@ -184,6 +186,32 @@ def comparison_table(evaluations: dict[str, Evaluation]) -> str:
         )
         for row in rows
     )
+
+
+def paired_tests(evaluations: dict[str, Evaluation]) -> str:
+    """A line for each model but the first: on how many clips of each set, given to both, only it is right,
+    on how many only the first, and how likely chance alone makes as large a difference.
+    """
+    (first, reference), *others = evaluations.items()
+    lines = [f"clips on which only the model is right, and only {first} (McNemar's exact test):"]
+    for path, evaluation in others:
+        sets = []
+        for key, correct in evaluation.correct.items():
+            if key in reference.correct:
+                gained = int(np.sum(correct & ~reference.correct[key]))
+                lost = int(np.sum(~correct & reference.correct[key]))
+                sets.append(f"{key[0]} {gained} and {lost}, p = {mcnemar(gained, lost):.2g}")
+        lines.append(f"{path}: {'; '.join(sets) or 'other clips'}")
+    return "\n  ".join(lines)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The two-sided p-value of McNemar's exact test (Psychometrika 12, 1947): if two models were equally
+    good, each clip on which just one is right would be either's with a chance of a half.
+    """
+    count = gained + lost
+    tail = sum(math.comb(count, number) for number in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / 2**count)
 
 
 def agreement(predicted: dict, others: dict) -> str:

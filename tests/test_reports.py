@@ -9,7 +9,9 @@ import pytest
 import input_data
 from conftest import ON_OFF, make_words
 from input_data import DataOptions
-from kws.reports import Report, protocol_of, write_json
+from kws.clips import Clips
+from kws.reports import Evaluation, Report, mcnemar, paired_tests, protocol_of, write_json
+from kws.tflite import Cost
 
 pytestmark = pytest.mark.fast
 
@@ -72,3 +74,22 @@ def test_a_set_without_clips_has_no_accuracy_and_is_valid_json(tmp_path):
     assert "nothing: no clips" in empty.text()
     write_json(tmp_path / "x.json", empty.as_dict())
     assert json.loads((tmp_path / "x.json").read_text())["accuracy"] is None
+
+
+def test_mcnemars_test_by_hand():
+    assert mcnemar(0, 0) == mcnemar(3, 3) == 1
+    assert mcnemar(0, 5) == mcnemar(5, 0) == 2 / 2**5
+    assert mcnemar(1, 7) == 2 * (1 + 8) / 2**8
+    assert 0.05 < mcnemar(520, 460) < 0.06  # by the normal distribution 0.055
+
+
+def test_models_are_compared_clip_by_clip():
+    names, nothing = tuple(f"on/{number}.wav" for number in TRUE), np.zeros(len(TRUE), np.int32)
+    evaluations = {}
+    for path, predicted in {"a": PREDICTED, "b": TRUE, "c": np.zeros_like(TRUE)}.items():
+        clips = Clips((), nothing, nothing, TRUE, names if path != "c" else names[::-1])
+        evaluations[path] = Evaluation(Cost(1, 1, 1, 1))
+        evaluations[path].add("testing", report(), clips, np.eye(4)[predicted])
+    heading, b, c = paired_tests(evaluations).splitlines()
+    assert heading == "clips on which only the model is right, and only a (McNemar's exact test):"
+    assert b == "  b: testing 2 and 0, p = 0.5" and c == "  c: other clips"
