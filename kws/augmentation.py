@@ -205,7 +205,13 @@ def augment(
         colour(audio, variations.colour, sample_rate)
     if variations.level is not None:
         set_level(audio, variations.level)
-    return np.clip(audio, -1, 1, out=audio)
+    np.clip(audio, -1, 1, out=audio)
+    if any(of is not None for of in (variations.room, variations.colour, variations.level)):
+        # to 16 bits, as a recording is: filters leave noise of -140 dB in digital silence, and a model that
+        # never learnt from exact zeros takes words between them for something else
+        np.rint(np.multiply(audio, 32768, out=audio), out=audio)
+        audio /= 32768
+    return audio
 
 
 def _write_noise_floor(audio, variations):
