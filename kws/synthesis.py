@@ -22,7 +22,7 @@ import numpy as np
 from kws.cli import UserError
 
 WORDS_PER_MINUTE = 175  # espeak-ng's normal speed
-MBROLA_WORDS_PER_MINUTE = 110  # words are as long as people's are; at 175 they are half as long
+MBROLA_WORDS_PER_MINUTE = 110  # as people say single words; at 175 "yes" takes 0.25 s, theirs 0.46
 NO_PEOPLE = re.compile(  # variants of espeak-ng's voices that nobody would speak with
     "robosoft|.*robot|demonic|croak|whisper|storm|tweaky|ricishay|anxious|fast|kaukovalta", re.IGNORECASE
 )
@@ -166,7 +166,7 @@ def _mbrola(utterances) -> Iterator:
     for utterance in utterances:
         try:
             said = _espeak_says(f"mb-{utterance.voice.name}", MBROLA_WORDS_PER_MINUTE, utterance)
-        except UserError:  # of a voice whose data are damaged, or of another version
+        except (UserError, RuntimeError):  # data of a voice that are damaged; soundfile's where it is silent
             said = NOTHING
         yield said
 
@@ -259,7 +259,9 @@ def _rhvoice_voices(language, _):
         return []
     name = RHVOICE_LANGUAGES.get(language.split("-")[0])
     found = [path for data in RHVOICE_DATA for path in data.glob("voices/*/voice.info")]
-    speaking = {path.parent.name for path in found if f"language={name}" in path.read_text().splitlines()}
+    speaking = {
+        path.parent.name for path in found if f"language={name}" in path.read_text("utf-8").splitlines()
+    }
     return [Voice("rhvoice", voice) for voice in sorted(speaking)]
 
 
