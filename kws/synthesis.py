@@ -349,7 +349,7 @@ def _piper(utterances) -> Iterator:
 ENGINES = {
     engine.name: engine
     for engine in (
-        # its voices are one synthesiser's with other formants, and farther from people's than the others'
+        # one synthesiser with other formants, which a model of people's words understands least
         Engine("espeak-ng", "apt-get install espeak-ng", _espeak_voices, _espeak, 8, weight=0.25),
         Engine(
             "mbrola",
