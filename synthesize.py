@@ -1,7 +1,8 @@
 """Make recordings of your own words by speech synthesis, of what sounds like them, and of running text.
 
-Every synthesiser that is installed is used. The folder is laid out as train.py takes it; the same command
-makes what is missing, and one with more words or larger numbers what is new.
+Every synthesiser that is installed is used; MBROLA's voices, and some of RHVoice's and festival's, are
+licensed for non-commercial use alone. The folder is laid out as train.py takes it; the same command makes
+what is missing, and one with more words or larger numbers what is new.
 """
 
 import shlex
@@ -89,7 +90,7 @@ def check_words(words, options, voices):
         confusables.check_readable(words.values(), options.language)
     else:
         odd = [text for text in words.values() if not text.isascii()]
-        if odd and not {"espeak-ng", "piper"} & voices.keys():
+        if odd and not voices.keys() - {"flite", "festival"}:
             raise UserError(
                 f"{odd[0]!r}: flite and festival read ASCII alone; {ENGINES['espeak-ng'].install}"
             )

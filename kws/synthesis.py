@@ -1,4 +1,7 @@
-"""Speech synthesisers that are installed, and what each says: espeak-ng, flite, festival, piper."""
+"""Speech synthesisers that are installed, and what each says.
+
+espeak-ng with its own voices and with MBROLA's, flite, festival, RHVoice, SVOX Pico, piper.
+"""
 
 import functools
 import io
@@ -19,12 +22,14 @@ import numpy as np
 from kws.cli import UserError
 
 WORDS_PER_MINUTE = 175  # espeak-ng's normal speed
+MBROLA_WORDS_PER_MINUTE = 110  # as people say single words; at 175 "yes" takes 0.25 s, theirs 0.46
 NO_PEOPLE = re.compile(  # variants of espeak-ng's voices that nobody would speak with
     "robosoft|.*robot|demonic|croak|whisper|storm|tweaky|ricishay|anxious|fast|kaukovalta", re.IGNORECASE
 )
 # festvox voices for one task alone cannot say other things, and kal is kal16 at half its rate
 UNSUITABLE = re.compile(".*_time$|kal$")
 TIMEOUT = 120  # s, of one call: something hangs
+NOTHING = np.zeros(0, np.float32), 16000  # said by a voice that cannot say it
 
 
 class Voice(NamedTuple):
@@ -60,6 +65,7 @@ class Engine(NamedTuple):
     voices: object  # (language, piper_voices) -> list[Voice], empty where it is not installed
     speak: object  # list[Utterance] -> Iterator of (float32 [samples], Hz)
     at_once: int  # utterances of a call
+    weight: float = 1  # how often it is drawn, times the square root of its number of voices
 
 
 def _run(command, text=None) -> bytes:
@@ -85,7 +91,25 @@ def _decoded(source):
     return soundfile.read(source, dtype="float32")
 
 
-# ---- espeak-ng ----
+def _by_file(command, utterances, is_read=False) -> Iterator:
+    """What a program says that writes each utterance to a file: command(path, *utterance) is its call.
+
+    `is_read` where it reads the text from standard input. Where it writes no file it says nothing.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "said.wav")
+        for utterance in utterances:
+            _run(command(str(path), *utterance), utterance.text if is_read else None)
+            yield _decoded(path) if path.exists() else NOTHING
+            path.unlink(missing_ok=True)
+
+
+def _is_of(code: str, language: str) -> bool:
+    """Whether a voice's language, as en-GB, is the one that is asked for, as en or en-gb."""
+    return f"{code}-".lower().startswith(f"{language}-".lower())
+
+
+# ---- espeak-ng, with its own voices and with MBROLA's ----
 
 
 def _espeak_voices(language, _):
@@ -94,7 +118,7 @@ def _espeak_voices(language, _):
     names = []
     for line in _run(["espeak-ng", f"--voices={language.split('-')[0]}"]).decode().splitlines()[1:]:
         code, file = line.split()[1], line.split()[4]
-        if not file.startswith(("mb/", "!v")) and (code == language or code.startswith(f"{language}-")):
+        if not file.startswith(("mb/", "!v")) and _is_of(code, language):
             names.append(code)
     if names == [] and _run(["espeak-ng", "--voices"]).decode().find(f" {language} ") < 0:
         raise UserError(f"espeak-ng has no --language {language} (espeak-ng --voices lists them)")
@@ -106,13 +130,45 @@ def _espeak_voices(language, _):
     ]
 
 
+MBROLA_DATA = Path("/usr/share/mbrola")  # where espeak-ng looks
+
+
+def _mbrola_voices(language, _):
+    if not shutil.which("espeak-ng") or not shutil.which("mbrola"):
+        return []
+    names = []
+    for line in _run(["espeak-ng", "--voices=mb"]).decode().splitlines()[1:]:
+        _, code, _, _, file, *others = line.split()
+        codes = [code, *re.findall(r"\((\S+)", " ".join(others))]
+        name = file.removeprefix("mb/mb-")
+        data = name.split("-")[0]  # de4-en speaks English with the data of de4
+        # it lists those too whose data are not installed
+        there = any((MBROLA_DATA / place).is_file() for place in (data, f"{data}/{data}", f"voices/{data}"))
+        if there and any(_is_of(code, language) for code in codes):
+            names.append(name)
+    return [Voice("mbrola", name) for name in sorted(names)]
+
+
+def _espeak_says(name, words_per_minute, utterance):
+    # its 100 steps of pitch are two octaves
+    steps = str(min(99, max(0, round(50 + 50 * math.log2(utterance.pitch)))))
+    rate = str(max(80, round(words_per_minute * utterance.speed)))
+    command = ["espeak-ng", "-v", name, "-s", rate, "-p", steps, "--stdin", "--stdout"]
+    return _decoded(io.BytesIO(_run(command, utterance.text)))
+
+
 def _espeak(utterances) -> Iterator:
-    for text, voice, speed, pitch in utterances:
-        # its 100 steps of pitch are two octaves
-        steps = str(min(99, max(0, round(50 + 50 * math.log2(pitch)))))
-        rate = str(max(80, round(WORDS_PER_MINUTE * speed)))
-        command = ["espeak-ng", "-v", voice.name, "-s", rate, "-p", steps, "--stdin", "--stdout"]
-        yield _decoded(io.BytesIO(_run(command, text)))
+    for utterance in utterances:
+        yield _espeak_says(utterance.voice.name, WORDS_PER_MINUTE, utterance)
+
+
+def _mbrola(utterances) -> Iterator:
+    for utterance in utterances:
+        try:
+            said = _espeak_says(f"mb-{utterance.voice.name}", MBROLA_WORDS_PER_MINUTE, utterance)
+        except (UserError, RuntimeError):  # data of a voice that are damaged; soundfile's where it is silent
+            said = NOTHING
+        yield said
 
 
 # ---- flite and festival, which speak English ----
@@ -135,22 +191,23 @@ def _flite_voices(language, _):
 
 
 def _flite(utterances) -> Iterator:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "said.wav")
-        for text, voice, speed, pitch in utterances:
-            stretch = f"duration_stretch={pitch / speed:.4f}"
-            _run(
-                ["flite", "-voice", voice.name, "--setf", stretch, "-t", f" {_ascii(text)}", "-o", str(path)]
-            )
-            samples, rate = _decoded(path)
-            yield samples, rate * pitch
+    def command(path, text, voice, speed, pitch):
+        stretch = f"duration_stretch={pitch / speed:.4f}"
+        return ["flite", "-voice", voice.name, "--setf", stretch, "-t", f" {_ascii(text)}", "-o", path]
+
+    spoken = _by_file(command, utterances)
+    return ((samples, rate * said.pitch) for (samples, rate), said in zip(spoken, utterances, strict=True))
 
 
 def _festival_voices(language, _):
     if not _speaks_english("festival", language):
         return []
-    names = _run(["festival", "-b", "(print (voice.list))"]).decode().strip("()\n ").split()
-    return [Voice("festival", name) for name in sorted(names) if not UNSUITABLE.match(name)]
+    # a voice of another language, or one that cannot be loaded, is not named
+    line = '(format t "%s %s\\n" voice (cadr (assoc \'language (cadr (voice.description voice)))))'
+    listing = f"(mapcar (lambda (voice) (unwind-protect {line} nil)) (voice.list))"
+    listed = _run(["festival", "-b", listing]).decode(errors="replace")
+    names = sorted(re.findall(r"^(\S+) english$", listed, re.MULTILINE))
+    return [Voice("festival", name) for name in names if not UNSUITABLE.match(name)]
 
 
 def _festival(utterances) -> Iterator:
@@ -171,6 +228,74 @@ def _festival(utterances) -> Iterator:
             yield samples, rate * utterance.pitch
 
 
+# ---- RHVoice ----
+
+RHVOICE_DATA = Path("/usr/share/RHVoice"), Path("/usr/local/share/RHVoice")
+RHVOICE_LANGUAGES = {
+    "cs": "Czech",
+    "en": "English",
+    "eo": "Esperanto",
+    "es": "Spanish",
+    "hr": "Croatian",
+    "ka": "Georgian",
+    "ky": "Kyrgyz",
+    "mk": "Macedonian",
+    "pl": "Polish",
+    "pt": "Brazilian-Portuguese",
+    "ru": "Russian",
+    "sk": "Slovak",
+    "sq": "Albanian",
+    "sr": "Serbian",
+    "tk": "Turkmen",
+    "tt": "Tatar",
+    "uk": "Ukrainian",
+    "uz": "Uzbek",
+    "vi": "Vietnamese",
+}
+
+
+def _rhvoice_voices(language, _):
+    if not shutil.which("RHVoice-test"):
+        return []
+    name = RHVOICE_LANGUAGES.get(language.split("-")[0])
+    found = [path for data in RHVOICE_DATA for path in data.glob("voices/*/voice.info")]
+    speaking = {
+        path.parent.name for path in found if f"language={name}" in path.read_text("utf-8").splitlines()
+    }
+    return [Voice("rhvoice", voice) for voice in sorted(speaking)]
+
+
+def _rhvoice(utterances) -> Iterator:
+    def command(path, text, voice, speed, pitch):
+        return [
+            *("RHVoice-test", "-p", voice.name, "-o", path),
+            *("-r", str(round(100 * speed)), "-t", str(round(100 * pitch))),
+        ]
+
+    return _by_file(command, utterances, is_read=True)
+
+
+# ---- SVOX Pico ----
+
+PICO_LANGUAGES = "en-US", "en-GB", "de-DE", "es-ES", "fr-FR", "it-IT"
+
+
+def _pico_voices(language, _):
+    installed = PICO_LANGUAGES if shutil.which("pico2wave") else ()
+    return [Voice("pico", code) for code in installed if _is_of(code, language)]
+
+
+def _pico(utterances) -> Iterator:
+    def command(path, text, voice, speed, pitch):
+        levels = [round(100 * min(high, max(low, x))) for x, low, high in ((speed, 0.2, 5), (pitch, 0.5, 2))]
+        # it reads & as "and" but knows no &lt;, and < or > are words to it where they are no tags
+        plain = re.sub("[<>]", " ", text)
+        tagged = '<speed level="{}"><pitch level="{}">{}</pitch></speed>'.format(*levels, plain)
+        return ["pico2wave", "-l", voice.name, "-w", path, tagged]
+
+    return _by_file(command, utterances)
+
+
 # ---- piper: voices that the user has downloaded ----
 
 
@@ -188,8 +313,7 @@ def _piper_voices(language, folder):
         except (OSError, ValueError):
             raise UserError(f"{path} needs its {path.name}.json, which is downloaded with it") from None
         code = config.get("language", {}).get("code") or config.get("espeak", {}).get("voice", "")
-        code = code.replace("_", "-").lower()
-        if code != language.lower() and not code.startswith(f"{language.lower()}-"):
+        if not _is_of(code.replace("_", "-"), language):
             continue
         speakers = config.get("num_speakers", 1)
         voices += [Voice("piper", str(path), s) for s in (range(speakers) if speakers > 1 else [None])]
@@ -225,11 +349,32 @@ def _piper(utterances) -> Iterator:
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine("espeak-ng", "apt-get install espeak-ng", _espeak_voices, _espeak, 8),
+        # one synthesiser with other formants, which a model of people's words understands least
+        Engine("espeak-ng", "apt-get install espeak-ng", _espeak_voices, _espeak, 8, weight=0.25),
+        Engine(
+            "mbrola",
+            "apt-get install espeak-ng mbrola mbrola-us1 mbrola-us2 mbrola-us3 mbrola-en1, "
+            "of Debian's contrib and non-free",
+            _mbrola_voices,
+            _mbrola,
+            8,
+        ),
         Engine("flite", "apt-get install flite", _flite_voices, _flite, 8),
         Engine(
-            "festival", "apt-get install festival festvox-us-slt-hts", _festival_voices, _festival, 16
-        ),  # starting it takes as long as some words
+            "festival",
+            "apt-get install festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k",
+            _festival_voices,
+            _festival,
+            16,  # starting it takes as long as some words
+        ),
+        Engine(
+            "rhvoice",
+            "apt-get install rhvoice rhvoice-english, of Debian's non-free",
+            _rhvoice_voices,
+            _rhvoice,
+            4,
+        ),
+        Engine("pico", "apt-get install libttspico-utils, of Debian's non-free", _pico_voices, _pico, 8),
         Engine("piper", "pip install piper-tts, and --piper_voices", _piper_voices, _piper, 64),
     )
 }

@@ -96,8 +96,8 @@ class Draw:
     def __init__(self, voices: dict[str, list[Voice]], options: SynthesisOptions):
         self._voices, self._options = voices, options
         # an engine with few voices is used too, one with many more often
-        shares = np.sqrt([len(of_engine) for of_engine in voices.values()])
-        self._shares = shares / shares.sum()
+        shares = [ENGINES[name].weight * len(of_engine) ** 0.5 for name, of_engine in voices.items()]
+        self._shares = np.divide(shares, sum(shares))
 
     def job(self, folder: str, text: str, number: int, part: str = "", is_clip=True) -> Job:
         options = self._options
