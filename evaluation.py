@@ -53,13 +53,18 @@ def parse_arguments():
         parser.error("--stream makes recordings, --stream_wav gives one: give one of the two")
     if (args.ambient_test or args.write_detector) and not args.ambient:
         parser.error("--ambient_test and --write_detector need --ambient, which chooses the thresholds")
-    if args.ambient and (args.stream or args.stream_wav):
-        parser.error("--ambient makes its own stream of words: leave out --stream and --stream_wav")
+    if args.ambient and args.stream:
+        parser.error("--ambient makes its own stream of words: leave out --stream")
+    if args.ambient_test and args.stream_wav:
+        parser.error(
+            "--ambient_test needs a second stream of words, which --stream_wav is not: leave out one"
+        )
     if args.verifier and not (args.ambient or args.stream or args.stream_wav):
         parser.error("--verifier is for long recordings: it needs --ambient, --stream or --stream_wav")
     if args.verifier and len(args.paths) > 1 and args.write_detector:
         parser.error("--verifier holds thresholds for one first stage: give one model to --write_detector")
-    if (args.stream or args.stream_wav) and (args.plots or args.test_dir):
+    on_streams = args.stream or args.stream_wav and not args.ambient
+    if on_streams and (args.plots or args.test_dir):
         parser.error("--plots and --test_dir are for clips, not for long recordings")
     return args
 
@@ -78,7 +83,7 @@ def add_stream_arguments(parser):
         metavar="DIR",
         nargs="+",
         help="count false alarms in these folders of recordings without the words, and misses in a stream of "
-        "validation clips; choose thresholds for --false_alarms_per_hour",
+        "validation clips (or --stream_wav); choose thresholds for --false_alarms_per_hour",
     )
     group.add_argument(
         "--ambient_test",
@@ -92,7 +97,7 @@ def add_stream_arguments(parser):
         help="write the detector and its three sensitivities into the model's settings, where label_wav.py "
         "finds them",
     )
-    group.add_argument("--stream_wav", metavar="FILE", help="do so on this recording instead")
+    group.add_argument("--stream_wav", metavar="FILE", help="count misses in this recording instead")
     group.add_argument(
         "--stream_words",
         metavar="FILE",

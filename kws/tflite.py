@@ -17,6 +17,7 @@ from kws.settings import SILENCE_INDEX, Settings, SettingsFlags
 
 CALIBRATION_CLIPS = 500  # ranges hardly change with more
 SATURATED_BELOW = 0.01  # of the features; chosen on the validation partition
+SATURATED_OF_SOUND = 0.0005  # of those of frames with sound; chosen on words of synthesize.py
 METADATA_NAME = "keyword_spotting_settings"
 CLIPS_AT_ONCE = 500  # of a call of the interpreter; more gain nothing
 ALIGNMENT = 16  # bytes; what the schema asks of buffers and kernels on microcontrollers need
@@ -62,7 +63,8 @@ def calibration_features(
 
     The lowest of the values, a share `saturated` of them, are raised to the next: they are logs of almost
     nothing, from digital silence, and would leave too few steps for everything else. So would generated
-    silence, which is left out but with `silence`.
+    silence, which is left out but with `silence`. Where digital silence is more than that share, as between
+    the words of synthetic speech, it is raised to what nearly all other frames are above.
     """
     chosen = np.arange(len(clips)) if silence else np.flatnonzero(clips.label != SILENCE_INDEX)
     if not len(chosen):
@@ -70,7 +72,12 @@ def calibration_features(
     count = min(CALIBRATION_CLIPS, len(chosen))
     chosen = np.random.default_rng(seed).choice(chosen, count, replace=False)
     drawn = input_data.features(clips.take(chosen), settings.front_end)
-    return np.maximum(drawn, np.quantile(drawn, saturated).astype(np.float32))
+    lowest = np.quantile(drawn, saturated).astype(np.float32)
+    frames = drawn.reshape(-1, settings.dct_coefficient_count)
+    sounding = frames[frames[:, 0] > frames[:, 0].min()]
+    if saturated and lowest == drawn.min() and len(sounding):
+        lowest = np.quantile(sounding, SATURATED_OF_SOUND).astype(np.float32)
+    return np.maximum(drawn, lowest)
 
 
 def calibrations(clips: input_data.Clips, settings: Settings, seed: int) -> Iterator[np.ndarray]:
