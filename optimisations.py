@@ -13,7 +13,7 @@ import numpy as np
 import input_data
 import models
 from input_data import DataOptions
-from kws import checkpoints, compression, mining, training
+from kws import checkpoints, compression, kept, mining, training
 from kws.augmentation import Augmentation
 from kws.batch_norm import fold_batch_norm_in_place
 from kws.checkpoints import KerasModel
@@ -38,6 +38,7 @@ def parse_arguments():
     input_data.add_arguments(parser)
     input_data.add_training_arguments(parser)
     models.add_arguments(parser)
+    kept.add_arguments(parser)
     training.add_arguments(parser, steps="3750,750", rates="0.001,0.0001", train_dir="clustered")
     return parser.parse_args()
 
@@ -73,6 +74,10 @@ def main():
     tuned = compression.fine_tuning(
         network, how, options.total_steps, data.validation, settings, options.seed
     )
+    start = f"{fingerprint(checkpoints.checkpoint_files(args.checkpoint))}, {how}"
+    offset = kept.unknown_offset(data) if args.prior_correction else 0
+    made = kept.Kept(tuned.plain, settings, unknown_offset=offset) if offset else None
+    start += f", {offset:.3f} added to the bias of _unknown_" if args.prior_correction else ""
     training.fit(
         tuned.model,
         data,
@@ -80,8 +85,9 @@ def main():
         options,
         variation,
         data_options,
-        start=f"{fingerprint(checkpoints.checkpoint_files(args.checkpoint))}, {how}",
-        plain=tuned.plain,
+        start=start,
+        plain=made or tuned.plain,
+        validated=made and made.network,
         latent=tuned.latent,
         keep_from=tuned.keep_from,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import input_data
 import models
 from input_data import DataOptions
-from kws import checkpoints, distribution, mining, plots, training
+from kws import checkpoints, distribution, kept, mining, plots, training
 from kws.augmentation import Augmentation
 from kws.batch_norm import fold_batch_norm_into_plain_model, load_plain_weights, with_batch_norm
 from kws.cli import UserError, bounded, new_parser, options_from, run
@@ -45,6 +45,7 @@ def parse_arguments():
         help="validate and keep the weighted mean of the trained weights and, to so many per cent, those of "
         "--start_checkpoint, which forgets less of what that one knew (arXiv:2109.01903)",
     )
+    kept.add_arguments(group)
     group.add_argument(
         "--batch_norm",
         action=argparse.BooleanOptionalAction,
@@ -97,37 +98,25 @@ def main():
             if args.start_checkpoint:
                 load_plain_weights(model, network, some_training_features(data, variation, settings))
 
-    blend = None
-    if args.blend_start:
-        blend = Blend(network if args.batch_norm else model, settings, args.blend_start)
-        start += f", {args.blend_start:g} % of them blended in"
-
     def plain():
-        current = fold_batch_norm_into_plain_model(model, settings) if args.batch_norm else model
-        return blend.with_weights_of(current) if blend else current
+        return fold_batch_norm_into_plain_model(model, settings) if args.batch_norm else model
 
-    validated = blend and blend.network
+    offset = kept.unknown_offset(data) if args.prior_correction else 0
+    blended = (network if args.batch_norm else model).get_weights() if args.blend_start else None
+    made = None
+    if args.blend_start or offset:
+        made = kept.Kept(plain, settings, blended, args.blend_start, offset)
+    start += f", {args.blend_start:g} % of them blended in" if args.blend_start else ""
+    start += f", {offset:.3f} added to the bias of _unknown_" if args.prior_correction else ""
     training.fit(
-        model, data, settings, options, variation, data_options, start=start, plain=plain, validated=validated
-    )
+        model, data, settings, options, variation, data_options, start=start, plain=made or plain,
+        validated=made and made.network,
+    )  # fmt: skip
     worker, workers = distribution.worker_index_and_count(strategy)
     if worker == 0:
         finish(Path(options.train_dir), data, data_options, args.plots)
     else:
         print(f"worker {worker} of {workers} is done; worker 0 has the model")
-
-
-class Blend:
-    """A network whose weights are the mean of another's at the start and of later ones."""
-
-    def __init__(self, network, settings, percentage: float):
-        self.network, self._share = models.build_model(settings), percentage / 100
-        self._start = network.get_weights()
-
-    def with_weights_of(self, network):
-        pairs = zip(self._start, network.get_weights(), strict=True)
-        self.network.set_weights([self._share * start + (1 - self._share) * now for start, now in pairs])
-        return self.network
 
 
 def how_to_start(checkpoint, flags):

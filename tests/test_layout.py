@@ -15,8 +15,9 @@ FLOORS = """
 kws.cli kws.files kws.word_lists kws.quiet_tf kws.features kws.settings kws.folders kws.download
 kws.containers kws.recordings kws.pipes kws.negatives kws.clips kws.confusables kws.synthesis
 kws.synthetic_data kws.acoustics kws.augmentation kws.batches input_data
-kws.recurrent kws.muon models kws.tflite kws.checkpoints kws.batch_norm kws.reports kws.verifier kws.streaming
-kws.detected_audio kws.live kws.streams kws.ambient kws.mining kws.validation kws.quantizers kws.compression
+kws.recurrent kws.muon models kws.tflite kws.checkpoints kws.batch_norm kws.kept kws.reports
+kws.verifier kws.streaming kws.detected_audio kws.live kws.streams kws.ambient kws.mining
+kws.validation kws.quantizers kws.compression
 kws.distribution kws.run_folder kws.training kws.plots kws.firmware kws.layers kws.packing
 kws.c_library kws.c_verifier
 train optimisations convert_to_tflite evaluation label_wav export_c synthesize
