@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from conftest import DATA, RATE, SHIPPED_INT8, call
+from conftest import DATA, RATE, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call
 from kws import ambient, checkpoints
 from kws.ambient import Measured, Point, Track
 from kws.streaming import DetectorOptions, Smoothed
@@ -102,6 +102,22 @@ def test_a_chosen_detector_travels_in_the_file_and_is_used(tmp_path):
         checkpoints.load(model).predict(np.ones((1, 250), np.float32)),
         checkpoints.load(SHIPPED_INT8).predict(np.ones((1, 250), np.float32)),
     )
+
+
+def test_misses_are_counted_in_a_recording_of_ones_own_too(tmp_path):
+    rng = np.random.default_rng(0)
+    word, _ = soundfile.read(min((SAMPLE_DATA / "yes").glob("*.flac")))
+    pause = 0.001 * rng.normal(size=2 * RATE)
+    soundfile.write(tmp_path / "mine.wav", np.concatenate([pause, word, pause]), RATE)
+    (tmp_path / "mine.csv").write_text(f"{2 + len(word) / RATE / 2},yes")
+    (tmp_path / "radio").mkdir()
+    soundfile.write(tmp_path / "radio" / "x.flac", 0.1 * rng.normal(size=20 * RATE), RATE)
+    flags = "--ambient", tmp_path / "radio", "--stream_wav", tmp_path / "mine.wav"
+    model = "--tflite_path", SHIPPED_INT8, *flags, "--stream_words", tmp_path / "mine.csv"
+    text = call("evaluation.py", *model, "--plots", tmp_path / "plots").stdout
+    assert f"1 words in {tmp_path / 'mine.wav'}" in text and (tmp_path / "plots" / "det.png").exists()
+    result = call("evaluation.py", *model, "--ambient_test", tmp_path / "radio", check=False)
+    assert_one_clear_line(result, "--ambient_test needs a second stream of words")
 
 
 def test_flags_that_do_not_go_together(tmp_path):

@@ -11,11 +11,13 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 import convert_to_tflite
 import models
-from conftest import DNN_SMALL_FLAGS, FLOAT32_TOLERANCE, SHIPPED, settings_flags
+from conftest import DNN_SMALL_FLAGS, FLOAT32_TOLERANCE, RATE, SHIPPED, settings_flags
+from input_data import features
 from kws import checkpoints
 from kws.cli import UserError
+from kws.clips import Clips
 from kws.settings import DetectorSettings, Sensitivity
-from kws.tflite import TFLiteModel, dequantize, embed_settings, operator_names, quantize
+from kws.tflite import TFLiteModel, calibration_features, dequantize, embed_settings, operator_names, quantize
 from networks import TINY, network
 
 
@@ -170,3 +172,17 @@ def test_settings_replace_those_in_a_file_and_leave_nothing_of_them():
     detector = DetectorSettings(40, 600, 1000, *3 * [sensitivity])
     tuned = embed_settings(content, dataclasses.replace(settings, detector=detector))
     assert embed_settings(tuned, settings) == content
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("pauses", [0.0, 1e-4], ids=["digital silence", "faint noise"])
+def test_digital_silence_between_words_does_not_take_the_steps_of_the_input(dnn_small, pauses):
+    rng = np.random.default_rng(0)
+    samples = pauses * 32768 * rng.normal(size=(20, RATE))
+    samples[:, RATE // 3 : RATE // 2] = rng.normal(scale=3000, size=(20, RATE // 2 - RATE // 3))
+    pcm = (np.rint(samples).astype(np.int16),)
+    clips = Clips(pcm, np.zeros(20, np.int32), np.arange(20), np.full(20, 2), ("yes/x.wav",) * 20)
+    lowest = features(clips, dnn_small.front_end).min()
+    calibration = calibration_features(clips, dnn_small, seed=0)
+    assert calibration.shape == (20, 250)
+    assert lowest < -200 < -100 < calibration.min() if pauses == 0 else calibration.min() >= lowest
