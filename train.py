@@ -17,7 +17,7 @@ from kws.files import fingerprint
 from kws.quiet_tf import keras
 from kws.reports import Report, protocol_of
 from kws.run_folder import read_history
-from kws.settings import SettingsFlags
+from kws.settings import SILENCE_INDEX, SettingsFlags
 from kws.training import TrainingOptions
 
 CLIPS_TO_MEASURE_ON = 1000  # the statistics of a batch normalisation
@@ -92,11 +92,11 @@ def main():
             raise UserError("--hard_negatives_percentage needs a model that finds them: --start_checkpoint")
         if args.batch_norm:
             start += ", with batch normalisation"
-            recordings = data.validation.without_silence()
-            features = input_data.features(recordings, settings.front_end)
-            network, model = model, with_batch_norm(model, features)
+            # as varied: words by synthesis all begin and end in digital silence, without any deviation
+            batch = some_training_clips(data, variation, settings)
+            network, model = model, with_batch_norm(model, batch.features[batch.labels != SILENCE_INDEX])
             if args.start_checkpoint:
-                load_plain_weights(model, network, some_training_features(data, variation, settings))
+                load_plain_weights(model, network, batch.features)
 
     def plain():
         return fold_batch_norm_into_plain_model(model, settings) if args.batch_norm else model
@@ -127,12 +127,12 @@ def how_to_start(checkpoint, flags):
     return settings, fingerprint(checkpoints.checkpoint_files(checkpoint))
 
 
-def some_training_features(data, variation, settings):
-    """Features of training clips as training varies them, float32 [CLIPS_TO_MEASURE_ON, feature_count]."""
+def some_training_clips(data, variation, settings):
+    """A Batch of CLIPS_TO_MEASURE_ON training clips as training varies them."""
     (batch,) = input_data.training_batches(
         data, variation, settings.front_end, batch_size=CLIPS_TO_MEASURE_ON, seed=0, steps=range(1)
     )
-    return batch.features
+    return batch
 
 
 def finish(train_dir, data, data_options, plots_folder):

@@ -10,7 +10,6 @@ import numpy as np
 
 from kws.cli import composed
 from kws.recordings import PcmFile
-from kws.settings import SILENCE_INDEX
 
 PARTITIONS = ("training", "validation", "testing")
 
@@ -42,10 +41,6 @@ class Clips:
             else:
                 out[:] = pcm[row]
         return audio
-
-    def without_silence(self) -> "Clips":
-        """The clips but for silence."""
-        return self.take(np.flatnonzero(self.label != SILENCE_INDEX))
 
     def take(self, chosen) -> "Clips":
         """The clips with the indices `chosen`, in that order."""
