@@ -206,7 +206,7 @@ def augment(
     if variations.level is not None:
         set_level(audio, variations.level)
     np.clip(audio, -1, 1, out=audio)
-    if any(of is not None for of in (variations.room, variations.colour, variations.level)):
+    if any(drawn is not None for drawn in (variations.room, variations.colour, variations.level)):
         # to 16 bits, as a recording is: filters leave noise of -140 dB in digital silence, and a model that
         # never learnt from exact zeros takes words between them for something else
         np.rint(np.multiply(audio, 32768, out=audio), out=audio)

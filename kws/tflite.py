@@ -57,14 +57,19 @@ def _operator_name(code):
 
 
 def calibration_features(
-    clips: input_data.Clips, settings: Settings, seed: int, saturated: float = SATURATED_BELOW, silence=False
+    clips: input_data.Clips,
+    settings: Settings,
+    seed: int,
+    saturated: float = SATURATED_BELOW,
+    silence=False,
+    of_sound=False,
 ) -> np.ndarray:
     """Features of clips drawn from `clips`, to take the range of each tensor from: [500, feature_count].
 
     The lowest of the values, a share `saturated` of them, are raised to the next: they are logs of almost
     nothing, from digital silence, and would leave too few steps for everything else. So would generated
-    silence, which is left out but with `silence`. Where digital silence is more than that share, as between
-    the words of synthetic speech, it is raised to what nearly all other frames are above.
+    silence, which is left out but with `silence`. The share is of all values, or `of_sound`, of those of the
+    frames that are not digital silence, which may be most frames of synthetic words.
     """
     chosen = np.arange(len(clips)) if silence else np.flatnonzero(clips.label != SILENCE_INDEX)
     if not len(chosen):
@@ -72,18 +77,17 @@ def calibration_features(
     count = min(CALIBRATION_CLIPS, len(chosen))
     chosen = np.random.default_rng(seed).choice(chosen, count, replace=False)
     drawn = input_data.features(clips.take(chosen), settings.front_end)
-    lowest = np.quantile(drawn, saturated).astype(np.float32)
-    frames = drawn.reshape(-1, settings.dct_coefficient_count)
-    sounding = frames[frames[:, 0] > frames[:, 0].min()]
-    if saturated and lowest == drawn.min() and len(sounding):
-        lowest = np.quantile(sounding, SATURATED_OF_SOUND).astype(np.float32)
-    return np.maximum(drawn, lowest)
+    values = drawn.reshape(-1, settings.dct_coefficient_count)
+    if of_sound and (sounding := values[:, 0] > values[:, 0].min()).any():
+        values = values[sounding]
+    return np.maximum(drawn, np.quantile(values, saturated).astype(np.float32))
 
 
 def calibrations(clips: input_data.Clips, settings: Settings, seed: int) -> Iterator[np.ndarray]:
     """Features to calibrate with, in several ways: which is best depends on how a model tells silence."""
     for saturated, silence in ((SATURATED_BELOW, False), (SATURATED_BELOW, True), (0, True)):
         yield calibration_features(clips, settings, seed, saturated, silence)
+    yield calibration_features(clips, settings, seed, SATURATED_OF_SOUND, of_sound=True)
 
 
 def embed_settings(content: bytes, settings: Settings) -> bytes:
