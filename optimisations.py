@@ -76,8 +76,8 @@ def main():
     )
     start = f"{fingerprint(checkpoints.checkpoint_files(args.checkpoint))}, {how}"
     offset = kept.unknown_offset(data) if args.prior_correction else 0
-    made = kept.Kept(tuned.plain, settings, unknown_offset=offset) if offset else None
-    start += f", {offset:.3f} added to the bias of _unknown_" if args.prior_correction else ""
+    derived = kept.Kept(tuned.plain, settings, unknown_offset=offset) if offset else None
+    start += derived.changes if derived else ""
     training.fit(
         tuned.model,
         data,
@@ -86,8 +86,8 @@ def main():
         variation,
         data_options,
         start=start,
-        plain=made or tuned.plain,
-        validated=made and made.network,
+        plain=derived or tuned.plain,
+        validated=derived and derived.network,
         latent=tuned.latent,
         keep_from=tuned.keep_from,
     )

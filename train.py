@@ -103,14 +103,13 @@ def main():
 
     offset = kept.unknown_offset(data) if args.prior_correction else 0
     blended = (network if args.batch_norm else model).get_weights() if args.blend_start else None
-    made = None
+    derived = None
     if args.blend_start or offset:
-        made = kept.Kept(plain, settings, blended, args.blend_start, offset)
-    start += f", {args.blend_start:g} % of them blended in" if args.blend_start else ""
-    start += f", {offset:.3f} added to the bias of _unknown_" if args.prior_correction else ""
+        derived = kept.Kept(plain, settings, blended, args.blend_start, offset)
+        start += derived.changes
     training.fit(
-        model, data, settings, options, variation, data_options, start=start, plain=made or plain,
-        validated=made and made.network,
+        model, data, settings, options, variation, data_options, start=start, plain=derived or plain,
+        validated=derived and derived.network,
     )  # fmt: skip
     worker, workers = distribution.worker_index_and_count(strategy)
     if worker == 0:

@@ -40,6 +40,8 @@ class Kept:
     ):
         self.network = models.build_model(settings)
         self._plain, self._blended, self._share = plain, blended, percentage / 100
+        self.changes = f", {percentage:g} % of them blended in" if blended is not None else ""  # to weights
+        self.changes += f", {unknown_offset:.3f} added to the bias of _unknown_" if unknown_offset else ""
         self._offset = np.zeros(len(settings.labels), np.float32)
         self._offset[UNKNOWN_INDEX] = unknown_offset
         shapes = [one.shape for one in self.network.get_weights()]
