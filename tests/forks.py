@@ -119,7 +119,8 @@ def import_what_takes_long():
 def supervise(connection):
     """Run what the connection asks for in one more process, hand signals on, and answer with its exit code.
 
-    Where the other end is gone, killed, this process is too.
+    Where the other end is gone, killed, the script is too. This process has its standard streams open until
+    then, so that whoever reads one to its end knows that the script has let go of all it held.
     """
     size, streams, *_ = socket.recv_fds(connection, 8, 3)
     job = b""
@@ -129,8 +130,6 @@ def supervise(connection):
     if child == 0:
         connection.close()
         execute(*json.loads(job), streams)
-    for stream in streams:
-        os.close(stream)
     ended = os.pidfd_open(child)
     while ended not in select.select([ended, connection], [], [])[0]:
         os.kill(child, (connection.recv(1) or bytes([signal.SIGKILL]))[0])

@@ -67,9 +67,14 @@ def watch(command, folder, changes=None, delay=0.0):
     Returns how many changes there were, and whether it was killed.
     """
     script, *arguments = map(str, command)
+    ended, held = os.pipe()
     running = subprocess.Popen(
-        [python(), str(ROOT / script), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [python(), str(ROOT / script), *arguments],
+        stdin=held,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
+    os.close(held)
     seen, last = 0, {}
     while running.poll() is None and seen != changes:
         now = sizes(folder)
@@ -78,6 +83,8 @@ def watch(command, folder, changes=None, delay=0.0):
     if running.poll() is None:
         time.sleep(delay)
         running.kill()
+    assert os.read(ended, 1) == b""  # what stands for python is gone a moment before the script it runs
+    os.close(ended)
     return seen, running.wait() != 0
 
 
