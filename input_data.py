@@ -7,7 +7,6 @@ Nothing here needs TensorFlow. As a script this prepares the data set and counts
 
 import hashlib
 import math
-import shlex
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -24,11 +23,11 @@ from kws.clips import PARTITIONS, Clips, path_bytes, report_unknown_speakers, wh
 from kws.download import DATA_URL, TEST_SET_URL, fetch_archive, is_populated, prepare_recordings
 from kws.features import FrontEnd, mfcc
 from kws.folders import (
-    FLAGS_FILE,
     LABEL_FOLDERS,
     NEGATIVES_FOLDER,
     hint,
     likely_meaning,
+    parse_flags,
     populated_folders,
     report_misnamed,
     report_unused,
@@ -66,6 +65,7 @@ class DataOptions:
     negatives_dir: tuple[str, ...] = ()
     negatives_percentage: float = 50
     hard_negatives_percentage: float = 0
+    hard_negatives_interval: int | None = None  # only at the start where None
     cut_words_percentage: float = 0
 
     @property
@@ -130,10 +130,16 @@ def add_training_arguments(parser):
     add("negatives_percentage", f"windows of --negatives_dir {of_wanted}", type=percent, metavar="P")
     add(
         "hard_negatives_percentage",
-        "and those that the model at the start takes for words, the more often the higher its score, "
-        f"{of_wanted}",
+        f"and those that the model takes for words, the more often the higher its score, {of_wanted}",
         type=percent,
         metavar="P",
+    )
+    add(
+        "hard_negatives_interval",
+        "they are searched for before the first step, by the model to start from, and again after every N "
+        "steps, by the model of then; if not given, only before",
+        type=bounded(int, 1),
+        metavar="N",
     )
     add(
         "cut_words_percentage",
@@ -141,19 +147,6 @@ def add_training_arguments(parser):
         type=percent,
         metavar="P",
     )
-
-
-def parse_flags(parser):
-    """The parsed command line; flags that are not typed are those of FLAGS_FILE in --data_dir, if any.
-
-    So a folder that synthesize.py made says what its words are, and how long.
-    """
-    args = parser.parse_args()
-    file = Path(args.data_dir) / FLAGS_FILE
-    if not file.is_file():
-        return args
-    print(f"flags of {file}: {' '.join(shlex.split(file.read_text(), comments=True))}", file=sys.stderr)
-    return parser.parse_args([f"@{file}", *sys.argv[1:]])
 
 
 # ---- the index: labels and partitions ----
@@ -171,10 +164,10 @@ class Data:
     negatives: LongRecordings | None = None
     negatives_per_epoch: int = 0  # windows of them
     cut_words_per_epoch: int = 0
+    hard_negatives_per_epoch: int = 0  # of those below, or of all negatives where there are none
     repeated: tuple[int, ...] = ()  # clips that an epoch holds once more
     # windows that a model takes for words, and the chances to draw one of them up to each (kws.mining)
     hard_negatives: tuple[np.ndarray, np.ndarray] | None = None
-    hard_negatives_per_epoch: int = 0
 
 
 def open_data(options: DataOptions, settings: Settings) -> Data:
@@ -204,6 +197,8 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
     drawn = percent_of(wanted, options.unknown_in_training)
     of_data = [str(folder / NEGATIVES_FOLDER)] if NEGATIVES_FOLDER in populated_folders(folder) else []
     negatives = open_long_recordings((*of_data, *options.negatives_dir), settings.front_end)
+    if options.hard_negatives_percentage and not negatives.windows:
+        raise UserError("--hard_negatives_percentage needs recordings to find them in: --negatives_dir")
     return Data(
         training=training,
         unknown_per_epoch=min(drawn, int(np.sum(training.label == UNKNOWN_INDEX))),
@@ -213,6 +208,7 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
         negatives=negatives,
         negatives_per_epoch=percent_of(wanted, options.negatives_percentage) if negatives.windows else 0,
         cut_words_per_epoch=percent_of(wanted, options.cut_words_percentage),
+        hard_negatives_per_epoch=percent_of(wanted, options.hard_negatives_percentage),
         repeated=repeated,
     )
 
@@ -412,6 +408,8 @@ def _hard_negatives(data, source, front_end):
     def draw(rng, count):
         if not count:
             return np.zeros(0, np.int64)
+        if not data.hard_negatives:
+            return source.first_window + rng.integers(0, data.negatives.windows, count)
         numbers, chances = data.hard_negatives
         drawn = numbers[np.searchsorted(chances, rng.random(count), side="right")]
         near = rng.integers(-front_end.stride_samples, front_end.stride_samples + 1, count)

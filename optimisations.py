@@ -13,12 +13,13 @@ import numpy as np
 import input_data
 import models
 from input_data import DataOptions
-from kws import checkpoints, compression, kept, mining, training
+from kws import checkpoints, compression, kept, training
 from kws.augmentation import Augmentation
 from kws.batch_norm import fold_batch_norm_in_place
 from kws.checkpoints import KerasModel
 from kws.cli import new_parser, options_from, run
 from kws.compression import CompressionOptions
+from kws.data_checks import check_data
 from kws.files import fingerprint
 from kws.quiet_tf import keras
 from kws.reports import Report, protocol_of
@@ -57,7 +58,7 @@ def main():
             "evaluation.py --write_detector chooses others"
         )
     data = input_data.open_data(data_options, settings)
-    training.check_data(data, settings, data_options.data_dir, variation)
+    check_data(data, settings, data_options.data_dir, variation)
     test_features = input_data.features(data.testing, settings.front_end)
 
     def report(when, model):
@@ -67,8 +68,6 @@ def main():
     keras.utils.set_random_seed(options.seed)
     before = report("before", KerasModel(network, settings))
     print(before.summary())
-    miner = KerasModel(network, settings)
-    data = mining.with_hard_negatives(data, miner, data_options.hard_negatives_percentage)
 
     fold_batch_norm_in_place(network)
     tuned = compression.fine_tuning(
@@ -90,6 +89,7 @@ def main():
         validated=derived and derived.network,
         latent=tuned.latent,
         keep_from=tuned.keep_from,
+        starts_trained=True,
     )
 
     best = Path(options.train_dir) / "best"

@@ -9,11 +9,13 @@ from pathlib import Path
 import input_data
 import models
 from input_data import DataOptions
-from kws import checkpoints, distribution, kept, mining, plots, training
+from kws import checkpoints, distribution, kept, plots, training
 from kws.augmentation import Augmentation
 from kws.batch_norm import fold_batch_norm_into_plain_model, load_plain_weights, with_batch_norm
-from kws.cli import UserError, bounded, new_parser, options_from, run
+from kws.cli import bounded, new_parser, options_from, run
+from kws.data_checks import check_data
 from kws.files import fingerprint
+from kws.folders import parse_flags
 from kws.quiet_tf import keras
 from kws.reports import Report, protocol_of
 from kws.run_folder import read_history
@@ -65,7 +67,7 @@ def parse_arguments():
         metavar="DIR",
         help="draw learning curves, and confusions of the test clips, into this folder",
     )
-    args = input_data.parse_flags(parser)
+    args = parse_flags(parser)
     if args.blend_start and not args.start_checkpoint:
         parser.error("--blend_start is for training that starts from a --start_checkpoint")
     return args
@@ -78,7 +80,7 @@ def main():
     data_options = options_from(DataOptions, args)
     settings, start = how_to_start(args.start_checkpoint, SettingsFlags.from_arguments(args))
     data = input_data.open_data(data_options, settings)
-    training.check_data(data, settings, data_options.data_dir, variation)
+    check_data(data, settings, data_options.data_dir, variation)
 
     strategy = distribution.new_strategy(args.distribute)
     keras.utils.set_random_seed(options.seed)
@@ -86,10 +88,6 @@ def main():
         model = models.build_model(settings)
         if args.start_checkpoint:
             training.start_from(args.start_checkpoint, model, settings)
-            miner = checkpoints.KerasModel(model, settings)
-            data = mining.with_hard_negatives(data, miner, data_options.hard_negatives_percentage)
-        elif data_options.hard_negatives_percentage:
-            raise UserError("--hard_negatives_percentage needs a model that finds them: --start_checkpoint")
         if args.batch_norm:
             start += ", with batch normalisation"
             # as varied: words by synthesis all begin and end in digital silence, without any deviation
@@ -109,7 +107,7 @@ def main():
         start += derived.changes
     training.fit(
         model, data, settings, options, variation, data_options, start=start, plain=derived or plain,
-        validated=derived and derived.network,
+        validated=derived and derived.network, starts_trained=bool(args.start_checkpoint),
     )  # fmt: skip
     worker, workers = distribution.worker_index_and_count(strategy)
     if worker == 0:

@@ -1,6 +1,7 @@
 """Folders of recordings: which words there are, which files, and what in them is not used."""
 
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -40,6 +41,19 @@ MEANT = {  # names without case and punctuation -> what they may be meant for
     **dict.fromkeys(("noise", "noises", "background", "backgroundnoise", "backgroundnoises"), NOISE_FOLDER),
     "negatives": NEGATIVES_FOLDER,
 }
+
+
+def parse_flags(parser):
+    """The parsed command line; flags that are not typed are those of FLAGS_FILE in --data_dir, if any.
+
+    So a folder that synthesize.py made says what its words are, and how long.
+    """
+    args = parser.parse_args()
+    file = Path(args.data_dir) / FLAGS_FILE
+    if not file.is_file():
+        return args
+    print(f"flags of {file}: {' '.join(shlex.split(file.read_text(), comments=True))}", file=sys.stderr)
+    return parser.parse_args([f"@{file}", *sys.argv[1:]])
 
 
 def entries(folder: Path) -> list[str]:

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 
 import input_data
 from input_data import Data, DataOptions
-from kws import distribution
+from kws import distribution, mining
 from kws.augmentation import Augmentation
 from kws.batch_norm import fit_momentum
 from kws.batches import Batch
@@ -28,15 +27,11 @@ from kws.checkpoints import (
 )
 from kws.cli import StoreTuple, UserError, bounded, flag_adder, number_list, show
 from kws.quiet_tf import keras, tf
-from kws.recordings import NOISE_FOLDER
 from kws.run_folder import claimed_folder, log_progress, run_identity, write_history
 from kws.settings import (
     NO_WORD,
     OF_THE_DATA,
-    SILENCE_INDEX,
-    SILENCE_LABEL,
     UNKNOWN_INDEX,
-    UNKNOWN_LABEL,
     Settings,
     SettingsFlags,
 )
@@ -44,7 +39,6 @@ from kws.validation import LEAST_SCORE, validation
 
 TEMPERATURE = 4.0  # chosen on the validation partition
 STEPS_AT_ONCE = 20  # steps of one call into TensorFlow, which costs as much as some steps of a small network
-FEW_TO_LEARN_FROM, FEW_TO_VALIDATE_ON = 100, 20  # clips of a word
 WORK_FOLDER = Path(__file__).resolve().parent.parent / "work"
 
 
@@ -163,56 +157,6 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
 # ---- the data it takes ----
 
 
-def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentation):
-    """Raise UserError where a word has no clips to learn from or nothing is left to validate on; print
-    warnings where there are few.
-    """
-    training, validation = (
-        np.bincount(clips.label, minlength=len(settings.labels)) for clips in (data.training, data.validation)
-    )
-    words = range(UNKNOWN_INDEX + 1, len(settings.labels))
-    for label in words:
-        if not training[label]:
-            raise UserError(
-                f"no clips of {settings.labels[label]} to learn from in {data_dir}: all are of speakers for "
-                "validation and testing; more speakers are needed, or smaller percentages"
-            )
-        if not validation[label]:
-            print(f"no clips of {settings.labels[label]} for validation: its accuracy cannot be measured")
-    few = [
-        f"{settings.labels[label]} has {training[label]} and {validation[label]}"
-        for label in words
-        if training[label] < FEW_TO_LEARN_FROM or validation[label] < FEW_TO_VALIDATE_ON
-    ]
-    if few:
-        print(
-            f"few clips for training and validation: {'; '.join(few)} (at least {FEW_TO_LEARN_FROM} and "
-            f"{FEW_TO_VALIDATE_ON} are recommended): the model and its accuracy will be rough"
-        )
-    if not len(data.validation):
-        raise UserError(
-            f"no clips for validation in {data_dir}: more recordings (of more speakers) are needed, "
-            "or a larger --validation_percentage"
-        )
-    _report_labels_without_clips(training, data, data_dir)
-    if augmentation.uses_noise and not data.noise:
-        floor = show(augmentation.with_noise_floor(background=False).noise_floor_db)
-        print(f"{data_dir} has no {NOISE_FOLDER}: only --noise_floor_db {floor} is used", file=sys.stderr)
-
-
-def _report_labels_without_clips(training, data, data_dir):
-    if not training[SILENCE_INDEX]:
-        print(f"no clips of {SILENCE_LABEL} to learn from: the model will take silence for something else")
-    if not data.unknown_per_epoch + data.negatives_per_epoch + data.cut_words_per_epoch:
-        more = "a larger --training_unknown_percentage"
-        if not training[UNKNOWN_INDEX]:
-            more = f"folders of other words or of noise in {data_dir} (with an --unknown_percentage above 0)"
-        print(
-            f"no clips of {UNKNOWN_LABEL} to learn from: the model will take every sound that is not silence "
-            f"for one of the wanted words; {more} would teach it others"
-        )
-
-
 def load_teacher(path, settings: Settings) -> KerasModel:
     """The model of --teacher; UserError where it is for other audio or labels than the student's `settings`.
 
@@ -256,13 +200,15 @@ def fit(
     validated=None,
     latent=None,
     keep_from: int = 0,
+    starts_trained: bool = False,
 ) -> None:
     """Train the Keras `model`; resume where an interrupted run stopped.
 
     After each `eval_step_interval` steps and at the end, the model is validated. `plain()` is called before
     that, and returns the Keras model of `settings` with the weights of now; it is saved in `train_dir`/best
     whenever it is the best so far, from `keep_from` steps on; `validated`, if given, is that model, and is
-    validated in place of the one in training. `start` identifies the weights at the start.
+    validated in place of the one in training. `start` identifies the weights at the start, and
+    `starts_trained` says that they can find hard negatives.
     `latent`, the model's LatentWeights, is trained in its place, quantized after each step. For a model built
     under a tf.distribute strategy each worker makes its share of every batch, and worker 0 does all else. A
     resumed run ends as an uninterrupted one does, except for what dropout leaves out. One that is given more
@@ -276,6 +222,9 @@ def fit(
     worker, workers = distribution.worker_index_and_count(strategy)
     identity = run_identity(options, variation, data_options, settings, len(data.training), start)
     fit_momentum(model, options.total_steps)
+    mined = mining.HardNegatives(
+        data, data_options, options, lambda: KerasModel(plain(), settings), starts_trained
+    )
     folder = claimed_folder(options.train_dir, identity)
     with folder if worker == 0 else contextlib.nullcontext():
         with strategy.scope():
@@ -285,7 +234,7 @@ def fit(
         on_microphone = options.ambient, options.false_alarms_per_hour
         validate = validation(validated or model, data, settings, *on_microphone) if worker == 0 else None
         steps = range(int(state.step.read_value()), options.total_steps)
-        batches = _batches(data, settings, options, variation, steps, slice(worker, None, workers))
+        batches = _batches(mined, settings, options, variation, steps, slice(worker, None, workers))
         rates = learning_rates(options)
         for end in _validation_steps(steps, options.eval_step_interval):
             started, first = time.perf_counter(), int(state.step.read_value())
@@ -308,19 +257,23 @@ def fit(
                 log_progress(options, row, pace)
 
 
-def _batches(data, settings, options, variation, steps, worker_rows):
-    """A Batch for each of `steps`, with the scores of --teacher."""
-    return input_data.training_batches(
-        data,
-        variation,
-        settings.front_end,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        steps=steps,
-        echo=options.echo_factor,
-        worker_rows=worker_rows,
-        teacher=load_teacher(options.teacher, settings) if options.teacher else None,
-    )
+def _batches(mined, settings, options, variation, steps, worker_rows):
+    """A Batch for each of `steps`, with the scores of --teacher. Hard negatives are found as they are due."""
+    teacher = load_teacher(options.teacher, settings) if options.teacher else None
+    for number, of_round in enumerate(mined.rounds(options.total_steps)):
+        first = max(steps.start, of_round.start)
+        if first < of_round.stop:
+            yield from input_data.training_batches(
+                mined.data_of(number, resumed=first > of_round.start),
+                variation,
+                settings.front_end,
+                batch_size=options.batch_size,
+                seed=options.seed + (number << 32),  # above all that --seed can be
+                steps=range(first - of_round.start, len(of_round)),
+                echo=options.echo_factor,
+                worker_rows=worker_rows,
+                teacher=teacher,
+            )
 
 
 def compiled_steps(model, latent, optimizer, options: TrainingOptions):

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.fast
 FLOORS = """
 kws.cli kws.files kws.word_lists kws.quiet_tf kws.features kws.settings kws.folders kws.download
 kws.containers kws.recordings kws.pipes kws.negatives kws.clips kws.confusables kws.synthesis
-kws.synthetic_data kws.acoustics kws.augmentation kws.batches input_data
+kws.synthetic_data kws.acoustics kws.augmentation kws.batches input_data kws.data_checks
 kws.recurrent kws.muon models kws.tflite kws.checkpoints kws.batch_norm kws.kept kws.reports
 kws.verifier kws.streaming kws.detected_audio kws.live kws.streams kws.ambient kws.mining
 kws.validation kws.quantizers kws.compression

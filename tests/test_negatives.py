@@ -9,6 +9,7 @@ import soundfile
 
 import input_data
 from conftest import RATE
+from input_data import DataOptions
 from kws import mining, negatives
 from kws.augmentation import Augmentation
 from kws.batches import EpochOrder
@@ -190,23 +191,67 @@ def test_recordings_shorter_than_a_clip_have_no_hard_negatives(tmp_path, dnn_sma
 
 def test_an_epoch_draws_hard_negatives_by_their_scores(data_options, dnn_small, tmp_path):
     soundfile.write(tmp_path / "a.flac", knocks([2], seconds=60), RATE)
-    asked = {"negatives_dir": (str(tmp_path),), "negatives_percentage": 0}
-    data = input_data.open_data(data_options(**asked), dnn_small)
-    hard = mining.with_hard_negatives(data, taken_for_words(dnn_small), 400)
-    wanted = int(np.sum(data.training.label > 1))
-    assert hard.hard_negatives_per_epoch == 4 * wanted
+    wanted = {"negatives_dir": (str(tmp_path),), "negatives_percentage": 0, "hard_negatives_percentage": 400}
+    data = input_data.open_data(data_options(**wanted), dnn_small)
+    words = int(np.sum(data.training.label > 1))
+    assert data.hard_negatives_per_epoch == 4 * words
 
-    def batch(data):
-        size = wanted + data.hard_negatives_per_epoch
+    def share_with_a_knock(data):
+        size = words + data.hard_negatives_per_epoch
         (batch,) = input_data.training_batches(
             data, Augmentation(), dnn_small.front_end, batch_size=size, seed=0, steps=range(1)
         )
-        return batch
+        windows = batch.features[batch.labels == NO_WORD].reshape(-1, dnn_small.frame_count, 10)
+        assert len(windows) > 3 * words
+        return (windows[:, :, 0] > 0).any(1).mean()
 
-    drawn = batch(hard)
-    windows = drawn.features[drawn.labels == NO_WORD].reshape(-1, dnn_small.frame_count, 10)
-    assert len(windows) > 3 * wanted
-    assert (windows[:, :, 0] > 0).any(1).mean() > 0.9  # 59 s of 60 hold nothing
-    assert not (batch(data).labels == NO_WORD).any()
+    found = mining.hard_windows(data.negatives, taken_for_words(dnn_small))
+    assert share_with_a_knock(mining.with_hard_negatives(data, *found)) > 0.9  # 59 s of 60 hold nothing
+    assert 0 < share_with_a_knock(data) < 0.1  # before any are found: windows of all kinds
+    assert 0 < share_with_a_knock(mining.with_hard_negatives(data, found[0][:0], found[1][:0])) < 0.1
     with pytest.raises(UserError, match="--negatives_dir"):
-        mining.with_hard_negatives(input_data.open_data(data_options(), dnn_small), None, 10)
+        input_data.open_data(data_options(hard_negatives_percentage=10), dnn_small)
+
+
+def hard_negatives(data, train_dir, *, starts_trained=False, interval=None, percentage=100.0, model=None):
+    training = SimpleNamespace(train_dir=str(train_dir), eval_step_interval=20)
+    wanted = DataOptions(hard_negatives_percentage=percentage, hard_negatives_interval=interval)
+    return mining.HardNegatives(data, wanted, training, model, starts_trained)
+
+
+def test_hard_negatives_are_found_at_the_start_and_after_every_interval(data_options, dnn_small, tmp_path):
+    soundfile.write(tmp_path / "a.flac", knocks([2], seconds=60), RATE)
+    wanted = {"negatives_dir": (str(tmp_path),), "hard_negatives_percentage": 100}
+    data = input_data.open_data(data_options(**wanted), dnn_small)
+    searches = []
+
+    def model():
+        searches.append(None)
+        return taken_for_words(dnn_small)
+
+    mined = hard_negatives(data, tmp_path, interval=40, model=model)
+    assert mined.rounds(100) == [range(0, 40), range(40, 80), range(80, 100)]
+    assert mined.data_of(0, resumed=False).hard_negatives is None and not searches  # weights are random
+    second = mined.data_of(1, resumed=False)
+    assert len(second.hard_negatives[0]) and len(searches) == 1
+    resumed = mined.data_of(1, resumed=True)
+    assert len(searches) == 1
+    for a, b in zip(second.hard_negatives, resumed.hard_negatives, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    once = hard_negatives(data, tmp_path, starts_trained=True, model=model)
+    assert once.rounds(100) == [range(0, 100)]
+    assert once.data_of(0, resumed=False).hard_negatives and len(searches) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "--start_checkpoint"),
+        ({"interval": 30}, "multiple of --eval_step_interval"),
+        ({"interval": 40, "percentage": 0.0}, "above 0"),
+    ],
+)
+def test_hard_negatives_that_cannot_be_found_are_refused(options, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        hard_negatives(None, tmp_path, **options)

@@ -29,7 +29,7 @@ from conftest import (
     training_command,
     weights,
 )
-from kws import checkpoints, training
+from kws import checkpoints, data_checks
 from kws.augmentation import Augmentation
 from kws.run_folder import read_history
 from kws.settings import DetectorSettings, Sensitivity
@@ -89,6 +89,19 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, t
     assert_same_weights(trained / "saved_model", tmp_path / "again/saved_model")
     train_here(tmp_path / "other", "--seed", "1")
     assert (weights(tmp_path / "other/saved_model")[1] != weights(trained / "saved_model")[1]).any()
+
+
+def test_hard_negatives_are_found_again_while_training_and_a_resumed_run_has_the_same(tmp_path):
+    flags = "--hard_negatives_percentage 100 --hard_negatives_interval 40 --negatives_dir".split()
+    flags = [*flags, SAMPLE_DATA / "go"]
+    found = r"^hard negatives: ([\d,]+) of ([\d,]+) windows"
+    whole = train_here(tmp_path / "whole", *flags, "--how_many_training_steps", "70,10").stdout
+    before, after = whole.split("step 40 of 80")
+    assert not re.search(found, before, re.M) and len(re.findall(found, after, re.M)) == 1
+    train_here(tmp_path / "parts", *flags, "--how_many_training_steps", "60", "--learning_rate", "0.001")
+    rest = train_here(tmp_path / "parts", *flags, "--how_many_training_steps", "70,10").stdout
+    assert "resuming after step 60 of 80" in rest and not re.search(found, rest, re.M)
+    assert_same_weights(tmp_path / "whole/saved_model", tmp_path / "parts/saved_model")
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
@@ -405,7 +418,7 @@ def test_a_label_that_nothing_teaches_is_said(tmp_path, capsys, words, asked, pa
     data = input_data.open_data(
         input_data.DataOptions(data_dir=str(make_words(tmp_path, words)), **asked), ON_OFF
     )
-    training.check_data(data, ON_OFF, tmp_path, Augmentation())
+    data_checks.check_data(data, ON_OFF, tmp_path, Augmentation())
     lines = [line for line in capsys.readouterr().out.splitlines() if "to learn from: the model" in line]
     assert len(lines) == bool(parts) and all(part in lines[0] for part in parts)
 
