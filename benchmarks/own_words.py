@@ -4,9 +4,9 @@ r"""How well words are detected that were learnt from synthetic speech: of Speec
         --work_dir DIR
 
 The scripts are called as a user would. Of the words' own recordings only --real of each are learnt from, of
-other words only those of speakers for training. Misses are counted in a stream of the remaining recordings of
-the words and of other words of speakers for validation and testing, false alarms in --ambient. The same
-command continues an interrupted run.
+few speakers for training, of other words those of all speakers for training. Misses are counted in streams
+of the words' remaining recordings, by all speakers and by those for validation and testing alone, with other
+words by the latter; false alarms in --ambient. The same command continues an interrupted run.
 """
 
 import json
@@ -31,6 +31,8 @@ from kws.settings import UNKNOWN_LABEL
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTITIONS = 10.0, 10.0  # % of speakers for validation and for testing, as published
+LEARNT_FROM, LEFT = {"training"}, {"validation", "testing"}  # partitions of speakers
+STREAMS = {"all speakers": LEARNT_FROM | LEFT, "speakers of whom nothing was learnt": LEFT}
 RATES = 5.0, 2.0, 1.0, 0.5  # false alarms an hour, for the table
 
 
@@ -66,7 +68,7 @@ def main():
         link(recordings, words / word)
     negatives = [args.negatives_dir]
     if args.other_words:
-        negatives.append(link_other_words(data, args.words, {"training"}, work / "other_words"))
+        negatives.append(link_other_words(data, args.words, LEARNT_FROM, work / "other_words"))
     call(
         "train.py", f"@{ROOT / 'recipes/own_words.txt'}", "--data_dir", words,
         "--train_dir", work / "trained", "--negatives_dir", *negatives, *shlex.split(args.train),
@@ -79,36 +81,46 @@ def main():
     call("export_c.py", model, "--output", work / "firmware")
     minutes = (time.perf_counter() - started) / 60
 
-    tested = work / "tested"
-    for word in args.words:
-        left = sorted({*(data / word).iterdir()} - {*real[word]})
-        link(left, tested / word)
-    link_other_words(data, args.words, {"validation", "testing"}, tested / UNKNOWN_LABEL)
-    write_stream(tested, data, model, args.minutes, work / "stream")
-    report = work / "report.json"
+    print(f"from words to C in {minutes:.1f} minutes")
+    for speakers, partitions in STREAMS.items():
+        tested = work / f"tested on {speakers}"
+        for word in args.words:
+            link(sorted({*by_speakers_for(data / word, partitions)} - {*real[word]}), tested / word)
+        link_other_words(data, args.words, LEFT, tested / UNKNOWN_LABEL)
+        count = sum(len([*(tested / word).iterdir()]) for word in args.words)
+        stream = work / f"stream of {speakers}"
+        write_stream(tested, data, model, args.minutes, stream)
+        misses = misses_at_rates(model, stream, args.ambient, work / f"report of {speakers}.json")
+        print(f"{speakers}, {count} recordings: misses at false alarms an hour: {misses}", flush=True)
+
+
+def misses_at_rates(model: Path, stream: Path, ambient: str, report: Path) -> str:
+    """The share of the words in STREAM.wav that `model` misses at each of RATES, as text."""
     call(
-        "evaluation.py", "--tflite_path", model, "--ambient", args.ambient,
-        "--stream_wav", work / "stream.wav", "--stream_words", work / "stream.csv",
+        "evaluation.py", "--tflite_path", model, "--ambient", ambient,
+        "--stream_wav", stream.with_suffix(".wav"), "--stream_words", stream.with_suffix(".csv"),
         "--write_detector", "--json", report,
     )  # fmt: skip
     (measured,) = json.loads(report.read_text()).values()
     points = [Point(**point) for point in measured["points"]]
-    at_rates = ", ".join(
-        f"{100 * operating_point(points, rate).miss_rate:.1f} % at {rate:g}" for rate in RATES
-    )
-    print(f"misses at false alarms an hour: {at_rates}; from words to C in {minutes:.1f} minutes")
+    return ", ".join(f"{100 * operating_point(points, rate).miss_rate:.1f} % at {rate:g}" for rate in RATES)
 
 
 def some_of_few_speakers(folder: Path, count: int) -> list[Path]:
-    """`count` recordings, of those speakers that have most."""
+    """`count` recordings, of those speakers for training that have most."""
     of_speakers = defaultdict(list)
-    for path in sorted(folder.iterdir()):
+    for path in by_speakers_for(folder, LEARNT_FROM):
         of_speakers[speaker_of(path.name)].append(path)
     by_number = sorted(of_speakers.values(), key=len, reverse=True)
     chosen = [path for recordings in by_number for path in recordings][:count]
     if len(chosen) < count:
-        sys.exit(f"{folder} has {len(chosen)} recordings")
+        sys.exit(f"{folder} has {len(chosen)} recordings of speakers for training")
     return chosen
+
+
+def by_speakers_for(folder: Path, partitions: set[str]) -> list[Path]:
+    """The recordings by speakers of these partitions, sorted."""
+    return sorted(path for path in folder.iterdir() if which_partition(path.name, *PARTITIONS) in partitions)
 
 
 def link(recordings: list[Path], folder: Path):
@@ -123,9 +135,9 @@ def link_other_words(data: Path, words: list[str], partitions: set[str], folder:
     for other in sorted(data.iterdir()):
         if other.is_dir() and other.name not in (*words, NOISE_FOLDER) and not other.name.startswith("."):
             folder.mkdir(parents=True, exist_ok=True)
-            for path in sorted(other.iterdir()):
+            for path in by_speakers_for(other, partitions):
                 target = folder / re.sub("_nohash_", f"_nohash_{other.name}_", path.name)
-                if which_partition(path.name, *PARTITIONS) in partitions and not target.exists():
+                if not target.exists():
                     target.symlink_to(path)
     return folder
 
