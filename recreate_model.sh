@@ -10,7 +10,7 @@ usage="usage: bash recreate_model.sh [--model NAME] [--train [--negatives_dir DI
   --model NAME    a network of the paper, such as ds_cnn_small; dnn_small if not given, the only one that is shipped
   --train         train a teacher and then a new model first, instead of starting from the shipped weights
   --negatives_dir DIR
-                  recordings without the words, for the teacher and for one more model, for an open microphone
+                  recordings without the words, for one more model, for an open microphone
   --ckpt PATH     start from this checkpoint instead of the shipped weights
   --data_dir DIR  recordings, one folder per word; without it Speech Commands is downloaded (2.4 GB, once)"
 
@@ -47,7 +47,7 @@ if $train && [ -n "$checkpoint" ]; then
     fail "--train makes a new checkpoint, --ckpt starts from one: give one of the two"
 fi
 if [ -n "$negatives_dir" ] && ! $train; then
-    fail "--negatives_dir is what a teacher must learn: it needs --train"
+    fail "--negatives_dir is for training: it needs --train"
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./environment.sh
@@ -98,7 +98,6 @@ teacher=$out/teacher
 negatives=()
 if [ -n "$negatives_dir" ]; then
     out=$out/with_negatives
-    teacher=$out/teacher
     negatives=(--negatives_dir "$negatives_dir")
 fi
 if [ -n "$checkpoint" ]; then
@@ -137,8 +136,7 @@ if $train; then
     "${before[@]}" "$out/entropy"
     "${before[@]}" "$out/microphone" "$out/microphone_int8"
     echo "== train the teacher"
-    python train.py @recipes/teacher.txt $(short 100) "${data[@]}" --train_dir "$teacher" \
-        ${negatives[@]+"${negatives[@]}" --negatives_percentage 40 --cut_words_percentage 15}
+    python train.py @recipes/teacher.txt $(short 100) "${data[@]}" --train_dir "$teacher"
     echo "== train"
     if [ "$name" = dnn ]; then
         python train.py @recipes/dnn_small.txt $(short 800) "${data[@]}" --model "$model" \
