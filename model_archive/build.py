@@ -2,7 +2,7 @@
 regression vectors.
 
     python model_archive/build.py --checkpoint CKPT --clustered CKPT --entropy CKPT --microphone CKPT \
-        --verifier CKPT --ambient D --data_dir D --test_dir D
+        --verifier CKPT --pretrained CKPT --ambient D --data_dir D --test_dir D
 
 Forms of a checkpoint that is not given stay as they are. The detectors of the model for microphones and of
 its verifier are chosen on validation clips and on --ambient, recordings without the words.
@@ -59,6 +59,7 @@ HOW_TO_OPEN = {  # the source forms; the keras that TensorFlow comes with is Ker
     f"{NAME}.keras": "load_model of tf_keras; Keras 3 could not locate its class 'Functional'",
     "microphone": "a checkpoint like weights, of the model for open microphones",
     "verifier": "a checkpoint like weights, of ds_cnn_small",
+    "pretrained": "for own words: --start_from of train.py; ds_cnn_small of 32 words",
 }
 LARGEST_ARENA = 256 * 1024  # bytes; more than any shipped file needs
 
@@ -70,6 +71,7 @@ def parse_arguments():
     parser.add_argument("--entropy", metavar="PATH", help="what --method entropy made")
     parser.add_argument("--microphone", metavar="PATH", help="DNN Small for an open microphone")
     parser.add_argument("--verifier", metavar="PATH", help="ds_cnn_small, which verifies what that detects")
+    parser.add_argument("--pretrained", metavar="PATH", help="ds_cnn_small of many words, for --start_from")
     parser.add_argument("--ambient", nargs="+", metavar="DIR", help="validation recordings without the words")
     parser.add_argument("--test_dir", required=True, metavar="DIR", help="the canonical test set")
     input_data.add_arguments(parser)
@@ -86,6 +88,8 @@ def main():
     given = {flag: getattr(args, flag) for flag in KINDS if getattr(args, flag)}
     for flag in given.keys() & {"microphone", "verifier"}:
         given[flag] = write_weights(given[flag], ARCHIVE / "model_source" / flag, flags)
+    if args.pretrained:
+        write_weights(args.pretrained, ARCHIVE / "model_source/pretrained", flags)
     if args.checkpoint:
         given["checkpoint"] = write_sources(args.checkpoint, flags)
     paths = {kind: tflite_path(kind) for flag in given for kind in KINDS[flag]}
@@ -97,7 +101,7 @@ def main():
         for kind in paths
         if kind in KINDS["microphone"] + KINDS["verifier"]
     }
-    accuracy = evaluate(["--tflite_path", *paths.values()], args.test_dir, data_options)
+    accuracy = evaluate(["--tflite_path", *paths.values()], args.test_dir, data_options) if paths else {}
     for kind, path in paths.items():
         write_vectors(path)
         measured = {"accuracy": accuracy[str(path)]} | detectors.get(kind, {})
