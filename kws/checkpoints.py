@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kws.cli import UserError, new_parser, run
+from kws.cli import UserError, new_parser, run, show
 from kws.files import appears_complete, write_bytes, write_text
 from kws.quiet_tf import tf
 from kws.settings import OF_THE_DATA, Settings, SettingsFlags
@@ -324,12 +324,12 @@ def settings_to_start(path, flags: SettingsFlags) -> Settings:
     """The settings for a training that starts from the weights of the checkpoint `path`.
 
     Those of the network are the checkpoint's, and the others too where no flag says otherwise. UserError
-    where a flag asks for another network.
+    where a flag asks for another network. Longer or shorter clips may fit: `load_start` says if not.
     """
     stored = read_settings(path)
     if stored is None:
         return flags.resolve()
-    typed = {name: flags.typed[name] for name in OF_THE_DATA if name in flags.typed}
+    typed = {name: flags.typed[name] for name in (*OF_THE_DATA, "clip_duration_ms") if name in flags.typed}
     # thresholds were chosen for the weights before
     return flags.resolve(dataclasses.replace(stored, **typed, detector=None), str(path))
 
@@ -351,6 +351,11 @@ def load_start(network, settings: Settings, path) -> list[str]:
     if theirs != settings.labels and weights:
         weights[-1] = _of_labels(layers[-1], weights[-1], theirs, settings.labels)
     if len(layers) != len(weights) or not all(map(_fits, layers, weights)):
+        if stored and stored.clip_duration_ms != settings.clip_duration_ms:
+            raise UserError(
+                f"{path} has layers for --clip_duration_ms {show(stored.clip_duration_ms)}, which "
+                f"{show(settings.clip_duration_ms)} contradicts"
+            )
         raise UserError(_why_it_does_not_fit(path, stored, read_weights(path), layers))
     _assign(layers, weights)
     *lines, last = (f"{layer.name}: kept ({_shapes(layer)})" for layer in layers)

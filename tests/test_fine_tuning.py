@@ -7,7 +7,17 @@ import shutil
 import numpy as np
 import soundfile
 
-from conftest import RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, WEIGHTS, call, call_here, train_here
+from conftest import (
+    RATE,
+    ROOT,
+    SAMPLE_DATA,
+    SHIPPED_INT8,
+    WEIGHTS,
+    assert_one_clear_line,
+    call,
+    call_here,
+    train_here,
+)
 from kws import checkpoints, streaming
 
 
@@ -20,6 +30,29 @@ def test_more_words_are_learnt_in_fewer_steps_from_a_checkpoint(tmp_path):
         return float(re.search(r"validation accuracy ([\d.]+) %", output)[1])
 
     assert accuracy_after("from", "--start_from", WEIGHTS) > accuracy_after("random") + 10
+
+
+def test_own_words_are_learnt_in_few_steps_from_the_pretrained_network_in_clips_of_any_length(tmp_path):
+    pretrained = ROOT / "model_archive/model_source/pretrained"
+    recipes = [f"@{ROOT}/recipes/{name}.txt" for name in ("own_words", "own_words_ds_cnn")]
+    few = (
+        "--how_many_training_steps 40 --eval_step_interval 40 --echo_factor 2 --clip_duration_ms 1200".split()
+    )
+    for name, word in {"lights": "yes", "water": "up", "no": "no", "bird": "bird", "tree": "tree"}.items():
+        (tmp_path / "words" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "words" / name).symlink_to(SAMPLE_DATA / word)
+    data = "--data_dir", tmp_path / "words", "--wanted_words", "lights,water,no"
+    start = "--start_from", pretrained, "--train_dir", tmp_path / "train"
+    output = call_here("train.py", *recipes, *data, *few, *start).stdout
+    assert "kept for _silence_, _unknown_, no; new, at random, for lights, water; dropped for" in output
+    assert float(re.search(r"validation accuracy ([\d.]+) %", output)[1]) > 60
+    assert checkpoints.read_settings(tmp_path / "train/best").clip_duration_ms == 1200
+
+
+def test_a_fully_connected_network_is_of_one_length_of_clips(tmp_path):
+    flags = "--start_from", WEIGHTS, "--clip_duration_ms", "1200"
+    result = train_here(tmp_path, *flags, check=False)
+    assert_one_clear_line(result, "--clip_duration_ms 1000", "1200 contradicts")
 
 
 def dishwasher(seed, seconds=60):
