@@ -42,11 +42,16 @@ def test_own_words_are_learnt_in_few_steps_from_the_pretrained_network_in_clips_
         (tmp_path / "words" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "words" / name).symlink_to(SAMPLE_DATA / word)
     data = "--data_dir", tmp_path / "words", "--wanted_words", "lights,water,no"
-    start = "--start_from", pretrained, "--train_dir", tmp_path / "train"
-    output = call_here("train.py", *recipes, *data, *few, *start).stdout
+
+    def train(name, *start):
+        output = call_here("train.py", *recipes, *data, *few, *start, "--train_dir", tmp_path / name).stdout
+        return output, float(re.search(r"validation accuracy ([\d.]+) %", output)[1])
+
+    output, accuracy = train("from", "--start_from", pretrained)
     assert "kept for _silence_, _unknown_, no; new, at random, for lights, water; dropped for" in output
-    assert float(re.search(r"validation accuracy ([\d.]+) %", output)[1]) > 60
-    assert checkpoints.read_settings(tmp_path / "train/best").clip_duration_ms == 1200
+    assert checkpoints.read_settings(tmp_path / "from/best").clip_duration_ms == 1200
+    _, of_random_weights = train("random")
+    assert accuracy > of_random_weights + 15
 
 
 def test_a_fully_connected_network_is_of_one_length_of_clips(tmp_path):
