@@ -31,8 +31,8 @@ from kws.settings import UNKNOWN_LABEL
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTITIONS = 10.0, 10.0  # % of speakers for validation and for testing, as published
-LEARNT_FROM, LEFT = {"training"}, {"validation", "testing"}  # partitions of speakers
-STREAMS = {"all speakers": LEARNT_FROM | LEFT, "speakers of whom nothing was learnt": LEFT}
+LEARNT_FROM, UNSEEN = {"training"}, {"validation", "testing"}  # partitions of speakers
+STREAMS = {"all speakers": LEARNT_FROM | UNSEEN, "speakers of whom nothing was learnt": UNSEEN}
 RATES = 5.0, 2.0, 1.0, 0.5  # false alarms an hour, for the table
 
 
@@ -86,7 +86,7 @@ def main():
         tested = work / f"tested on {speakers}"
         for word in args.words:
             link(sorted({*by_speakers_for(data / word, partitions)} - {*real[word]}), tested / word)
-        link_other_words(data, args.words, LEFT, tested / UNKNOWN_LABEL)
+        link_other_words(data, args.words, UNSEEN, tested / UNKNOWN_LABEL)
         count = sum(len([*(tested / word).iterdir()]) for word in args.words)
         stream = work / f"stream of {speakers}"
         write_stream(tested, data, model, args.minutes, stream)

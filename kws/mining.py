@@ -63,11 +63,13 @@ class HardNegatives:
     Raises UserError where there is nothing to find them with, or an interval that no validation ends.
     """
 
-    def __init__(self, data: Data, wanted: DataOptions, training, model: Callable, starts_trained: bool):
+    def __init__(
+        self, data: Data, data_options: DataOptions, training, model: Callable, starts_trained: bool
+    ):
         self._data, self._model, self._starts_trained = data, model, starts_trained
-        self._interval = wanted.hard_negatives_interval
+        self._interval = data_options.hard_negatives_interval
         self._file = Path(training.train_dir) / FILE_NAME
-        if not wanted.hard_negatives_percentage:
+        if not data_options.hard_negatives_percentage:
             if self._interval:
                 raise UserError("--hard_negatives_interval is for a --hard_negatives_percentage above 0")
         elif not (self._interval or starts_trained):

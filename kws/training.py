@@ -154,7 +154,7 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
     return group
 
 
-# ---- the data it takes ----
+# ---- the models it learns and starts from ----
 
 
 def load_teacher(path, settings: Settings) -> KerasModel:
