@@ -5,12 +5,14 @@
 # The recipes are in recipes/: what each flag is for, and how to use them on your own words.
 set -euo pipefail
 
-usage="usage: bash recreate_model.sh [--model NAME] [--train [--negatives_dir DIR]] [--ckpt PATH] [--data_dir DIR]
+usage="usage: bash recreate_model.sh [--model NAME] [--train [--negatives_dir DIR [--ambient DIR]]]
+                              [--ckpt PATH] [--data_dir DIR]
 
   --model NAME    a network of the paper, such as ds_cnn_small; dnn_small if not given, the only one that is shipped
   --train         train a teacher and then a new model first, instead of starting from the shipped weights
   --negatives_dir DIR
                   recordings without the words, for one more model, for an open microphone
+  --ambient DIR   others of them, on which that model and its thresholds are chosen
   --ckpt PATH     start from this checkpoint instead of the shipped weights
   --data_dir DIR  recordings, one folder per word; without it Speech Commands is downloaded (2.4 GB, once)"
 
@@ -25,17 +27,18 @@ absolute() {
 }
 
 {  # bash reads this group as a whole, so that the file may change while it runs
-train=false checkpoint='' data_dir='' negatives_dir='' network=()
+train=false checkpoint='' data_dir='' negatives_dir='' ambient_dir='' network=()
 while [ $# -gt 0 ]; do
     case $1 in
         --train) train=true ;;
-        --model | --ckpt | --data_dir | --negatives_dir)
+        --model | --ckpt | --data_dir | --negatives_dir | --ambient)
             [ -n "${2-}" ] || fail "$1 needs a value"
             case $1 in
                 --model) network=(--model "$2") ;;
                 --ckpt) checkpoint=$(absolute "$2") ;;
                 --data_dir) data_dir=$(absolute "$2") ;;
                 --negatives_dir) negatives_dir=$(absolute "$2") ;;
+                --ambient) ambient_dir=$(absolute "$2") ;;
             esac
             shift ;;
         -h | --help) echo "$usage"; exit ;;
@@ -48,6 +51,9 @@ if $train && [ -n "$checkpoint" ]; then
 fi
 if [ -n "$negatives_dir" ] && ! $train; then
     fail "--negatives_dir is for training: it needs --train"
+fi
+if [ -n "$ambient_dir" ] && [ -z "$negatives_dir" ]; then
+    fail "--ambient is for the model for an open microphone: it needs --negatives_dir"
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./environment.sh
@@ -95,10 +101,11 @@ else
     echo "$warning"
 fi
 teacher=$out/teacher
-negatives=()
+negatives=() ambient=()
 if [ -n "$negatives_dir" ]; then
     out=$out/with_negatives
     negatives=(--negatives_dir "$negatives_dir")
+    if [ -n "$ambient_dir" ]; then ambient=(--ambient "$ambient_dir"); fi
 fi
 if [ -n "$checkpoint" ]; then
     out=$out/from_$(basename "$checkpoint")-$(cksum <<< "$checkpoint" | cut -d ' ' -f 1)
@@ -147,10 +154,12 @@ if $train; then
         checkpoint=$out/quantized/best
         if [ -n "$negatives_dir" ]; then
             echo "== train for an open microphone"
-            python train.py @recipes/microphone.txt $(short 100) "${data[@]}" "${negatives[@]}" --model "$model" \
+            python train.py @recipes/microphone.txt $(short 100) "${data[@]}" "${negatives[@]}" \
+                ${ambient[@]+"${ambient[@]}"} --model "$model" \
                 --start_from "$checkpoint" --teacher "$teacher/best" --train_dir "$out/microphone"
             python optimisations.py @recipes/quantize.txt $(short 100) "${data[@]}" "${negatives[@]}" \
-                --negatives_percentage 20 --hard_negatives_percentage 25 --cut_words_percentage 10 --prior_correction \
+                ${ambient[@]+"${ambient[@]}"} --negatives_percentage 20 --hard_negatives_percentage 25 \
+                --cut_words_percentage 10 --prior_correction \
                 --checkpoint "$out/microphone/best" --teacher "$out/microphone/best" --train_dir "$out/microphone_int8"
         fi
     else
@@ -216,6 +225,11 @@ convert "$out/entropy/best" "${name}_entropy"
 
 echo "== evaluate"
 python evaluation.py "${data[@]}" ${test_set[@]+"${test_set[@]}"} --tflite_path "${files[@]}"
+if [ -n "$ambient_dir" ]; then
+    echo "== choose thresholds, and write them into $out/${name}_microphone_quantized.tflite"
+    python evaluation.py "${data[@]}" --tflite_path "$out/${name}_microphone_quantized.tflite" "${ambient[@]}" \
+        --stream_minutes $(if $sample; then echo 1; else echo 60; fi) --write_detector
+fi
 if $train; then
     echo
     echo "new checkpoint: $checkpoint"

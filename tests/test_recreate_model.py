@@ -9,6 +9,9 @@ import sys
 import pytest
 
 from conftest import ROOT, SAMPLE_DATA, WEIGHTS, call, python
+from kws.tflite import TFLiteModel
+
+NOISE = SAMPLE_DATA / "_background_noise_"
 
 
 def recreate(*arguments, repository=ROOT, cwd=ROOT, **variables):
@@ -47,6 +50,7 @@ def shorten(copy):
         ["--ckpt"],
         ["--train", "--ckpt", "x"],
         ["--negatives_dir", "x"],
+        ["--train", "--ambient", "x"],
         ["--data_dir", "/nothing/there"],
     ],
     ids=" ".join,
@@ -108,7 +112,7 @@ def test_recreate_model_says_what_is_wrong_with_a_model(flags, parts):
 
 @pytest.mark.parametrize(
     "flags",
-    [[], ["--train", "--negatives_dir", SAMPLE_DATA / "_background_noise_"]],
+    [[], ["--train", "--negatives_dir", NOISE, "--ambient", NOISE]],
     ids=["from the shipped weights", "--train"],
 )
 def test_recreate_model_without_data_or_network_runs_on_sample_data_and_says_so(tmp_path, flags):
@@ -129,6 +133,8 @@ def test_recreate_model_without_data_or_network_runs_on_sample_data_and_says_so(
     if flags:
         command = re.search(r"to convert it: +python (.*)", result.stdout)[1].split()
         call(copy / command[0], *command[1:], cwd=copy)
+        (microphone,) = copy.glob("work/**/dnn_microphone_quantized.tflite")
+        assert TFLiteModel(microphone).settings.detector
     else:
         (shipped,) = WEIGHTS.glob("*.index")
         assert "== cluster model_archive/model_source/weights" in result.stdout and shipped.exists()
