@@ -52,7 +52,9 @@ def parse_arguments():
         "--other_words", action="store_true", help="Speech Commands' other words are negatives, too"
     )
     parser.add_argument("--synthesize", default="", metavar="FLAGS", help="more flags of synthesize.py")
-    parser.add_argument("--train", default="", metavar="FLAGS", help="more flags of train.py, after =: --train='@FILE ...'")
+    parser.add_argument(
+        "--train", default="", metavar="FLAGS", help="more flags of train.py, after =: --train='@FILE ...'"
+    )
     parser.add_argument("--minutes", type=float, default=60, metavar="N", help="length of the stream")
     return parser.parse_args()
 
