@@ -385,14 +385,19 @@ def _of_labels(layer, values, theirs, ours):
 
 
 def _what_was_kept(layer, theirs, ours):
-    kept = ", ".join(label for label in ours if label in theirs) or "nothing"
-    new = ", ".join(label for label in ours if label not in theirs)
-    gone = ", ".join(label for label in theirs if label not in ours)
+    new = [label for label in ours if label not in theirs]
+    gone = [label for label in theirs if label not in ours]
     return (
-        f"{layer.name}: kept for {kept}"
-        + (f"; new, at random, for {new}" if new else "")
-        + (f"; dropped for {gone}" if gone else "")
+        f"{layer.name}: kept for {_listed([label for label in ours if label in theirs])}"
+        + (f"; new, at random, for {_listed(new)}" if new else "")
+        + (f"; dropped for {_listed(gone)}" if gone else "")
     )
+
+
+def _listed(labels, most=12):
+    """Some of the labels, as text: a pretrained network has hundreds."""
+    more = f" and {len(labels) - most} more" if len(labels) > most else ""
+    return (", ".join(labels[:most]) or "nothing") + more
 
 
 def _shapes(layer):

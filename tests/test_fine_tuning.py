@@ -38,17 +38,18 @@ def test_own_words_are_learnt_in_few_steps_from_the_pretrained_network_in_clips_
     few = (
         "--how_many_training_steps 40 --eval_step_interval 40 --echo_factor 2 --clip_duration_ms 1200".split()
     )
-    for name, word in {"lights": "yes", "water": "up", "no": "no", "bird": "bird", "tree": "tree"}.items():
+    for name, word in {"lights": "yes", "pumpkins": "up", "no": "no", "bird": "bird", "tree": "tree"}.items():
         (tmp_path / "words" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "words" / name).symlink_to(SAMPLE_DATA / word)
-    data = "--data_dir", tmp_path / "words", "--wanted_words", "lights,water,no"
+    data = "--data_dir", tmp_path / "words", "--wanted_words", "lights,pumpkins,no"
 
     def train(name, *start):
         output = call_here("train.py", *recipes, *data, *few, *start, "--train_dir", tmp_path / name).stdout
         return output, float(re.search(r"validation accuracy ([\d.]+) %", output)[1])
 
     output, accuracy = train("from", "--start_from", pretrained)
-    assert "kept for _silence_, _unknown_, no; new, at random, for lights, water; dropped for" in output
+    assert "kept for _silence_, _unknown_, no; new, at random, for lights, pumpkins; dropped for" in output
+    assert re.search(r"dropped for (\w+, ){11}\w+ and \d+ more\n", output)
     assert checkpoints.read_settings(tmp_path / "from/best").clip_duration_ms == 1200
     _, of_random_weights = train("random")
     assert accuracy > of_random_weights + 15
