@@ -4,8 +4,8 @@ regression vectors.
     python model_archive/build.py --checkpoint CKPT --clustered CKPT --entropy CKPT --microphone CKPT \
         --verifier CKPT --pretrained CKPT --ambient D --data_dir D --test_dir D
 
-Forms of a checkpoint that is not given stay as they are; where none is given, all of them get their detectors
-anew. Detectors are chosen on validation clips and on --ambient, recordings without the words.
+Forms of a checkpoint that is not given stay as they are. The detectors of the model for microphones and of
+its verifier are chosen on validation clips and on --ambient, recordings without the words.
 
 Every figure in the definitions is read from a file, measured by evaluation.py, or comes from TensorFlow Lite
 Micro and Arm's vela (pip install -r tests/firmware_requirements.txt). Regression vectors come from the
@@ -59,7 +59,7 @@ HOW_TO_OPEN = {  # the source forms; the keras that TensorFlow comes with is Ker
     f"{NAME}.keras": "load_model of tf_keras; Keras 3 could not locate its class 'Functional'",
     "microphone": "a checkpoint like weights, of the model for open microphones",
     "verifier": "a checkpoint like weights, of ds_cnn_small",
-    "pretrained": "for own words: --start_from of train.py; ds_cnn_small of 32 words",
+    "pretrained": "for own words: --start_from of train.py; ds_cnn_small of 198 words",
 }
 LARGEST_ARENA = 256 * 1024  # bytes; more than any shipped file needs
 
@@ -77,46 +77,39 @@ def parse_arguments():
     input_data.add_arguments(parser)
     models.add_arguments(parser)
     args = parser.parse_args()
-    if not args.ambient and (not args.pretrained or given_checkpoints(args)):
-        parser.error("--ambient is needed: detectors are chosen on it")
+    if (args.microphone or args.verifier) and not args.ambient:
+        parser.error("--microphone and --verifier need --ambient, on which their detectors are chosen")
     return args
-
-
-def given_checkpoints(args) -> dict[str, str]:
-    return {flag: getattr(args, flag) for flag in KINDS if getattr(args, flag)}
 
 
 def main():
     args = parse_arguments()
     data_options, flags = options_from(DataOptions, args), SettingsFlags.from_arguments(args)
-    given = given_checkpoints(args)
+    given = {flag: getattr(args, flag) for flag in KINDS if getattr(args, flag)}
     for flag in given.keys() & {"microphone", "verifier"}:
         given[flag] = write_weights(given[flag], ARCHIVE / "model_source" / flag, flags)
     if args.pretrained:
         write_weights(args.pretrained, ARCHIVE / "model_source/pretrained", flags)
     if args.checkpoint:
         given["checkpoint"] = write_sources(args.checkpoint, flags)
+    paths = {kind: tflite_path(kind) for flag in given for kind in KINDS[flag]}
     for flag, checkpoint in given.items():
         for kind in KINDS[flag]:
             convert(checkpoint, kind, data_options)
-    if args.ambient:
-        write_forms([kind for flag in given or KINDS for kind in KINDS[flag]], args, data_options)
+    detectors = {
+        kind: choose_detector(kind, args.ambient, data_options)
+        for kind in paths
+        if kind in KINDS["microphone"] + KINDS["verifier"]
+    }
+    accuracy = evaluate(["--tflite_path", *paths.values()], args.test_dir, data_options) if paths else {}
+    for kind, path in paths.items():
+        write_vectors(path)
+        measured = {"accuracy": accuracy[str(path)]} | detectors.get(kind, {})
+        write_definition(path.parent, describe(path, kind) | measured)
     if args.checkpoint:
         weights = given["checkpoint"]
         (of_source,) = evaluate(["--checkpoint", weights], args.test_dir, data_options).values()
         write_definition(ARCHIVE / "model_source", describe_source(weights) | {"accuracy": of_source})
-
-
-def write_forms(kinds: list[str], args, data_options: DataOptions):
-    """Put detectors into the files of these kinds, and write what is beside them."""
-    detectors = {kind: choose_detector(kind, args.ambient, data_options) for kind in kinds}
-    paths = {kind: tflite_path(kind) for kind in kinds}
-    accuracy = evaluate(["--tflite_path", *paths.values()], args.test_dir, data_options)
-    for kind, path in paths.items():
-        write_vectors(path)
-        write_definition(
-            path.parent, describe(path, kind) | {"accuracy": accuracy[str(path)]} | detectors[kind]
-        )
 
 
 # ---- the files ----
