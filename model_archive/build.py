@@ -60,6 +60,7 @@ HOW_TO_OPEN = {  # the source forms; the keras that TensorFlow comes with is Ker
     "microphone": "a checkpoint like weights, of the model for open microphones",
     "verifier": "a checkpoint like weights, of ds_cnn_small",
     "pretrained": "for own words: --start_from of train.py; ds_cnn_small of 198 words",
+    "pretrained_dnn": "likewise, dnn_small",
 }
 LARGEST_ARENA = 256 * 1024  # bytes; more than any shipped file needs
 
@@ -71,7 +72,9 @@ def parse_arguments():
     parser.add_argument("--entropy", metavar="PATH", help="what --method entropy made")
     parser.add_argument("--microphone", metavar="PATH", help="DNN Small for an open microphone")
     parser.add_argument("--verifier", metavar="PATH", help="ds_cnn_small, which verifies what that detects")
-    parser.add_argument("--pretrained", metavar="PATH", help="ds_cnn_small of many words, for --start_from")
+    parser.add_argument(
+        "--pretrained", nargs="+", default=[], metavar="PATH", help="networks of many words, for --start_from"
+    )
     parser.add_argument("--ambient", nargs="+", metavar="DIR", help="validation recordings without the words")
     parser.add_argument("--test_dir", required=True, metavar="DIR", help="the canonical test set")
     input_data.add_arguments(parser)
@@ -88,8 +91,10 @@ def main():
     given = {flag: getattr(args, flag) for flag in KINDS if getattr(args, flag)}
     for flag in given.keys() & {"microphone", "verifier"}:
         given[flag] = write_weights(given[flag], ARCHIVE / "model_source" / flag, flags)
-    if args.pretrained:
-        write_weights(args.pretrained, ARCHIVE / "model_source/pretrained", flags)
+    for path in args.pretrained:
+        architecture = checkpoints.read_settings(path).model_architecture
+        name = "pretrained_dnn" if architecture == "dnn" else "pretrained"
+        write_weights(path, ARCHIVE / "model_source" / name, flags)
     if args.checkpoint:
         given["checkpoint"] = write_sources(args.checkpoint, flags)
     paths = {kind: tflite_path(kind) for flag in given for kind in KINDS[flag]}
