@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kws.checkpoints import checkpoint_files, refuse_wildcards, writing
-from kws.cli import UserError, show
+from kws.cli import UserError, as_interrupt, show
 from kws.files import fingerprint, lock, write_text
 from kws.quiet_tf import tf
 from kws.settings import FIELDS, OF_THE_DATA
@@ -71,7 +71,8 @@ def claimed_folder(train_dir, identity: dict[str, str]):
             (folder / HISTORY_NAME).unlink(missing_ok=True)
         write_text(note, json.dumps(identity, indent=1))
         try:
-            yield
+            with as_interrupt():
+                yield
         except KeyboardInterrupt:
             print("\nrun the same command to resume after the last validation", file=sys.stderr)
             raise

@@ -25,7 +25,7 @@ from kws.checkpoints import (
     read_settings,
     writing,
 )
-from kws.cli import StoreTuple, UserError, bounded, flag_adder, number_list, show
+from kws.cli import StoreTuple, UserError, bounded, flag_adder, number_list, show, stop_if_interrupted
 from kws.quiet_tf import keras, tf
 from kws.run_folder import claimed_folder, log_progress, run_identity, write_history
 from kws.settings import (
@@ -343,6 +343,7 @@ def _train_until(end, step, batches, train, rates, batch_size):
             loss, right = train(rates[step : step + count], taken)
             loss_sum, correct, step = loss_sum + float(loss), correct + int(right), step + count
             progress.update(count)
+            stop_if_interrupted()
     if not math.isfinite(loss_sum):
         raise UserError(
             f"training diverged before step {end:,}: the loss is {loss_sum}; lower --learning_rate"

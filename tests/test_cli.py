@@ -2,6 +2,8 @@
 
 import argparse
 import math
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -120,3 +122,41 @@ def test_what_the_user_can_put_right_ends_in_one_line_and_exit_code_2(capsys, mo
     with pytest.raises(SystemExit) as exit:
         run(main)
     assert exit.value.code == 2 and capsys.readouterr().err == "script.py: error: this is wrong\n"
+
+
+class DropsExceptions:
+    def __del__(self):  # as a callback, it has nobody to raise an exception to
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def drop_an_interrupt():
+    DropsExceptions()
+
+
+def replace_an_interrupt():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raise SystemError("bad argument to internal function") from None
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("main", [drop_an_interrupt, replace_an_interrupt])
+def test_ctrl_c_stops_a_script_also_where_its_exception_is_lost(main, capsys):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), sys.unraisablehook
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run(main)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert sys.unraisablehook is before[1]
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+    assert ended.value.code == 130
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.strip().endswith(": stopped") and "Traceback" not in output.err
+
+
+@pytest.mark.fast
+def test_another_error_after_no_ctrl_c_stays_what_it_was():
+    with pytest.raises(SystemError):
+        run(lambda: (_ for _ in ()).throw(SystemError("bad argument")))
