@@ -62,14 +62,14 @@ def calibration_features(
     seed: int,
     saturated: float = SATURATED_BELOW,
     silence=False,
-    of_sound=False,
 ) -> np.ndarray:
     """Features of clips drawn from `clips`, to take the range of each tensor from: [500, feature_count].
 
     The lowest of the values, a share `saturated` of them, are raised to the next: they are logs of almost
     nothing, from digital silence, and would leave too few steps for everything else. So would generated
-    silence, which is left out but with `silence`. The share is of all values, or `of_sound`, of those of the
-    frames that are not digital silence, which may be most frames of synthetic words.
+    silence, which is left out but with `silence`. Synthetic words are digital silence in half of their
+    frames, which no microphone ever gives: where it is more than SATURATED_BELOW, all of it is raised to
+    the lowest of the other frames, but for SATURATED_OF_SOUND of their values.
     """
     chosen = np.arange(len(clips)) if silence else np.flatnonzero(clips.label != SILENCE_INDEX)
     if not len(chosen):
@@ -78,8 +78,9 @@ def calibration_features(
     chosen = np.random.default_rng(seed).choice(chosen, count, replace=False)
     drawn = input_data.features(clips.take(chosen), settings.front_end)
     values = drawn.reshape(-1, settings.dct_coefficient_count)
-    if of_sound and (sounding := values[:, 0] > values[:, 0].min()).any():
-        values = values[sounding]
+    lowest = values[:, 0].min()
+    if np.quantile(values, SATURATED_BELOW) <= lowest and (sound := values[:, 0] > lowest).any():
+        values, saturated = values[sound], SATURATED_OF_SOUND
     return np.maximum(drawn, np.quantile(values, saturated).astype(np.float32))
 
 
@@ -87,7 +88,6 @@ def calibrations(clips: input_data.Clips, settings: Settings, seed: int) -> Iter
     """Features to calibrate with, in several ways: which is best depends on how a model tells silence."""
     for saturated, silence in ((SATURATED_BELOW, False), (SATURATED_BELOW, True), (0, True)):
         yield calibration_features(clips, settings, seed, saturated, silence)
-    yield calibration_features(clips, settings, seed, SATURATED_OF_SOUND, of_sound=True)
 
 
 def embed_settings(content: bytes, settings: Settings) -> bytes:
