@@ -45,7 +45,8 @@ def parse_arguments():
         default=0,
         metavar="P",
         help="validate and keep the weighted mean of the trained weights and, to so many per cent, those of "
-        "--start_checkpoint, which forgets less of what that one knew (arXiv:2109.01903)",
+        "--start_checkpoint, which forgets less of what that one knew (arXiv:2109.01903); the last layer's "
+        "only where it is for the same words",
     )
     kept.add_arguments(group)
     group.add_argument(
@@ -86,8 +87,9 @@ def main():
     keras.utils.set_random_seed(options.seed)
     with strategy.scope():
         model = models.build_model(settings)
+        same_labels = True
         if args.start_checkpoint:
-            training.start_from(args.start_checkpoint, model, settings)
+            same_labels = training.start_from(args.start_checkpoint, model, settings)
         if args.batch_norm:
             start += ", with batch normalisation"
             # as varied: words by synthesis all begin and end in digital silence, without any deviation
@@ -100,7 +102,9 @@ def main():
         return fold_batch_norm_into_plain_model(model, settings) if args.batch_norm else model
 
     offset = kept.unknown_offset(data) if args.prior_correction else 0
-    blended = (network if args.batch_norm else model).get_weights() if args.blend_start else None
+    blended = None
+    if args.blend_start:  # but not a last layer of other words, which starts at random
+        blended = (network if args.batch_norm else model).get_weights()[: None if same_labels else -2]
     derived = None
     if args.blend_start or offset:
         derived = kept.Kept(plain, settings, blended, args.blend_start, offset)

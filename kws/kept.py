@@ -27,6 +27,7 @@ class Kept:
 
     To `percentage` % its weights are those of `blended`, a list of arrays as Keras' get_weights gives them of
     a network of the same form: it forgets less of what that one knew (Wortsman et al., arXiv:2109.01903).
+    The list may be shorter; the weights of the layers after it are then the trained ones alone.
     Then `unknown_offset` is added to the bias of `_unknown_`.
     """
 
@@ -45,15 +46,16 @@ class Kept:
         self._offset = np.zeros(len(settings.labels), np.float32)
         self._offset[UNKNOWN_INDEX] = unknown_offset
         shapes = [one.shape for one in self.network.get_weights()]
-        if blended is not None and [one.shape for one in blended] != shapes:
+        if blended is not None and [one.shape for one in blended] != shapes[: len(blended)]:
             raise UserError("only models of the same network can be blended")
 
     def __call__(self):
         """`network`, with the weights of now."""
         weights = self._plain().get_weights()
         if self._blended is not None:
-            pairs = zip(self._blended, weights, strict=True)
-            weights = [self._share * old + (1 - self._share) * new for old, new in pairs]
+            pairs = zip(self._blended, weights, strict=False)
+            mean = [self._share * old + (1 - self._share) * new for old, new in pairs]
+            weights = mean + weights[len(mean) :]
         *others, bias = weights  # the last layer's
         self.network.set_weights([*others, bias + self._offset])
         return self.network

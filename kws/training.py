@@ -172,8 +172,11 @@ def load_teacher(path, settings: Settings) -> KerasModel:
     return KerasModel(network, its_settings)
 
 
-def start_from(path, model, settings: Settings):
-    """Give the Keras `model` of `settings` the weights of a checkpoint, and print what is kept of it."""
+def start_from(path, model, settings: Settings) -> bool:
+    """Give the Keras `model` of `settings` the weights of a checkpoint, and print what is kept of it.
+
+    Returns whether that is all: it is for the same labels, in the same order.
+    """
     stored = read_settings(path) or settings
     print(f"starting from {path}:", *load_start(model, settings, path), sep="\n  ")
     for name in OF_THE_DATA[1:]:
@@ -182,6 +185,7 @@ def start_from(path, model, settings: Settings):
                 f"{path} was trained with --{name} {show(getattr(stored, name))}: if on the same recordings, "
                 "it has learnt clips that it is validated or tested on here"
             )
+    return stored.labels == settings.labels
 
 
 # ---- the loop ----

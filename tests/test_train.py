@@ -195,6 +195,21 @@ def test_the_weights_of_the_start_are_blended_in(trained, tmp_path, batch_norm):
         np.testing.assert_allclose(half, (before + after) / 2, atol=1e-5)
 
 
+def test_of_other_words_the_start_is_blended_in_but_for_the_last_layer(trained, tmp_path):
+    def end(percentage):
+        flags = "--wanted_words", "no,bird,yes", "--learning_rate", "0.01", "--blend_start", percentage
+        start(trained / "best", tmp_path / percentage, *flags)
+        return weights(tmp_path / percentage / "best")
+
+    *halves, half_bias, half_kernel = end("50")
+    *ends, bias, kernel = end("0")
+    for before, half, after in zip(weights(trained / "best")[:-2], halves, ends, strict=True):
+        assert np.abs(after - before).max() > 0.001
+        np.testing.assert_allclose(half, (before + after) / 2, atol=1e-5)
+    np.testing.assert_array_equal(half_bias, bias)
+    np.testing.assert_array_equal(half_kernel, kernel)
+
+
 def test_for_other_words_the_last_layer_keeps_what_both_have(trained, tmp_path):
     words = "--wanted_words", "no,bird,yes"
     output = start(trained / "best", tmp_path, *words).stdout
