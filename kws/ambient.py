@@ -20,7 +20,7 @@ from kws.streams import Recording, matches
 
 # Finer towards 1, where the scores of a confident model lie.
 THRESHOLDS = np.unique(
-    np.round(np.concatenate([np.arange(0.15, 0.9, 0.05), 1 - np.geomspace(0.1, 1e-3, 27)]), 4)
+    np.round(np.concatenate([np.arange(0.15, 0.9, 0.01), 1 - np.geomspace(0.1, 1e-3, 27)]), 4)
 )
 GATES = [round(gate / 20, 2) for gate in range(3, 19)]
 TARGETS = {"low": 1.0, "normal": 5.0, "high": 20.0}  # false alarms an hour that the sensitivities are for
@@ -224,6 +224,8 @@ def text(measured: Measured, points: list[Point], false_alarms_per_hour: float) 
     ]
     chosen = operating_point(points, false_alarms_per_hour)
     for point in points:
+        if point.threshold < 0.9 and round(100 * point.threshold) % 5 and point != chosen:
+            continue  # steps of 0.05 show the curve
         low, high = poisson_interval(round(point.false_alarms_per_hour * measured.hours))
         interval = f"{low / measured.hours:.1f} to {high / measured.hours:.1f}"
         mark = f"  <- for {false_alarms_per_hour:g} an hour" if point == chosen else ""
