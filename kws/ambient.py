@@ -19,9 +19,8 @@ from kws.streaming import Detector, DetectorOptions, Smoothed, smoothed_scores
 from kws.streams import Recording, matches
 
 # Finer towards 1, where the scores of a confident model lie.
-THRESHOLDS = np.unique(
-    np.round(np.concatenate([np.arange(0.15, 0.9, 0.01), 1 - np.geomspace(0.1, 1e-3, 27)]), 4)
-)
+SHOWN = np.round(np.concatenate([np.arange(0.15, 0.9, 0.05), 1 - np.geomspace(0.1, 1e-3, 27)]), 4)
+THRESHOLDS = np.union1d(SHOWN, np.round(np.arange(0.15, 0.9, 0.01), 4))
 GATES = [round(gate / 20, 2) for gate in range(3, 19)]
 TARGETS = {"low": 1.0, "normal": 5.0, "high": 20.0}  # false alarms an hour that the sensitivities are for
 
@@ -127,9 +126,9 @@ def measure(
     )
 
 
-def sweep(measured: Measured) -> list[Point]:
-    """A detector at each of THRESHOLDS: its DET curve."""
-    return [measured.point(float(threshold)) for threshold in THRESHOLDS]
+def sweep(measured: Measured, thresholds=THRESHOLDS) -> list[Point]:
+    """A detector at each of `thresholds`: its DET curve."""
+    return [measured.point(float(threshold)) for threshold in thresholds]
 
 
 def with_best_gate(measured: Measured, false_alarms_per_hour: float) -> Measured:
@@ -137,7 +136,7 @@ def with_best_gate(measured: Measured, false_alarms_per_hour: float) -> Measured
 
     def misses(gate):
         with_gate = replace(measured, options=replace(measured.options, gate=gate))
-        return operating_point(sweep(with_gate), false_alarms_per_hour).miss_rate
+        return operating_point(sweep(with_gate, SHOWN), false_alarms_per_hour).miss_rate
 
     # of equal ones the highest, which asks the verifier least
     best = min(reversed(GATES), key=misses)
@@ -170,7 +169,7 @@ def thresholds_per_word(measured: Measured, false_alarms_per_hour: float) -> tup
     while improved:
         improved = False
         for word in range(words):
-            for threshold in THRESHOLDS:
+            for threshold in SHOWN:  # fewer, as every word's are tried again and again
                 tried = [*chosen[:word], float(threshold), *chosen[word + 1 :]]
                 if (found := cost(tried)) < best:
                     best, chosen, improved = found, tried, True
@@ -224,8 +223,8 @@ def text(measured: Measured, points: list[Point], false_alarms_per_hour: float) 
     ]
     chosen = operating_point(points, false_alarms_per_hour)
     for point in points:
-        if point.threshold < 0.9 and round(100 * point.threshold) % 5 and point != chosen:
-            continue  # steps of 0.05 show the curve
+        if point.threshold not in SHOWN and point != chosen:
+            continue
         low, high = poisson_interval(round(point.false_alarms_per_hour * measured.hours))
         interval = f"{low / measured.hours:.1f} to {high / measured.hours:.1f}"
         mark = f"  <- for {false_alarms_per_hour:g} an hour" if point == chosen else ""

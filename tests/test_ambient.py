@@ -44,6 +44,15 @@ def test_false_alarms_and_misses_are_counted_at_a_threshold(measured):
 
 
 @pytest.mark.fast
+def test_thresholds_are_tried_in_finer_steps_than_are_printed(measured):
+    points = ambient.sweep(measured)
+    assert ambient.operating_point(points, 2) == Point(0.56, 2.0, 0.0)  # above a false alarm at 0.55
+    header, *rows = ambient.text(measured, points, 2).splitlines()[1 : len(ambient.SHOWN) + 3]
+    (chosen,) = [row for row in rows if "<-" in row]
+    assert "0.5600" in chosen and rows.index(chosen) == 9 and "radio" not in rows[-1]
+
+
+@pytest.mark.fast
 def test_a_threshold_for_each_word_misses_less_than_one_for_all(measured):
     common = ambient.operating_point(ambient.sweep(measured), 0)
     assert common.miss_rate == 0.5
