@@ -70,7 +70,7 @@ def parse_arguments():
     )
     args = parse_flags(parser)
     if args.blend_start and not args.start_checkpoint:
-        parser.error("--blend_start is for training that starts from a --start_checkpoint")
+        parser.error("--blend_start is for training that starts from a checkpoint: give --start_from")
     return args
 
 

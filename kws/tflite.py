@@ -12,12 +12,14 @@ import numpy as np
 
 import input_data
 from kws.cli import UserError
+from kws.features import mfcc
 from kws.quiet_tf import quiet
 from kws.settings import SILENCE_INDEX, Settings, SettingsFlags
 
 CALIBRATION_CLIPS = 500  # ranges hardly change with more
 SATURATED_BELOW = 0.01  # of the features; chosen on the validation partition
 SATURATED_OF_SOUND = 0.0005  # of those of frames with sound; chosen on words of synthesize.py
+MUCH_SILENCE = 0.1  # of the frames; recordings have hardly any digital silence, synthetic words a half
 METADATA_NAME = "keyword_spotting_settings"
 CLIPS_AT_ONCE = 500  # of a call of the interpreter; more gain nothing
 ALIGNMENT = 16  # bytes; what the schema asks of buffers and kernels on microcontrollers need
@@ -67,9 +69,9 @@ def calibration_features(
 
     The lowest of the values, a share `saturated` of them, are raised to the next: they are logs of almost
     nothing, from digital silence, and would leave too few steps for everything else. So would generated
-    silence, which is left out but with `silence`. Synthetic words are digital silence in half of their
-    frames, which no microphone ever gives: where it is more than SATURATED_BELOW, all of it is raised to
-    the lowest of the other frames, but for SATURATED_OF_SOUND of their values.
+    silence, which is left out but with `silence`. Where clips hold much digital silence, which no microphone
+    gives, all of it is raised, to the lowest of the other frames, but for SATURATED_OF_SOUND of their values;
+    if `saturated` is 0, nothing is.
     """
     chosen = np.arange(len(clips)) if silence else np.flatnonzero(clips.label != SILENCE_INDEX)
     if not len(chosen):
@@ -78,10 +80,19 @@ def calibration_features(
     chosen = np.random.default_rng(seed).choice(chosen, count, replace=False)
     drawn = input_data.features(clips.take(chosen), settings.front_end)
     values = drawn.reshape(-1, settings.dct_coefficient_count)
-    lowest = values[:, 0].min()
-    if np.quantile(values, SATURATED_BELOW) <= lowest and (sound := values[:, 0] > lowest).any():
-        values, saturated = values[sound], SATURATED_OF_SOUND
+    if saturated and much_digital_silence(drawn, settings):
+        values, saturated = values[~_digital_silence(drawn, settings)], SATURATED_OF_SOUND
     return np.maximum(drawn, np.quantile(values, saturated).astype(np.float32))
+
+
+def much_digital_silence(features, settings: Settings) -> bool:
+    """Whether clips of these features, [clips, feature_count], hold MUCH_SILENCE of it, and sound."""
+    return MUCH_SILENCE < _digital_silence(features, settings).mean() < 1
+
+
+def _digital_silence(features, settings):
+    nothing = mfcc(np.zeros((1, settings.clip_samples), np.int16), settings.front_end)[0, 0]
+    return features.reshape(-1, settings.dct_coefficient_count)[:, 0] <= nothing
 
 
 def calibrations(clips: input_data.Clips, settings: Settings, seed: int) -> Iterator[np.ndarray]:
