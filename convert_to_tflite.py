@@ -116,7 +116,7 @@ def quantized(network, settings, clips, inference_type: str, seed: int) -> bytes
     labels it gives them, or else the most accurate.
     """
     features, found = input_data.features(clips, settings.front_end), []
-    silent = tflite.much_digital_silence(features, settings)
+    much_silence = tflite.much_digital_silence(features, settings)
     labels = checkpoints.KerasModel(network, settings).predict(features).argmax(1)
     before = (labels == clips.label).mean()
     with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +127,7 @@ def quantized(network, settings, clips, inference_type: str, seed: int) -> bytes
             quantized_labels = TFLiteModel(path).predict(features).argmax(1)
             accuracy = (quantized_labels == clips.label).mean()
             found.append((accuracy, content))
-            if silent:
+            if much_silence:
                 accepted = (quantized_labels != labels).mean() <= ACCEPTED_CHANGES
             else:
                 accepted = before - accuracy <= ACCEPTED_LOSS

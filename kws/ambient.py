@@ -18,7 +18,7 @@ from kws.settings import UNKNOWN_INDEX, DetectorSettings, Sensitivity, Settings
 from kws.streaming import Detector, DetectorOptions, Smoothed, smoothed_scores
 from kws.streams import Recording, matches
 
-# Finer towards 1, where the scores of a confident model lie.
+# Finer towards 1, where the scores of a confident model lie. SHOWN are printed, and tried in long searches.
 SHOWN = np.round(np.concatenate([np.arange(0.15, 0.9, 0.05), 1 - np.geomspace(0.1, 1e-3, 27)]), 4)
 THRESHOLDS = np.union1d(SHOWN, np.round(np.arange(0.15, 0.9, 0.01), 4))
 GATES = [round(gate / 20, 2) for gate in range(3, 19)]

@@ -197,7 +197,7 @@ def _remembering_interrupts():
     global _interrupted
     _interrupted = False
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # a background job goes on ignoring it
+        yield  # ignored from the start, as a shell does for what it runs with &: it stays so
         return
 
     def interrupt(*_):
