@@ -61,6 +61,11 @@ def parse_arguments():
         )
     if args.verifier and not (args.ambient or args.stream or args.stream_wav):
         parser.error("--verifier is for long recordings: it needs --ambient, --stream or --stream_wav")
+    if args.wake_word and (args.write_detector or (args.stream or args.ambient) and not args.stream_wav):
+        parser.error(
+            "--wake_word is for --stream_wav, without --write_detector: in a recording made of clips hardly "
+            "any word follows it, and thresholds chosen with it are too low without it"
+        )
     if args.verifier and len(args.paths) > 1 and args.write_detector:
         parser.error("--verifier holds thresholds for one first stage: give one model to --write_detector")
     on_streams = args.stream or args.stream_wav and not args.ambient
@@ -94,8 +99,8 @@ def add_stream_arguments(parser):
     group.add_argument(
         "--write_detector",
         action="store_true",
-        help="write the detector and its three sensitivities into the model's settings, where label_wav.py "
-        "finds them",
+        help="write the detector into the model's settings, where label_wav.py finds it: normal sensitivity "
+        "for --false_alarms_per_hour, low for a fifth of them, high for four times as many",
     )
     group.add_argument("--stream_wav", metavar="FILE", help="count misses in this recording instead")
     group.add_argument(
@@ -256,11 +261,12 @@ def evaluate_ambient(args):
                 name: tested.point(thresholds)._asdict() for name, thresholds in chosen.items()
             }
         if args.write_detector:
-            detector = ambient.detector_settings(measured)
             # what was tuned for two models is the verifier's: alone, the first has other thresholds
             target, its_settings = (args.verifier, verifier.settings) if verifier else (path, model.settings)
+            words = len(its_settings.wanted_words)
+            detector = ambient.detector_settings(measured, args.false_alarms_per_hour, words)
             checkpoints.write_settings(target, replace(its_settings, detector=detector))
-            print(f"  detector written into {target}")
+            print(f"  detector written into {target}\n  {ambient.sensitivities_text(detector)}")
     if args.plots:
         plots.write_det_plot(args.plots, curves)
     if args.json:
@@ -272,7 +278,9 @@ def recordings(args, settings):
     if args.stream_wav:
         return [streams.read_recording(args.stream_wav, args.stream_words, settings)]
     data = input_data.open_data(options_from(DataOptions, args), settings)
-    sets = {"validation": data.validation, "testing": data.testing}
+    sets = {"validation": data.validation}
+    if args.stream or args.ambient_test:
+        sets["testing"] = data.testing
     return [
         streams.make_recording(name, clips, data.noise, args.stream_minutes, [args.seed, number], settings)
         for number, (name, clips) in enumerate(sets.items())

@@ -23,7 +23,7 @@ from kws.firmware import c_string
 from kws.layers import Network, multiplier_and_shift, read_network
 from kws.recordings import decode_folders
 from kws.settings import SENSITIVITIES, UNKNOWN_INDEX, Settings
-from kws.streaming import DetectorOptions
+from kws.streaming import DetectorOptions, tuned_detector
 from kws.tflite import TFLiteModel, quantize
 
 SOURCES = Path(__file__).resolve().parent / "c"
@@ -187,10 +187,10 @@ def detector_sizes(settings: Settings, verifier: Verifier | None = None) -> dict
 
 
 def thresholds(settings: Settings, verifier: Verifier | None = None) -> str:
-    """Of each sensitivity and word, as initialisers."""
-    rows = []
+    """Of each sensitivity and word, as initialisers; all the same where none were chosen."""
+    rows, models = [], (settings, verifier and verifier.settings)
     for name in SENSITIVITIES:
-        options = DetectorOptions(sensitivity=name).for_model(settings, verifier and verifier.settings)
+        options = DetectorOptions(sensitivity=name if tuned_detector(*models) else None).for_model(*models)
         row = np.broadcast_to(options.threshold, len(settings.wanted_words))
         rows.append(f"    {{{', '.join(repr(float(value)) for value in row)}}},\n")
     return "".join(rows)

@@ -28,7 +28,7 @@ from kws.folders import list_recordings
 from kws.live import LiveScores, paced
 from kws.pipes import open_pipe
 from kws.recordings import LOWEST_RATE, BadAudio, audio_blocks, clip_start, one_clip, open_audio
-from kws.settings import UNKNOWN_INDEX
+from kws.settings import UNKNOWN_INDEX, UNKNOWN_LABEL
 from kws.streaming import Detector, DetectorOptions, padded, smoothed_scores
 
 # Of a recording that gets one label. Between the taps with which a phone records a word pass up to three
@@ -83,7 +83,7 @@ def main():
     for problem in problems:
         complain(problem)
     folder = args.save_detections and DetectionFolder(args.save_detections, model.settings.sample_rate)
-    with new_screen(model, options) if args.live else contextlib.nullcontext() as screen:
+    with new_screen(model, options, verifier) if args.live else contextlib.nullcontext() as screen:
         for file in files:
             try:
                 label_recording(file, args, model, options, verifier, folder, screen)
@@ -97,8 +97,12 @@ def main():
         sys.exit(2)
 
 
-def new_screen(model, options) -> LiveScores:
-    return LiveScores(model.settings.labels, Detector(options, model.settings).thresholds)
+def new_screen(model, options, verifier) -> LiveScores:
+    """Of the first stage's scores, where there is a verifier: the mark is where that one is asked."""
+    thresholds = Detector(options, model.settings).thresholds
+    if verifier:
+        thresholds[UNKNOWN_INDEX + 1 :] = options.gate
+    return LiveScores(model.settings.labels, thresholds)
 
 
 def label_recording(file: str, args, model, options: DetectorOptions, verifier, folder, screen):
@@ -191,7 +195,7 @@ def findings(
         first.append(block)
     samples = np.concatenate([np.zeros(0, np.int16), *first])
     if len(samples) <= longest:
-        yield label_clip(samples, model)
+        yield label_clip(samples, model, verifier)
         return
     settings, detector = model.settings, Detector(options, model.settings)
     recent = RecentAudio(detector.scored_s, settings.sample_rate)
@@ -208,18 +212,25 @@ def findings(
         yield Finding(best.seconds, settings.labels[best.label], best.score, False)
 
 
-def label_clip(samples: np.ndarray, model) -> Finding:
-    """The label of the loudest clip, which is what a model is trained on."""
+def label_clip(samples: np.ndarray, model, verifier=None) -> Finding:
+    """The label of the loudest clip, which is what a model is trained on; the verifier's, where that is a
+    word to the model.
+    """
     if not len(samples):  # a few at a rate far higher
         raise BadAudio("is too short")
     settings = model.settings
     length, start = settings.clip_samples, clip_start(samples, settings.clip_samples)
     clip = one_clip(samples, length)
     scores = model.predict(mfcc(clip[None], settings.front_end))[0]
+    label = settings.labels[scores.argmax()]
+    if verifier and label in settings.wanted_words:
+        scores = verifier.predict(mfcc(clip[None], verifier.settings.front_end))[0]
+        label = verifier.settings.labels[scores.argmax()]
+        label = label if label in settings.labels else UNKNOWN_LABEL  # a word that only the verifier knows
     led_up = samples[max(0, start - int(BEFORE_S * settings.sample_rate)) : start]
     return Finding(
         (start + length / 2) / settings.sample_rate,
-        settings.labels[scores.argmax()],
+        label,
         float(scores.max()),
         True,
         np.concatenate([led_up, clip]),

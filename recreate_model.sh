@@ -55,6 +55,9 @@ fi
 if [ -n "$ambient_dir" ] && [ -z "$negatives_dir" ]; then
     fail "--ambient is for the model for an open microphone: it needs --negatives_dir"
 fi
+for dir in "$negatives_dir" "$ambient_dir"; do  # which are read an hour later
+    if [ -n "$dir" ] && [ ! -d "$dir" ]; then fail "$dir is not a folder"; fi
+done
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./environment.sh
 name=$(python -m kws.checkpoints ${checkpoint:+"$checkpoint"} --architecture ${network[@]+"${network[@]}"} 2>&1 |

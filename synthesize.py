@@ -101,12 +101,13 @@ def synthesize(folder, words, options, voices):
     word_list = words_to_search(options)
     near = near_words(words, options, word_list)
     texts = synthetic_data.sentence_texts(options, word_list, words.values())
+    if options.sentences and not texts:
+        print(f"no running text in --language {options.language}: --text FILE or --word_list FILE gives some")
     clip_ms = clip_length(words, draw, options.clip_duration_ms, synthetic_data.read_plan(folder))
-    synthetic_data.claim(folder, plan_of(options, voices, clip_ms), words)
-
     jobs = synthetic_data.word_jobs(draw, words, options.count)
     jobs += synthetic_data.unknown_jobs(draw, words, near, options.count)
     jobs += synthetic_data.sentence_jobs(draw, texts)
+    synthetic_data.claim(folder, plan_of(options, voices, clip_ms), words)
     made, silent = synthetic_data.make(folder, jobs, clip_ms)
     synthetic_data.write_noise(folder, options.seed)
     synthetic_data.report_silent(silent)

@@ -4,6 +4,7 @@ Recordings without the words are the negatives; a made stream of words shows wha
 highest smoothed score is all that is kept of it, so that hundreds of hours fit into memory.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,22 +15,23 @@ import numpy as np
 from kws.cli import UserError
 from kws.negatives import recordings_below
 from kws.recordings import BadAudio, audio_blocks, open_audio
-from kws.settings import UNKNOWN_INDEX, DetectorSettings, Sensitivity, Settings
-from kws.streaming import Detector, DetectorOptions, Smoothed, smoothed_scores
+from kws.settings import SENSITIVITIES, UNKNOWN_INDEX, DetectorSettings, Sensitivity, Settings
+from kws.streaming import Detector, DetectorOptions, Smoothed, padded, smoothed_scores
 from kws.streams import Recording, matches
 
 # Finer towards 1, where the scores of a confident model lie. SHOWN are printed, and tried in long searches.
 SHOWN = np.round(np.concatenate([np.arange(0.15, 0.9, 0.05), 1 - np.geomspace(0.1, 1e-3, 27)]), 4)
 THRESHOLDS = np.union1d(SHOWN, np.round(np.arange(0.15, 0.9, 0.01), 4))
 GATES = [round(gate / 20, 2) for gate in range(3, 19)]
-TARGETS = {"low": 1.0, "normal": 5.0, "high": 20.0}  # false alarms an hour that the sensitivities are for
+# False alarms an hour that the sensitivities are for, in those that are accepted.
+SENSITIVITY_RATES = {"low": 0.2, "normal": 1.0, "high": 4.0}
 
 
 class Track(NamedTuple):
     """What a detector needs of a recording."""
 
     name: str
-    smoothed: Smoothed  # labels int8, the others float32
+    smoothed: Smoothed  # labels int16, the others float32
     hours: float
 
     def detections(self, options: DetectorOptions, settings: Settings) -> list:
@@ -77,7 +79,9 @@ class Measured:
 
 
 def track(name: str, blocks, model, options: DetectorOptions, verifier=None) -> Track:
-    """Run a model, and a verifier, over audio in blocks, int16 [samples]."""
+    """Run a model, and a verifier, over audio in blocks, int16 [samples]; less than a clip is followed by
+    silence.
+    """
     settings, parts, samples = model.settings, [], 0
 
     def counted():
@@ -88,28 +92,38 @@ def track(name: str, blocks, model, options: DetectorOptions, verifier=None) -> 
 
     # the verifier is asked wherever one of GATES may have it asked
     detector = Detector(replace(options, gate=GATES[0]) if verifier else options, settings)
-    for labels, *others in smoothed_scores(counted(), detector, model, verifier):
+    audio = padded(counted(), settings.clip_samples)
+    for labels, *others in smoothed_scores(audio, detector, model, verifier):
         others = (values if values is None else values.astype(np.float32) for values in others)
-        parts.append(Smoothed(labels.astype(np.int8), *others))
-    if not parts:
-        raise UserError(f"{name} is shorter than a clip of {settings.clip_duration_ms} ms")
+        parts.append(Smoothed(labels.astype(np.int16), *others))
     return Track(name, Smoothed.joined(parts), samples / settings.sample_rate / 3600)
 
 
 def tracks(folders: list[str], model, options: DetectorOptions, verifier=None) -> Iterator[Track]:
-    """The Track of each recording in the folders, and in the folders below them; progress is shown."""
+    """The Track of each recording in the folders, and in the folders below them; progress is shown.
+
+    Each file once, though a folder be given within another. Damaged ones are left out, which is said;
+    UserError where a folder has no recordings, or none can be read.
+    """
     from tqdm import tqdm
 
-    files = [file for folder in folders for file in recordings_below(Path(folder))]
-    if not files:
-        raise UserError(f"{', '.join(folders)}: no recordings there")
-    for file in tqdm(files, "listening", unit=" files", disable=None):
-        try:
-            with open_audio(file) as audio:
-                blocks = audio_blocks(audio, model.settings.sample_rate)
-                yield track(str(file), blocks, model, options, verifier)
-        except BadAudio as error:
-            raise UserError(f"{file} {error}") from None
+    files, any_read = {}, False
+    for folder in map(Path, folders):
+        found = recordings_below(folder)
+        if not found:
+            raise UserError(f"{folder} {'has no recordings' if folder.is_dir() else 'is not a folder'}")
+        files |= {file.resolve(): file for file in found}
+    with tqdm(files.values(), "listening", unit=" files", disable=None) as progress:
+        for file in progress:
+            try:
+                with open_audio(file) as audio:
+                    blocks = audio_blocks(audio, model.settings.sample_rate)
+                    yield track(str(file), blocks, model, options, verifier)
+                any_read = True
+            except BadAudio as error:
+                progress.write(f"left out {file}: it {error}", file=sys.stderr)
+    if not any_read:
+        raise UserError(f"{', '.join(map(str, folders))}: no recordings that can be read")
 
 
 def measure(
@@ -185,23 +199,37 @@ def poisson_interval(count: int) -> tuple[float, float]:
     return float(low), float(upper * (1 - 1 / (9 * upper) + 1.96 / (3 * np.sqrt(upper))) ** 3)
 
 
-def detector_settings(measured: Measured) -> DetectorSettings:
-    """The detector with thresholds for the sensitivities of TARGETS, and what it was measured to give.
+def detector_settings(measured: Measured, false_alarms_per_hour: float, words: int) -> DetectorSettings:
+    """The detector with thresholds for SENSITIVITY_RATES of so many false alarms, and what it was measured to
+    give; for a model of so many `words`, which a verifier may know more of than were measured.
 
     One threshold for all words: with one for each, chosen on an hour for 5 false alarms an hour, the shipped
     model had 13.7 an hour in 4.5 hours of other audio, and 5.1 with a common one (docs/results.md).
     """
     chosen = {}
     points = sweep(measured)
-    for name, target in TARGETS.items():
-        point = operating_point(points, target)
-        thresholds = (point.threshold,) * len(measured.settings.wanted_words)
+    for name, rate in SENSITIVITY_RATES.items():
+        point = operating_point(points, rate * false_alarms_per_hour)
         chosen[name] = Sensitivity(
-            thresholds, round(point.false_alarms_per_hour, 2), round(point.miss_rate, 4)
+            (point.threshold,) * words, round(point.false_alarms_per_hour, 2), round(point.miss_rate, 4)
         )
     options = measured.options
     times = options.hop_ms, options.smoothing_ms, options.refractory_ms
     return DetectorSettings(*times, **chosen, gate=options.gate)
+
+
+def sensitivities_text(detector: DetectorSettings) -> str:
+    """A line for each sensitivity: its threshold, and what it was measured to give."""
+    lines = []
+    for name in SENSITIVITIES:
+        one = getattr(detector, name)
+        lines.append(
+            f"--sensitivity {name}: threshold {one.thresholds[0]:g}, {one.false_alarms_per_hour:g} false "
+            f"alarms an hour, {100 * one.miss_rate:.1f} % of the words missed"
+        )
+        if one.miss_rate == 1:
+            lines[-1] += ": no threshold has so few and finds any"
+    return "\n  ".join(lines)
 
 
 def outcome_text(measured: Measured, thresholds) -> str:

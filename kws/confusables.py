@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from kws.cli import UserError
+from kws.word_lists import words_in
 
 WORD_LISTS = {"en": "/usr/share/dict/words"}  # Debian's wamerican, or whichever the system has
-WORD = r"\w+"
 VOWELS = set("aeiouyɐɑɒæɔəɛɜɪʊʌøœɨʉɯɤɶɵɚɝᵻ")
 ALIKE = "p b,t d,k ɡ,f v,s z,θ ð,ʃ ʒ,tʃ dʒ,m n,n ŋ,l ɹ,f θ,s θ,v w"  # consonants that are easily mistaken
 VOWEL_COST, ALIKE_COST = 0.6, 0.5  # of a substitution; any other, and a phoneme more or less, cost 1
@@ -76,12 +76,13 @@ def check_readable(texts, language: str):
     for text in texts:
         if not phonemes([text], language)[0]:
             raise UserError(f"{text!r}: espeak-ng says nothing in --language {language}")
-        words = [] if language.split("-")[0] in IDEOGRAPHIC else re.findall(WORD, text)
-        for word in words:
-            if not word.isascii() and len(word) > 1 and _is_spelled(word, language):
-                script = unicodedata.name(word[0], "").split(" ")[0]
-                suitable = LANGUAGE_OF_SCRIPT.get(script)
-                other = f", such as {suitable}" if suitable and suitable != language else ""
+        base = language.split("-")[0]
+        for word in [] if base in IDEOGRAPHIC else words_in(text):
+            script = unicodedata.name(word[0], "").split(" ")[0]
+            suitable = LANGUAGE_OF_SCRIPT.get(script)
+            # where letters are syllables, as in Korean, words sound as if spelled
+            if suitable != base and not word.isascii() and len(word) > 1 and _is_spelled(word, language):
+                other = f", such as {suitable}" if suitable else ""
                 raise UserError(
                     f"{word!r} is not written as words of --language {language} are: espeak-ng spells its "
                     f"letters; give its --language{other}"
@@ -132,7 +133,10 @@ def read_word_list(path) -> list[str]:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"--word_list {path}: {error.strerror}") from None
-    words = {line for line in text.split() if line.isalpha() and line == line.lower() and len(line) > 1}
+    words = {
+        line for line in text.split() if words_in(line) == [line] and line == line.lower() and len(line) > 1
+    }
+    words = {word for word in words if not any(map(str.isdigit, word))}
     if not words:
         raise UserError(f"--word_list {path} has no words in lower case, one a line")
     return sorted(words)
@@ -141,13 +145,14 @@ def read_word_list(path) -> list[str]:
 def near_phrases(phrases: list[str], words: list[str], language: str, count: int) -> dict[str, list[str]]:
     """For each phrase up to `count` of the words, and phrases with one word replaced, that sound nearest.
 
-    Whatever sounds like one of the phrases is left out; so is what sounds like another one.
+    Whatever sounds like one of the phrases, or holds one, is left out.
     """
     known = phonemes(words, language)
     targets = phonemes(phrases, language)
     found = {}
     for phrase in phrases:
         candidates = _candidates(phrase, words, known, language, 4 * count)
+        candidates = [one for one in candidates if not holds_any(one, phrases)]
         sounds = phonemes(candidates, language)
         allowed = np.ones(len(candidates), bool)
         for target in targets:
@@ -174,6 +179,8 @@ def _candidates(phrase, words, known, language, count) -> list[str]:
 
 # ---- running text ----
 
+MOST_REJECTED = 1000  # sentences in a row
+UNSPACED = "CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR"  # scripts without spaces
 GRAMMAR = """
 the THING | the QUALITY THING | my THING | our PERSON | a QUALITY THING | the PERSON | their PERSON
 THING: table window kitchen garden letter train morning coffee river market bridge story answer ticket jacket
@@ -200,13 +207,20 @@ def sentences(words: list[str], english: bool, forbidden, rng) -> Iterator[str]:
     """Endless sentences, drawn by `rng`, that hold none of the phrases `forbidden`.
 
     Of the grammar above in English, and every other one (or each, in other languages) a row of `words`, which
-    has all sounds of the language in it. None where there is neither.
+    has all sounds of the language in it. None where there is neither; UserError where all hold a phrase.
     """
+    rejected = 0
     while english or words:
         use_words = words and (not english or rng.random() < 0.5)
         text = " ".join(rng.choice(words, rng.integers(4, 10))) if use_words else _from_grammar(rng)
-        if not holds_any(text, forbidden):
+        rejected = rejected + 1 if holds_any(text, forbidden) else 0
+        if not rejected:
             yield text
+        elif rejected == MOST_REJECTED:
+            raise UserError(
+                "every sentence that is made up holds one of the words: give another --word_list, --text, or "
+                "--sentences 0"
+            )
 
 
 @functools.cache
@@ -238,16 +252,18 @@ def text_sentences(path, forbidden) -> list[str]:
     for sentence in re.split(r"(?<=[.!?…。])\s+|\n\s*\n", text):
         spoken = sentence.split()
         found += [" ".join(spoken[start : start + 25]) for start in range(0, len(spoken), 25)]
-    found = [text for text in found if re.search(r"\w", text) and not holds_any(text, forbidden)]
+    found = [text for text in found if words_in(text) and not holds_any(text, forbidden)]
     if not found:
         raise UserError(f"--text {path} has no sentences without the words")
     return found
 
 
 def holds_any(text: str, phrases) -> bool:
-    """Whether one of the phrases is in the text, as whole words."""
+    """Whether one of the phrases is in the text, as whole words where its script puts spaces between them."""
 
     def spoken(words):
-        return f" {' '.join(re.findall(WORD, words.casefold()))} "
+        words = words_in(words.casefold())
+        unspaced = words and unicodedata.name(words[0][0], "").startswith(UNSPACED)
+        return "".join(words) if unspaced else f" {' '.join(words)} "
 
     return any(spoken(phrase) in spoken(text) for phrase in phrases)

@@ -9,6 +9,7 @@ from kws.augmentation import Augmentation
 from kws.cli import UserError, show
 from kws.recordings import NOISE_FOLDER
 from kws.settings import SILENCE_INDEX, SILENCE_LABEL, UNKNOWN_INDEX, UNKNOWN_LABEL, Settings
+from kws.synthetic_data import is_synthetic
 
 FEW_TO_LEARN_FROM, FEW_TO_VALIDATE_ON = 100, 20  # clips of a word
 
@@ -45,9 +46,23 @@ def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentat
             "or a larger --validation_percentage"
         )
     _report_labels_without_clips(training, data, data_dir)
+    _report_people_not_learnt_from(data, settings)
     if augmentation.uses_noise and not data.noise:
         floor = show(augmentation.with_noise_floor(background=False).noise_floor_db)
         print(f"{data_dir} has no {NOISE_FOLDER}: only --noise_floor_db {floor} is used", file=sys.stderr)
+
+
+def _report_people_not_learnt_from(data, settings):
+    def by_people(clips, label):
+        return sum(not is_synthetic(clips.names[clip]) for clip in np.flatnonzero(clips.label == label))
+
+    for label in range(UNKNOWN_INDEX + 1, len(settings.labels)):
+        kept = by_people(data.validation, label) + by_people(data.testing, label)
+        if kept and not by_people(data.training, label):
+            print(
+                f"all {kept} recordings of {settings.labels[label]} by people are of speakers for validation "
+                "and testing: it is learnt from synthesis alone (a speaker's partition follows from the name)"
+            )
 
 
 def _report_labels_without_clips(training, data, data_dir):

@@ -1,6 +1,7 @@
 """Folders of recordings: which words there are, which files, and what in them is not used."""
 
 import os
+import re
 import shlex
 import sys
 from collections import Counter
@@ -206,12 +207,18 @@ def _kind(file, entry):
 def report_misnamed(folder: Path, wanted_words):
     """Print a line for each folder that is named almost like one with a meaning, or not used for its name."""
     known = {NOISE_FOLDER, NEGATIVES_FOLDER, *LABEL_FOLDERS, *wanted_words}
+    spelled_alike = {_spelling(word): word for word in wanted_words}
     for name in populated_folders(folder):
-        meant = likely_meaning(name)
+        meant = likely_meaning(name) or spelled_alike.get(_spelling(name))
         if name not in known and (meant or name[0] == "_"):
             what = "is not used" if name[0] == "_" else "is taken for a word of that name"
             rename = f"; rename it to {meant} if it is meant as that" if meant else ", as '_' leads its name"
             print(f"{folder / name} {what}{rename}", file=sys.stderr)
+
+
+def _spelling(name):
+    """What `hey robot`, `Hey-Robot` and `hey_robot` have in common."""
+    return re.sub(r"[\s_-]+", "_", composed(name).casefold())
 
 
 def likely_meaning(name: str) -> str | None:
@@ -226,10 +233,10 @@ def hint(folder: Path, wanted_words=()) -> str:
     places = [folder]
     for _ in range(3):
         places = [place / name for place in places for name in entries(place) if name[0] != "."]
-        for place in places:
-            words = word_folders(place) if place.is_dir() else []
-            if set(words) & set(wanted_words) or (words and not wanted_words):
-                return _meant(place)
+        found = {place: word_folders(place) for place in places if place.is_dir()}
+        found = {place: words for place, words in found.items() if set(wanted_words or words) & set(words)}
+        if found:  # with most words: Speech Commands' test set lies beside it
+            return _meant(max(found, key=lambda place: len(found[place])))
     return ""
 
 

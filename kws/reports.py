@@ -127,7 +127,7 @@ def protocol_of(clips: Clips, options: DataOptions) -> str:
         (UNKNOWN_INDEX, options.unknown_percentage, "unknown words"),
     ):
         count = int(np.sum(clips.label == index))
-        enough = count == percent_of(wanted, asked)
+        enough = count == percent_of(wanted, asked) or not wanted
         share = asked if enough else round(100 * count / wanted, 1)  # fewer, where there are no more
         parts.append(f"{share:g} % {kind}" if count else f"no {kind}")
         nearly = count > NEARLY * percent_of(wanted, asked)

@@ -23,10 +23,10 @@ HISTORY_COLUMNS = (
     *("step", "learning_rate", "loss", "training_accuracy"),
     *("validation_accuracy", "validation_loss", "validation_miss_rate"),
 )
-STEPS, RATES, CLIPS = "--how_many_training_steps", "--learning_rate", "number of training clips"
+STEPS, RATES = "--how_many_training_steps", "--learning_rate"
 
 
-def run_identity(options, variation, data_options, settings, clip_count: int, start: str) -> dict[str, str]:
+def run_identity(options, variation, data_options, settings, data, start: str) -> dict[str, str]:
     """What must be the same for a run to be resumed, by flag; all but where files are, where results go.
 
     Whatever is added to the options is part of it.
@@ -40,11 +40,13 @@ def run_identity(options, variation, data_options, settings, clip_count: int, st
         for name, value in values.items()
         if name not in elsewhere
     }
+    windows = data.negatives.windows if data.negatives else 0
     return identity | {
         "--data_dir": str(Path(data_options.data_dir).resolve()),
         "--teacher": fingerprint(checkpoint_files(options.teacher)) if options.teacher else "none",
         "starting weights": start,
-        CLIPS: str(clip_count),
+        "number of training clips": str(len(data.training)),
+        "number of windows of negatives": str(windows) if windows else "not given",
     }
 
 

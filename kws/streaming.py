@@ -12,8 +12,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from kws.cli import UserError, bounded, flag_adder
 from kws.features import FrontEnd, mfcc
 from kws.recordings import BadAudio, audio_blocks, open_audio
-from kws.settings import SENSITIVITIES, UNKNOWN_INDEX, Settings
-from kws.verifier import RecentAudio, Verifier
+from kws.settings import SENSITIVITIES, UNKNOWN_INDEX, DetectorSettings, Settings
+from kws.verifier import RecentAudio, Verifier, check_fits
 from kws.word_lists import folded
 
 WINDOWS_AT_ONCE = 500
@@ -21,6 +21,13 @@ WINDOWS_AT_ONCE = 500
 # missed least at 1, 5 and 20 false alarms an hour (of 5 to 25 windows; validation audio, docs/results.md).
 DEFAULTS = {"hop_ms": 40.0, "smoothing_ms": 600.0, "refractory_ms": 1000.0, "threshold": 0.7}
 DEFAULT_GATE = 0.5  # of a verifier that was not tuned to the first stage
+
+
+def tuned_detector(settings: Settings, verifier: Settings | None = None) -> DetectorSettings | None:
+    """The detector chosen for a model alone, or with a verifier, in whose settings it is; or None."""
+    chosen = (verifier or settings).detector
+    # one of a verifier has a gate, and is none for that model alone, nor the other way round
+    return chosen if chosen and (chosen.gate is None) == (verifier is None) else None
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class DetectorOptions:
     smoothing_ms: float | None = None
     refractory_ms: float | None = None
     threshold: float | tuple[float, ...] | None = None  # of all words, or of each
-    sensitivity: str = "normal"  # of the model's settings
+    sensitivity: str | None = None  # of the model's settings, "normal" where None
     wake_word: str | None = None  # the other words are detected only for listen_ms after it
     listen_ms: float = 3000
     gate: float | None = None  # smoothed score from which on a verifier is asked; None without one
@@ -39,19 +46,30 @@ class DetectorOptions:
     def for_model(self, settings: Settings, verifier: Settings | None = None) -> "DetectorOptions":
         """These options with a value in place of each None; what was tuned for the model is in its settings,
         what was tuned for two stages in those of the verifier.
+
+        UserError where the two do not fit each other, or nothing was tuned to the sensitivity asked for.
         """
-        chosen, values = (verifier or settings).detector, {}
-        if chosen and (chosen.gate is None) == (verifier is not None):
-            chosen = None  # it was tuned for another use of the model
+        if verifier:
+            check_fits(verifier, settings)
+        chosen, values = tuned_detector(settings, verifier), {}
         if verifier and self.gate is None:
             values["gate"] = chosen.gate if chosen else DEFAULT_GATE
         for name in ("hop_ms", "smoothing_ms", "refractory_ms"):
             if getattr(self, name) is None:
                 values[name] = getattr(chosen, name) if chosen else DEFAULTS[name]
         if self.threshold is None:
-            values["threshold"] = (
-                getattr(chosen, self.sensitivity).thresholds if chosen else DEFAULTS["threshold"]
-            )
+            values["threshold"] = DEFAULTS["threshold"]
+            if chosen:
+                thresholds = getattr(chosen, self.sensitivity or "normal").thresholds
+                words = (verifier or settings).wanted_words  # a verifier may know more
+                of_word = dict(zip(words, thresholds, strict=True))
+                values["threshold"] = tuple(of_word[word] for word in settings.wanted_words)
+            elif self.sensitivity:
+                raise UserError(
+                    f"--sensitivity {self.sensitivity}: no thresholds were chosen for "
+                    f"{'these two models' if verifier else 'this model'} yet; evaluation.py --ambient DIR "
+                    "--write_detector does, or give --threshold"
+                )
         return replace(self, **values)
 
     def hop_samples(self, settings: Settings) -> int:
@@ -91,8 +109,8 @@ def add_arguments(parser):
     return group
 
 
-def add_threshold(group):
-    add = flag_adder(group, DetectorOptions)
+def add_threshold(parser):
+    add = flag_adder(parser.add_mutually_exclusive_group(), DetectorOptions)
     add(
         "threshold",
         "lowest smoothed score of a detection in a long recording; that of --sensitivity, or "
@@ -102,7 +120,8 @@ def add_threshold(group):
     )
     add(
         "sensitivity",
-        "which of the thresholds that the model was tuned to: high misses least, low has fewest false alarms",
+        "which of the thresholds that the model was tuned to, normal if not given: high misses least, low "
+        "has fewest false alarms",
         choices=SENSITIVITIES,
     )
 

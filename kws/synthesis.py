@@ -70,15 +70,18 @@ class Engine(NamedTuple):
 
 def _run(command, text=None) -> bytes:
     """The standard output of a synthesiser; UserError with its last line where it fails."""
-    # in a session of its own, so that Ctrl-C is for us alone, and what is running ends in order
-    result = subprocess.run(
-        command,
-        input=None if text is None else text.encode(),
-        stdin=subprocess.DEVNULL if text is None else None,
-        capture_output=True,
-        timeout=TIMEOUT,
-        start_new_session=True,
-    )
+    try:
+        # in a session of its own, so that Ctrl-C is for us alone, and what is running ends in order
+        result = subprocess.run(
+            command,
+            input=None if text is None else text.encode(),
+            stdin=subprocess.DEVNULL if text is None else None,
+            capture_output=True,
+            timeout=TIMEOUT,
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{command[0]} gave nothing in {TIMEOUT} s: leave it out by --engines") from None
     if result.returncode:
         lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
         raise UserError(f"{command[0]} failed (exit code {result.returncode}): {lines[-1]}")
@@ -154,7 +157,8 @@ def _espeak_says(name, words_per_minute, utterance):
     steps = str(min(99, max(0, round(50 + 50 * math.log2(utterance.pitch)))))
     rate = str(max(80, round(words_per_minute * utterance.speed)))
     command = ["espeak-ng", "-v", name, "-s", rate, "-p", steps, "--stdin", "--stdout"]
-    return _decoded(io.BytesIO(_run(command, utterance.text)))
+    said = _run(command, utterance.text)
+    return _decoded(io.BytesIO(said)) if said else NOTHING
 
 
 def _espeak(utterances) -> Iterator:
@@ -224,7 +228,8 @@ def _festival(utterances) -> Iterator:
         script.write_text("\n".join(lines))
         _run(["festival", "-b", str(script)])
         for number, utterance in enumerate(utterances):
-            samples, rate = _decoded(Path(folder, f"{number}.wav"))
+            path = Path(folder, f"{number}.wav")
+            samples, rate = _decoded(path) if path.exists() else NOTHING
             yield samples, rate * utterance.pitch
 
 

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import sys
 import wave
 import zlib
@@ -22,6 +21,7 @@ from kws.folders import NEGATIVES_FOLDER, NOISE_FOLDER
 from kws.recordings import read_audio
 from kws.settings import UNKNOWN_INDEX, UNKNOWN_LABEL
 from kws.synthesis import ENGINES, Utterance, Voice, centred, finished, part_of
+from kws.word_lists import words_in
 
 SAMPLE_RATE = 16000
 PLAN_FILE = "synthesis.json"
@@ -70,10 +70,16 @@ class Job(NamedTuple):
 
 def folder_name(text: str) -> str:
     """The name of a phrase's folder, which is the label: without spaces, as in `hey_robot`."""
-    name = "_".join(re.findall(r"[\w'’-]+", composed(text).casefold())).strip("_")
+    words = words_in(composed(_plain(text).casefold()), others="_'-")
+    name = "_".join(word for word in words if any(map(str.isalnum, word))).strip("_")
     if not name:
         raise UserError(f"{text!r} has no letters")
     return name
+
+
+def _plain(text):
+    """With the apostrophe that synthesisers know: some leave out the other, and read she’ll as shell."""
+    return text.replace("’", "'")
 
 
 def folders_of(phrases) -> dict[str, str]:
@@ -83,7 +89,7 @@ def folders_of(phrases) -> dict[str, str]:
         name = folder_name(phrase)
         if name in found:
             raise UserError(f"{found[name]!r} and {phrase!r} are the same word, {name}")
-        found[name] = " ".join(phrase.split())
+        found[name] = " ".join(_plain(phrase).split())
     return found
 
 
@@ -143,13 +149,16 @@ def unknown_jobs(draw: Draw, words: dict[str, str], near: dict[str, list[str]], 
     found = {}
     for folder, text in words.items():
         each = max(1, count // 10)
-        for part in PARTS:
+        others = [other for other in words.values() if other != text]
+        cut = () if confusables.holds_any(text, others) else PARTS  # half of "kitchen lights" may be "lights"
+        for part in cut:
             name = f"{UNKNOWN_LABEL}/{folder}.{part}_part"
             found[name] = draw.jobs(name, text, each, part)
-        parts = [part for part in text.split() if part != text and folder_name(part) not in words]
-        others = near.get(text, [])
-        left = max(0, count - each * (len(PARTS) + len(parts)))
-        amounts = [(part, each) for part in parts] + [(one, -(-left // len(others))) for one in others]
+        parts = [part for part in text.split() if part != text and any(map(str.isalnum, part))]
+        parts = [part for part in parts if folder_name(part) not in words]
+        alike = near.get(text, [])
+        left = max(0, count - each * (len(cut) + len(parts)))
+        amounts = [(part, each) for part in parts] + [(one, -(-left // len(alike))) for one in alike]
         for one, amount in amounts:
             name = f"{UNKNOWN_LABEL}/{folder_name(one)}"
             if len(found.get(name, ())) < amount:
@@ -204,7 +213,8 @@ def read_plan(folder: Path) -> dict:
 def claim(folder: Path, plan: dict, words: dict[str, str]) -> None:
     """Note in `folder` what its recordings are made by, and of; UserError where others are there.
 
-    More words, and more of everything, are the same plan.
+    More words, and more of everything, are the same plan. Running text is made anew where there are more
+    words, as it may hold them.
     """
     stored = read_plan(folder)
     for name, value in plan.items() if stored else ():
@@ -213,10 +223,16 @@ def claim(folder: Path, plan: dict, words: dict[str, str]) -> None:
                 f"{folder} holds recordings with {name} {_shown(stored.get(name))}, not {_shown(value)}: "
                 "give another --output, or delete it"
             )
+    added = words.keys() - stored["words"].keys() if stored else ()
     for name in words:
-        other = folder / UNKNOWN_LABEL / name
-        if other.exists():
-            raise UserError(f"{other} holds {name} as an unknown word: delete that folder")
+        there = folder / UNKNOWN_LABEL
+        for other in sorted(there.iterdir()) if there.is_dir() else ():
+            if other.name == name or name in added and f"_{name}_" in f"_{other.name.replace('.', '_')}_":
+                raise UserError(f"{other} holds {name} as an unknown word: delete that folder")
+    if added:
+        for old in [*(folder / NEGATIVES_FOLDER).glob("*"), folder / NOISE_FOLDER / "talk.wav"]:
+            if old.name == "talk.wav" or is_synthetic(old.name):
+                old.unlink(missing_ok=True)
     write_text(folder / PLAN_FILE, json.dumps(plan | {"words": words}, indent=1, ensure_ascii=False))
 
 
@@ -304,7 +320,8 @@ def write_noise(folder: Path, seed: int):
     place.mkdir(parents=True, exist_ok=True)
     delete_leftovers(place / "*.wav")
     rng = np.random.default_rng([seed, NOISE])
-    for name, samples in _noises(sorted((folder / NEGATIVES_FOLDER).glob("*_nohash_*.wav")), rng):
+    sentences = sorted((folder / NEGATIVES_FOLDER).glob("*_nohash_*.wav"))
+    for name, samples in _noises([file for file in sentences if is_synthetic(file.name)], rng):
         if not (place / f"{name}.wav").exists():
             write_wav(place / f"{name}.wav", PEAK_OF_NOISE * samples / np.abs(samples).max())
 

@@ -224,7 +224,7 @@ def fit(
     distribution.check(model, options.batch_size)
     strategy = model.distribute_strategy
     worker, workers = distribution.worker_index_and_count(strategy)
-    identity = run_identity(options, variation, data_options, settings, len(data.training), start)
+    identity = run_identity(options, variation, data_options, settings, data, start)
     fit_momentum(model, options.total_steps)
     mined = mining.HardNegatives(
         data, data_options, options, lambda: KerasModel(plain(), settings), starts_trained

@@ -34,24 +34,28 @@ class RecentAudio:
         return self._samples[first : first + length]
 
 
+def check_fits(verifier: Settings, first_stage: Settings):
+    """UserError where the models take different audio, or the verifier lacks a word of the first stage."""
+    for name in ("sample_rate", "clip_duration_ms"):
+        its, theirs = getattr(verifier, name), getattr(first_stage, name)
+        if its != theirs:
+            raise UserError(f"the verifier has --{name} {show(its)}, the model {show(theirs)}")
+    absent = [word for word in first_stage.wanted_words if word not in verifier.wanted_words]
+    if absent:
+        raise UserError(f"the verifier does not know {', '.join(absent)}")
+
+
 class Verifier:
     """Mean scores by a model of words over the windows that a detector averages.
 
     `settings` are the first stage's, `hop` is in samples, `count` the windows averaged. UserError where the
-    two models take different audio or the second lacks a word of the first.
+    two models do not fit each other.
     """
 
     def __init__(self, model, settings: Settings, hop: int, count: int):
-        theirs = model.settings
-        for name in ("sample_rate", "clip_duration_ms"):
-            ours, its = getattr(settings, name), getattr(theirs, name)
-            if ours != its:
-                raise UserError(f"the verifier has --{name} {show(its)}, the model {show(ours)}")
-        absent = [word for word in settings.wanted_words if word not in theirs.wanted_words]
-        if absent:
-            raise UserError(f"the verifier does not know {', '.join(absent)}")
+        check_fits(model.settings, settings)
         self._model, self._hop, self._count = model, hop, count
-        self._label = [theirs.labels.index(label) for label in settings.labels]
+        self._label = [model.settings.labels.index(label) for label in settings.labels]
         self._known = {}  # scores of the latest windows, by number
 
     @property

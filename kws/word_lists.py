@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import csv
+import itertools
 import math
 import unicodedata
 from collections.abc import Collection, Iterator
@@ -11,6 +12,17 @@ from pathlib import Path
 from kws.cli import UserError
 
 WORKBOOKS = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"  # first bytes of .xlsx and .ods, and of .xls
+
+
+def words_in(text: str, others: str = "") -> list[str]:
+    """The words in a text: runs of letters with their marks, digits, and the characters `others`.
+
+    Python's \\w leaves out the vowels of Hindi, which Unicode has as marks.
+    """
+    runs = itertools.groupby(
+        text, lambda one: one.isalnum() or one in others or unicodedata.category(one)[0] == "M"
+    )
+    return ["".join(run) for is_word, run in runs if is_word]
 
 
 def folded(word: str) -> str:

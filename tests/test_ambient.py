@@ -1,14 +1,17 @@
 """False alarms on recordings without words beside misses, and thresholds chosen for both."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
-from conftest import DATA, RATE, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call
+from conftest import DATA, RATE, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call, call_here
 from kws import ambient, checkpoints
 from kws.ambient import Measured, Point, Track
+from kws.cli import UserError
 from kws.streaming import DetectorOptions, Smoothed
 from kws.streams import Recording
 
@@ -77,12 +80,17 @@ def test_the_interval_of_a_count_is_that_of_poisson(count, low, high):
 
 @pytest.mark.fast
 def test_the_sensitivities_are_ordered_and_say_what_they_were_measured_at(measured, dnn_small):
-    detector = ambient.detector_settings(measured)
-    for name in ("low", "normal", "high"):
+    detector = ambient.detector_settings(measured, 2, words=3)
+    for name, rate in (("low", 0.4), ("normal", 2), ("high", 8)):
         one = getattr(detector, name)
         point = measured.point(one.thresholds[0])
-        assert one.false_alarms_per_hour == point.false_alarms_per_hour <= ambient.TARGETS[name]
+        assert one.false_alarms_per_hour == point.false_alarms_per_hour <= rate and len(one.thresholds) == 3
         assert one.miss_rate == point.miss_rate
+        assert f"--sensitivity {name}: threshold {one.thresholds[0]:g}, " in ambient.sensitivities_text(
+            detector
+        )
+    nothing_found = replace(detector, low=replace(detector.low, miss_rate=1.0))
+    assert "no threshold has so few and finds any" in ambient.sensitivities_text(nothing_found)
 
 
 def test_a_chosen_detector_travels_in_the_file_and_is_used(tmp_path):
@@ -132,5 +140,36 @@ def test_misses_are_counted_in_a_recording_of_ones_own_too(tmp_path):
 def test_flags_that_do_not_go_together(tmp_path):
     result = call("evaluation.py", "--tflite_path", SHIPPED_INT8, "--write_detector", check=False)
     assert result.returncode == 2 and "--ambient" in result.stderr
-    result = call("evaluation.py", "--tflite_path", SHIPPED_INT8, *DATA, "--ambient", tmp_path, check=False)
-    assert result.returncode == 2 and "no recordings there" in result.stderr
+    ambient = ("--tflite_path", SHIPPED_INT8, *DATA, "--ambient")
+    assert_one_clear_line(call_here("evaluation.py", *ambient, tmp_path, check=False), "has no recordings")
+    result = call_here("evaluation.py", *ambient, tmp_path / "no", check=False)
+    assert_one_clear_line(result, "is not a folder")
+    result = call_here("evaluation.py", *ambient, tmp_path, "--wake_word", "yes", check=False)
+    assert_one_clear_line(result, "--wake_word is for --stream_wav")
+
+
+def test_each_recording_is_listened_to_once_short_ones_too_and_damaged_ones_are_named(tmp_path, capfd):
+    (tmp_path / "radio").mkdir()
+    noise = 0.1 * np.random.default_rng(0).normal(size=2 * RATE)
+    soundfile.write(tmp_path / "knock.wav", noise[: RATE // 2], RATE)
+    soundfile.write(tmp_path / "radio" / "news.wav", noise, RATE)
+    (tmp_path / "radio" / "damaged.wav").write_bytes(b"RIFF" + bytes(100))
+    model = checkpoints.load(SHIPPED_INT8)
+    found = list(ambient.tracks([tmp_path, tmp_path / "radio"], model, DetectorOptions()))
+    assert sorted(round(3600 * each.hours, 2) for each in found) == [0.5, 2]
+    assert f"left out {tmp_path}/radio/damaged.wav: it " in capfd.readouterr().err
+    (tmp_path / "radio" / "news.wav").unlink()
+    with pytest.raises(UserError, match="no recordings that can be read"):
+        list(ambient.tracks([tmp_path / "radio"], model, DetectorOptions()))
+
+
+@pytest.mark.fast
+def test_a_model_may_have_more_labels_than_a_byte_holds(dnn_small):
+    settings = replace(dnn_small, wanted_words=tuple(f"w{number}" for number in range(200)))
+
+    def predict(features):
+        return np.eye(202, dtype=np.float32)[np.full(len(features), 201)]
+
+    model = SimpleNamespace(settings=settings, predict=predict)
+    one = ambient.track("x", [np.zeros(2 * RATE, np.int16)], model, DetectorOptions())
+    assert {each.label for each in one.detections(DetectorOptions(threshold=0.5), settings)} == {201}

@@ -163,6 +163,13 @@ def test_a_folder_named_almost_like_one_with_a_meaning_gets_a_hint(
         input_data.open_test_dir(tmp_path, ON_OFF)
 
 
+def test_a_folder_spelled_unlike_its_word_gets_a_hint(tmp_path, data_options, capfd):
+    make_words(tmp_path, words=("hey_robot", "Hey robot", "off"), speakers=SPEAKERS[:5])
+    input_data.open_data(data_options(data_dir=tmp_path), Settings(wanted_words=("hey_robot", "off")))
+    meant = "is taken for a word of that name; rename it to hey_robot if it is meant as that"
+    assert f"{tmp_path / 'Hey robot'} {meant}" in capfd.readouterr().err.splitlines()
+
+
 def test_folders_that_mean_what_they_say_get_no_hint(tmp_path, data_options, capfd):
     make_words(tmp_path, words=("noise", "off", "_unknown_", "_background_noise_", ".hidden"))
     input_data.open_data(data_options(data_dir=tmp_path), Settings(wanted_words=("noise", "off")))
@@ -304,7 +311,10 @@ def test_links_that_lead_round_are_followed_once(tmp_path, data_options):
 def test_a_folder_around_the_words_or_of_one_of_them_says_which_is_meant(tmp_path, data_options):
     make_words(tmp_path / "train", speakers=SPEAKERS[:1])
     make_words(tmp_path / "test" / "inner", speakers=SPEAKERS[:1])
-    with pytest.raises(UserError, match=r"there are: test, train \(did you mean --data_dir .*/train\?\)"):
+    make_words(tmp_path / "some", words=("on", "off"), speakers=SPEAKERS[:1])
+    with pytest.raises(
+        UserError, match=r"there are: some, test, train \(did you mean --data_dir .*/train\?\)"
+    ):
         input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
     (tmp_path / "train" / "on" / "anna").mkdir()
     write_wav(tmp_path / "train" / "on" / "anna" / "1.wav")

@@ -93,3 +93,8 @@ def test_models_are_compared_clip_by_clip():
     heading, b, c = paired_tests(evaluations).splitlines()
     assert heading == "clips on which only the model is right, and only a (McNemar's exact test):"
     assert b == "  b: testing 2 and 0, p = 0.5" and c == "  c: other clips"
+
+
+def test_a_set_of_silence_alone_has_a_protocol(tmp_path):
+    silence = Clips((), *3 * [np.zeros(3, np.int32)], ("_silence_/1.wav",) * 3)
+    assert protocol_of(silence, DataOptions(data_dir="")) == "10 % silence of zeros, no unknown words"

@@ -1,5 +1,6 @@
 """Own words by speech synthesis: from words to a folder that train.py takes as it is."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -21,6 +22,7 @@ from kws import confusables, synthesis, synthetic_data
 from kws.augmentation import Augmentation
 from kws.cli import UserError
 from kws.clips import Clips, speaker_of, which_partition
+from kws.data_checks import check_data
 from kws.folders import word_folders
 from kws.settings import UNKNOWN_INDEX, SettingsFlags
 from kws.synthesis import Voice, finished, part_of
@@ -355,3 +357,84 @@ def test_real_recordings_are_in_an_epoch_as_often_as_they_are_to_be(made, tmp_pa
         data, Augmentation(), settings.front_end, batch_size=epoch, seed=0, steps=range(1)
     )
     assert np.count_nonzero(batch.labels == settings.labels.index("lights")) == made_ones + 3 + len(repeated)
+
+
+# ---- odd phrases ----
+
+
+def unknown_names(*phrases, near=None):
+    draw = synthetic_data.Draw({"flite": [Voice("flite", "slt")]}, synthetic_data.SynthesisOptions())
+    jobs = synthetic_data.unknown_jobs(draw, synthetic_data.folders_of(phrases), near or {}, 20)
+    return {job.path.split("/")[1] for job in jobs}
+
+
+def test_what_holds_a_word_is_not_taught_as_unknown():
+    assert unknown_names("kitchen lights", "lights") == {"kitchen", "lights.first_part", "lights.last_part"}
+    assert unknown_names("rock & roll") == {"rock", "roll", "rock_roll.first_part", "rock_roll.last_part"}
+
+
+@needs_espeak
+def test_what_sounds_near_a_phrase_holds_no_word():
+    words = ["chicken", "rights", "kitten", "lights"]
+    near = confusables.near_phrases(["kitchen lights", "lights"], words, "en", 10)
+    assert near["kitchen lights"]
+    assert not [one for ones in near.values() for one in ones if "lights" in one.split()]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("She’ll do", "she'll_do"), ("play - pause", "play_pause"), ("नमस्ते", "नमस्ते"), ("ça va ?", "ça_va")],
+)
+def test_the_name_of_a_phrase_is_its_words(text, name):
+    assert synthetic_data.folder_name(text) == name
+
+
+def test_words_are_found_in_scripts_without_spaces_and_not_within_others():
+    assert confusables.holds_any("你好世界", ["你好"]) and confusables.holds_any("Turn on!", ["turn ON"])
+    assert not confusables.holds_any("lightsaber", ["light"])
+
+
+def test_where_every_sentence_holds_a_word_there_is_an_error():
+    with pytest.raises(UserError, match="every sentence that is made up holds one of the words"):
+        next(confusables.sentences(["licht"], False, ["licht"], np.random.default_rng(0)))
+
+
+@needs_espeak
+def test_running_text_that_holds_an_added_word_is_replaced(tmp_path, word_list):
+    grammar = {"word_list": word_list, "count": 2}
+    synthesize(tmp_path / "x", "lights", sentences=60, **grammar)
+    before = contents(tmp_path / "x" / "_negatives_")
+    (tmp_path / "x" / "_negatives_" / "mine.wav").write_bytes(b"")
+    synthesize(tmp_path / "x", "window", sentences=60, **grammar)
+    after = contents(tmp_path / "x" / "_negatives_")
+    assert len(after) == 61 and after.pop("mine.wav") == b""
+    assert before != after
+
+
+@needs_espeak
+def test_a_word_that_is_in_what_was_made_as_unknown_is_refused(tmp_path, word_list):
+    synthesize(tmp_path / "x", "hey robot", count=2, word_list=word_list)
+    result = synthesize(tmp_path / "x", "robot", count=2, word_list=word_list, check=False)
+    assert_one_clear_line(result, "_unknown_/", "holds robot as an unknown word: delete that folder")
+
+
+@needs_espeak
+def test_without_a_word_list_there_is_no_running_text_in_other_languages_and_a_line_says_so(tmp_path):
+    output = synthesize(tmp_path / "x", "licht", count=2, language="de").stdout
+    assert "no running text in --language de" in output and not (tmp_path / "x" / "_negatives_").exists()
+
+
+def test_recordings_that_are_not_learnt_from_are_named(made, tmp_path, capfd):
+    folder = shutil.copytree(made[0], tmp_path / "words")
+    speaker = next(
+        name for name in map(str, range(100)) if which_partition(f"{name}_nohash_0.wav", 10, 10) == "testing"
+    )
+    shutil.copy(next(folder.glob("lights/*.wav")), folder / f"lights/{speaker}_nohash_0.wav")
+    settings = SettingsFlags({"wanted_words": ("hey_robot", "lights")}).resolve()
+    data = input_data.open_data(DataOptions(data_dir=str(folder), data_url=""), settings)
+    with contextlib.suppress(UserError):
+        check_data(data, settings, folder, Augmentation())
+    assert (
+        "all 1 recordings of lights by people are of speakers for validation and testing"
+        in capfd.readouterr().out
+    )

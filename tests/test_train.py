@@ -8,12 +8,14 @@ import signal
 
 import numpy as np
 import pytest
+import soundfile
 
 import input_data
 from conftest import (
     DATA,
     DNN_SMALL_FLAGS,
     ON_OFF,
+    RATE,
     ROOT,
     SAMPLE_DATA,
     SHIPPED_INT8,
@@ -484,3 +486,20 @@ def test_a_folder_that_cannot_be_written(trained):
     output = ROOT / "README.md" / "x.tflite"
     flags = ["--checkpoint", trained / "best", *DATA, "--output", output]
     assert_one_clear_line(call_here("convert_to_tflite.py", *flags, check=False), output)
+
+
+def test_a_run_with_more_negatives_than_before_is_another_one(tmp_path):
+    def train_on_negatives():
+        few = (
+            "--how_many_training_steps 4 --learning_rate 0.001 --eval_step_interval 4 --batch_size 8".split()
+        )
+        command = "train.py", *DATA, "--negatives_dir", tmp_path / "wrong", "--train_dir", tmp_path / "train"
+        return call_here(*command, *few, check=False)
+
+    (tmp_path / "wrong").mkdir()
+    soundfile.write(tmp_path / "wrong" / "1.wav", np.zeros(2 * RATE), RATE)
+    assert (
+        train_on_negatives().returncode == 0 and "resuming after step 4 of 4" in train_on_negatives().stdout
+    )
+    soundfile.write(tmp_path / "wrong" / "2.wav", np.zeros(2 * RATE), RATE)
+    assert_one_clear_line(train_on_negatives(), "number of windows of negatives", "--train_dir")

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 
+import label_wav
 from conftest import DATA, RATE, SHIPPED_INT8, call, call_here
 from kws import ambient, checkpoints, streaming
 from kws.cli import UserError
+from kws.settings import DetectorSettings, Sensitivity
 from kws.streaming import Detector, DetectorOptions, Smoothed
 from kws.streams import Recording, make_recording
 from kws.verifier import RecentAudio
@@ -94,6 +96,40 @@ def test_recent_audio_passes_blocks_on_and_keeps_the_latest():
 def test_a_verifier_that_does_not_fit_is_an_error(stream, model, changes, message):
     with pytest.raises(UserError, match=message):
         detections(stream, model, that_scores(replace(model.settings, **changes), 2))
+
+
+@pytest.mark.fast
+def test_thresholds_tuned_for_two_stages_are_found_by_word_where_the_verifier_knows_more(dnn_small):
+    words = dnn_small.wanted_words
+    sensitivity = Sensitivity(tuple(number / 10 for number in range(10)), 1, 0.1)
+    detector = DetectorSettings(40, 600, 1000, *3 * [sensitivity], gate=0.3)
+    first, verifier = replace(dnn_small, wanted_words=("up", "no")), replace(dnn_small, detector=detector)
+    options = DetectorOptions().for_model(first, verifier)
+    assert options.threshold == (words.index("up") / 10, words.index("no") / 10)
+    assert Detector(options, first).thresholds[2:].tolist() == list(options.threshold)
+    with pytest.raises(UserError, match="the verifier does not know up, no"):
+        DetectorOptions().for_model(first, replace(verifier, wanted_words=("yes",) + words[3:]))
+
+
+@pytest.mark.fast
+def test_a_sensitivity_that_nothing_was_tuned_to_is_refused(dnn_small):
+    for verifier, models in ((None, "this model"), (dnn_small, "these two models")):
+        with pytest.raises(UserError, match=f"--sensitivity low: no thresholds were chosen for {models} yet"):
+            DetectorOptions(sensitivity="low").for_model(dnn_small, verifier)
+
+
+@pytest.mark.fast
+def test_a_verifier_decides_about_a_clip_too(stream, model):
+    word = next(found for found in detections(stream, model) if found.label == YES or found.label > NO)
+    start = int((word.seconds - 0.5) * RATE)
+    clip, words = stream.samples[start : start + RATE], model.settings.wanted_words
+    alone = label_wav.label_clip(clip, model)
+    assert alone.label in words
+    other = that_scores(model.settings, model.settings.labels.index(alone.label) ^ 1)
+    assert label_wav.label_clip(clip, model, other).label != alone.label
+    of_more = that_scores(replace(model.settings, wanted_words=(*words, "sheila")), 12)
+    assert label_wav.label_clip(clip, model, of_more).label == "_unknown_"
+    assert label_wav.label_clip(0 * clip, model, of_more).label == "_silence_"  # it is not asked
 
 
 @pytest.mark.fast
