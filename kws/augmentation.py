@@ -244,11 +244,24 @@ def _at_speed(samples, speed):
 
     Linear, as the mel filters end at half the Nyquist frequency, and thousands of clips a second are made.
     """
-    middle = (len(samples) - 1) / 2
-    position = (np.arange(len(samples), dtype=np.float32) - middle) * np.float32(speed) + np.float32(middle)
-    lower = position.astype(np.int64)
-    resampled, upper = (np.take(samples, index, mode="clip") for index in (lower, lower + 1))
-    resampled += (position - lower).astype(np.float32) * (upper - resampled)
+    from_middle, middle = _from_middle(len(samples))
+    position = from_middle * np.float32(speed) + np.float32(middle)
+    whole = np.trunc(position)
+    lower = whole.astype(np.intp)
+    position -= whole  # from the sample before
+    rises = np.empty_like(samples)  # from each sample to the next
+    np.subtract(samples[1:], samples[:-1], out=rises[:-1])
+    rises[-1] = 0
+    resampled = np.take(samples, lower, mode="clip")
+    position *= np.take(rises, lower, mode="clip")
+    resampled += position
     missing = max(0, math.ceil(middle - middle / speed))  # samples at either end
     resampled[:missing] = resampled[len(resampled) - missing :] = 0
     return resampled
+
+
+@functools.lru_cache(maxsize=4)
+def _from_middle(length):
+    """Of each of so many samples the distance from their middle, float32 [length], and where that is."""
+    middle = (length - 1) / 2
+    return np.arange(length, dtype=np.float32) - np.float32(middle), middle
