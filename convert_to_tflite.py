@@ -6,7 +6,6 @@ By default the weights and activations become int8. The batch is fixed to 1, and
 
 import argparse
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import input_data
@@ -84,12 +83,8 @@ def parse_arguments():
 def main():
     args = parse_arguments()
     network, settings = checkpoints.load_checkpoint(args.checkpoint, SettingsFlags.from_arguments(args))
-    if args.quantize and settings.detector:
-        settings = replace(settings, detector=None)
-        print(
-            "the thresholds in the checkpoint were chosen for its float scores, and are left out: "
-            "evaluation.py --write_detector chooses others"
-        )
+    if args.quantize:
+        settings = checkpoints.without_detector(settings, args.checkpoint)
     data_options = options_from(DataOptions, args)
     data = input_data.open_data(data_options, settings)
     suffix = "_quantized" if args.quantize else ""

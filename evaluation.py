@@ -264,7 +264,7 @@ def evaluate_ambient(args):
             # what was tuned for two models is the verifier's: alone, the first has other thresholds
             target, its_settings = (args.verifier, verifier.settings) if verifier else (path, model.settings)
             words = len(its_settings.wanted_words)
-            detector = ambient.detector_settings(measured, args.false_alarms_per_hour, words)
+            detector = ambient.detector_settings(measured, points, args.false_alarms_per_hour, words)
             checkpoints.write_settings(target, replace(its_settings, detector=detector))
             print(f"  detector written into {target}\n  {ambient.sensitivities_text(detector)}")
     if args.plots:

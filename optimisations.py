@@ -5,7 +5,6 @@ initialised by k-means++. The result is a checkpoint like any other. The same co
 run.
 """
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -51,12 +50,7 @@ def main():
     variation = options_from(Augmentation, args)
     data_options = options_from(DataOptions, args)
     network, settings = checkpoints.load_checkpoint(args.checkpoint, SettingsFlags.from_arguments(args))
-    if settings.detector:
-        settings = dataclasses.replace(settings, detector=None)
-        print(
-            f"the thresholds in {args.checkpoint} were chosen for its weights and are left out here; "
-            "evaluation.py --write_detector chooses others"
-        )
+    settings = checkpoints.without_detector(settings, args.checkpoint)
     data = input_data.open_data(data_options, settings)
     check_data(data, settings, data_options.data_dir, variation)
     test_features = input_data.features(data.testing, settings.front_end)

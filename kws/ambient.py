@@ -23,7 +23,7 @@ from kws.streams import Recording, matches
 SHOWN = np.round(np.concatenate([np.arange(0.15, 0.9, 0.05), 1 - np.geomspace(0.1, 1e-3, 27)]), 4)
 THRESHOLDS = np.union1d(SHOWN, np.round(np.arange(0.15, 0.9, 0.01), 4))
 GATES = [round(gate / 20, 2) for gate in range(3, 19)]
-# False alarms an hour that the sensitivities are for, in those that are accepted.
+# What each sensitivity may have of the accepted false alarms per hour: of the usual 5 it is 1, 5 and 20.
 SENSITIVITY_RATES = {"low": 0.2, "normal": 1.0, "high": 4.0}
 
 
@@ -102,8 +102,8 @@ def track(name: str, blocks, model, options: DetectorOptions, verifier=None) -> 
 def tracks(folders: list[str], model, options: DetectorOptions, verifier=None) -> Iterator[Track]:
     """The Track of each recording in the folders, and in the folders below them; progress is shown.
 
-    Each file once, though a folder be given within another. Damaged ones are left out, which is said;
-    UserError where a folder has no recordings, or none can be read.
+    Each file once, even where one of the folders is in another. Damaged ones are left out and named on
+    standard error; UserError where a folder has no recordings, or none can be read.
     """
     from tqdm import tqdm
 
@@ -199,15 +199,16 @@ def poisson_interval(count: int) -> tuple[float, float]:
     return float(low), float(upper * (1 - 1 / (9 * upper) + 1.96 / (3 * np.sqrt(upper))) ** 3)
 
 
-def detector_settings(measured: Measured, false_alarms_per_hour: float, words: int) -> DetectorSettings:
+def detector_settings(
+    measured: Measured, points: list[Point], false_alarms_per_hour: float, words: int
+) -> DetectorSettings:
     """The detector with thresholds for SENSITIVITY_RATES of so many false alarms, and what it was measured to
-    give; for a model of so many `words`, which a verifier may know more of than were measured.
+    give at `points`; for a model of so many `words`: a verifier may know more than were measured.
 
     One threshold for all words: with one for each, chosen on an hour for 5 false alarms an hour, the shipped
     model had 13.7 an hour in 4.5 hours of other audio, and 5.1 with a common one (docs/results.md).
     """
     chosen = {}
-    points = sweep(measured)
     for name, rate in SENSITIVITY_RATES.items():
         point = operating_point(points, rate * false_alarms_per_hour)
         chosen[name] = Sensitivity(

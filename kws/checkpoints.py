@@ -76,6 +76,16 @@ def _zip_member(path):
         raise UserError(f"{path} is not a .keras file: {error}") from None
 
 
+def without_detector(settings: Settings, path) -> Settings:
+    """The settings for what is made of the checkpoint `path`, with other scores; printed if thresholds go."""
+    if settings.detector:
+        print(
+            f"the thresholds in {path} were chosen for its weights and are left out here; "
+            "evaluation.py --write_detector chooses others"
+        )
+    return dataclasses.replace(settings, detector=None)
+
+
 def write_settings(path, settings: Settings):
     """Replace the settings in a checkpoint or TFLite file."""
     path = Path(path)

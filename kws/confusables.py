@@ -133,13 +133,15 @@ def read_word_list(path) -> list[str]:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"--word_list {path}: {error.strerror}") from None
-    words = {
-        line for line in text.split() if words_in(line) == [line] and line == line.lower() and len(line) > 1
-    }
-    words = {word for word in words if not any(map(str.isdigit, word))}
+    words = {line for line in text.split() if len(line) > 1 and line == line.lower() and _is_letters(line)}
     if not words:
         raise UserError(f"--word_list {path} has no words in lower case, one a line")
     return sorted(words)
+
+
+def _is_letters(text):
+    """As str.isalpha, but marks, such as the vowels of Hindi, are letters too."""
+    return words_in(text) == [text] and not any(map(str.isdigit, text))
 
 
 def near_phrases(phrases: list[str], words: list[str], language: str, count: int) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kws.cli import UserError, composed
 from kws.settings import SILENCE_LABEL, UNKNOWN_LABEL
+from kws.word_lists import folded
 
 NOISE_FOLDER = "_background_noise_"
 NEGATIVES_FOLDER = "_negatives_"  # recordings of any length without the words: kws.negatives
@@ -218,7 +219,7 @@ def report_misnamed(folder: Path, wanted_words):
 
 def _spelling(name):
     """What `hey robot`, `Hey-Robot` and `hey_robot` have in common."""
-    return re.sub(r"[\s_-]+", "_", composed(name).casefold())
+    return re.sub(r"[\s_-]+", "_", folded(name))
 
 
 def likely_meaning(name: str) -> str | None:

@@ -213,8 +213,8 @@ def read_plan(folder: Path) -> dict:
 def claim(folder: Path, plan: dict, words: dict[str, str]) -> None:
     """Note in `folder` what its recordings are made by, and of; UserError where others are there.
 
-    More words, and more of everything, are the same plan. Running text is made anew where there are more
-    words, as it may hold them.
+    More words, and more of everything, are the same plan. Where words are added, running text, which may
+    hold them, is deleted and made again.
     """
     stored = read_plan(folder)
     for name, value in plan.items() if stored else ():
@@ -225,15 +225,20 @@ def claim(folder: Path, plan: dict, words: dict[str, str]) -> None:
             )
     added = words.keys() - stored["words"].keys() if stored else ()
     for name in words:
-        there = folder / UNKNOWN_LABEL
-        for other in sorted(there.iterdir()) if there.is_dir() else ():
+        for other in sorted((folder / UNKNOWN_LABEL).glob("*")):
             if other.name == name or name in added and f"_{name}_" in f"_{other.name.replace('.', '_')}_":
                 raise UserError(f"{other} holds {name} as an unknown word: delete that folder")
     if added:
-        for old in [*(folder / NEGATIVES_FOLDER).glob("*"), folder / NOISE_FOLDER / "talk.wav"]:
-            if old.name == "talk.wav" or is_synthetic(old.name):
-                old.unlink(missing_ok=True)
+        _delete_running_text(folder)
     write_text(folder / PLAN_FILE, json.dumps(plan | {"words": words}, indent=1, ensure_ascii=False))
+
+
+def _delete_running_text(folder):
+    """And the noise that is mixed of it; recordings by people stay."""
+    for file in (folder / NEGATIVES_FOLDER).glob("*"):
+        if is_synthetic(file.name):
+            file.unlink()
+    (folder / NOISE_FOLDER / "talk.wav").unlink(missing_ok=True)
 
 
 def _shown(value):

@@ -80,7 +80,7 @@ def test_the_interval_of_a_count_is_that_of_poisson(count, low, high):
 
 @pytest.mark.fast
 def test_the_sensitivities_are_ordered_and_say_what_they_were_measured_at(measured, dnn_small):
-    detector = ambient.detector_settings(measured, 2, words=3)
+    detector = ambient.detector_settings(measured, ambient.sweep(measured), 2, words=3)
     for name, rate in (("low", 0.4), ("normal", 2), ("high", 8)):
         one = getattr(detector, name)
         point = measured.point(one.thresholds[0])
