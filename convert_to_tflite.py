@@ -10,14 +10,17 @@ from pathlib import Path
 
 import input_data
 import models
-from input_data import DataOptions
-from kws import checkpoints, firmware, tflite
-from kws.cli import bounded, new_parser, options_from, run
-from kws.files import errors_name, write_bytes, write_text
-from kws.quiet_tf import quiet, tf
-from kws.reports import Report, protocol_of
-from kws.settings import SettingsFlags
-from kws.tflite import TFLiteModel, embed_settings, operator_names
+from kws.base.errors import run
+from kws.base.files import errors_name, write_bytes, write_text
+from kws.base.flags import bounded, new_parser, options_from
+from kws.base.quiet_tf import quiet, tf
+from kws.base.settings import SettingsFlags
+from kws.board import firmware
+from kws.data.dataset import DataOptions
+from kws.model import checkpoints
+from kws.model.tflite import TFLiteModel, embed_settings, operator_names
+from kws.report.reports import Report, protocol_of
+from kws.train import calibration
 
 ACCEPTED_LOSS = 0.005  # of accuracy
 # Of labels of clips with much digital silence. No microphone gives it, so what is lost there says little; but
@@ -82,7 +85,7 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    network, settings = checkpoints.load_checkpoint(args.checkpoint, SettingsFlags.from_arguments(args))
+    network, settings = models.load_checkpoint(args.checkpoint, SettingsFlags.from_arguments(args))
     if args.quantize:
         settings = checkpoints.without_detector(settings, args.checkpoint)
     data_options = options_from(DataOptions, args)
@@ -118,12 +121,12 @@ def quantized(network, settings, clips, inference_type: str, seed: int) -> bytes
     labels it gives them, or else the most accurate.
     """
     features, found = input_data.features(clips, settings.front_end), []
-    much_silence = tflite.much_digital_silence(features, settings)
+    much_silence = calibration.much_digital_silence(features, settings)
     labels = checkpoints.KerasModel(network, settings).predict(features).argmax(1)
     before = (labels == clips.label).mean()
     with tempfile.TemporaryDirectory() as folder:
-        for calibration in tflite.calibrations(clips, settings, seed):
-            content = convert(network, settings, calibration, inference_type)
+        for calibrated in calibration.calibrations(clips, settings, seed):
+            content = convert(network, settings, calibrated, inference_type)
             path = Path(folder) / "tried.tflite"
             write_bytes(path, embed_settings(content, settings))
             quantized_labels = TFLiteModel(path).predict(features).argmax(1)

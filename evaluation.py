@@ -8,13 +8,15 @@ from pathlib import Path
 
 import input_data
 import models
-from input_data import DataOptions
-from kws import ambient, checkpoints, plots, streaming, streams
-from kws.checkpoints import load
-from kws.cli import bounded, new_parser, options_from, run
-from kws.reports import Evaluation, Report, comparison_table, paired_tests, protocol_of, write_json
-from kws.settings import SettingsFlags
-from kws.streaming import DetectorOptions
+from kws.base.errors import run
+from kws.base.flags import bounded, new_parser, options_from
+from kws.base.settings import SettingsFlags
+from kws.data.dataset import DataOptions
+from kws.detect import labelled_streams, measure, streaming
+from kws.detect.streaming import DetectorOptions
+from kws.model import checkpoints
+from kws.report import plots
+from kws.report.reports import Evaluation, Report, comparison_table, paired_tests, protocol_of, write_json
 
 
 def parse_arguments():
@@ -140,7 +142,7 @@ def main():
 def evaluate_clips(args):
     """Print a report of each model on each set of clips, and a table of the models."""
     flags, data_options = SettingsFlags.from_arguments(args), options_from(DataOptions, args)
-    loaded = {path: load(path, flags) for path in args.paths}
+    loaded = {path: models.load(path, flags) for path in args.paths}
     stems = [Path(path).stem for path in loaded]
     titles = {path: Path(path).stem if stems.count(Path(path).stem) == 1 else path for path in loaded}
     known_sets, evaluations = {}, {}
@@ -201,19 +203,19 @@ def labelled_features(data_options, test_dir, settings):
 def evaluate_streams(args):
     """Print false alarms and misses of each model on long recordings at several thresholds."""
     flags, options = SettingsFlags.from_arguments(args), options_from(DetectorOptions, args)
-    verifier = load(args.verifier) if args.verifier else None
+    verifier = models.load(args.verifier) if args.verifier else None
     results, known_recordings = {}, {}
     for path in args.paths:
-        model = load(path, flags)
+        model = models.load(path, flags)
         key = clips_key(model.settings)
         if key not in known_recordings:
             known_recordings[key] = recordings(args, model.settings)
         chosen = None
         for recording in known_recordings[key]:
-            outcomes = streams.outcomes(recording, model, options, verifier)
-            print(f"{path}: {streams.outcomes_text(recording, outcomes, model.settings)}")
+            outcomes = labelled_streams.outcomes(recording, model, options, verifier)
+            print(f"{path}: {labelled_streams.outcomes_text(recording, outcomes, model.settings)}")
             if chosen is None:
-                point = streams.operating_point(outcomes, args.false_alarms_per_hour)
+                point = labelled_streams.operating_point(outcomes, args.false_alarms_per_hour)
                 chosen = point.threshold
                 if point.false_alarms > args.false_alarms_per_hour:
                     print(f"  no threshold has at most {args.false_alarms_per_hour:g} false alarms an hour")
@@ -232,31 +234,31 @@ def evaluate_streams(args):
 def evaluate_ambient(args):
     """Print false alarms in recordings without the words beside misses; choose thresholds, and try them."""
     flags, options = SettingsFlags.from_arguments(args), options_from(DetectorOptions, args)
-    verifier = load(args.verifier) if args.verifier else None
+    verifier = models.load(args.verifier) if args.verifier else None
     results, curves = {}, {}
     for path in args.paths:
-        model = load(path, flags)
+        model = models.load(path, flags)
         words = recordings(args, model.settings)
-        measured = ambient.measure(args.ambient, words[0], model, options, verifier)
+        measured = measure.measure(args.ambient, words[0], model, options, verifier)
         if verifier:
-            measured = ambient.with_best_gate(measured, args.false_alarms_per_hour)
+            measured = measure.with_best_gate(measured, args.false_alarms_per_hour)
             print(f"{args.verifier} is asked where {path} has a score of {measured.options.gate:g} or more")
-        points = ambient.sweep(measured)
-        print(f"{path}: {ambient.text(measured, points, args.false_alarms_per_hour)}")
-        common = ambient.operating_point(points, args.false_alarms_per_hour).threshold
+        points = measure.sweep(measured)
+        print(f"{path}: {measure.text(measured, points, args.false_alarms_per_hour)}")
+        common = measure.operating_point(points, args.false_alarms_per_hour).threshold
         chosen = {
             "one threshold": common,
-            "a threshold for each word": ambient.thresholds_per_word(measured, args.false_alarms_per_hour),
+            "a threshold for each word": measure.thresholds_per_word(measured, args.false_alarms_per_hour),
         }
         for name, thresholds in chosen.items():
-            print(f"  {name}: {ambient.outcome_text(measured, thresholds)}")
+            print(f"  {name}: {measure.outcome_text(measured, thresholds)}")
         results[path] = {"hours": measured.hours, "points": [point._asdict() for point in points]}
         results[path]["chosen"] = chosen
         curves[path] = points
         if args.ambient_test:
-            tested = ambient.measure(args.ambient_test, words[1], model, measured.options, verifier)
+            tested = measure.measure(args.ambient_test, words[1], model, measured.options, verifier)
             for name, thresholds in chosen.items():
-                print(f"  {name}, on other recordings: {ambient.outcome_text(tested, thresholds)}")
+                print(f"  {name}, on other recordings: {measure.outcome_text(tested, thresholds)}")
             results[path]["test"] = {
                 name: tested.point(thresholds)._asdict() for name, thresholds in chosen.items()
             }
@@ -264,9 +266,9 @@ def evaluate_ambient(args):
             # what was tuned for two models is the verifier's: alone, the first has other thresholds
             target, its_settings = (args.verifier, verifier.settings) if verifier else (path, model.settings)
             words = len(its_settings.wanted_words)
-            detector = ambient.detector_settings(measured, points, args.false_alarms_per_hour, words)
+            detector = measure.detector_settings(measured, points, args.false_alarms_per_hour, words)
             checkpoints.write_settings(target, replace(its_settings, detector=detector))
-            print(f"  detector written into {target}\n  {ambient.sensitivities_text(detector)}")
+            print(f"  detector written into {target}\n  {measure.sensitivities_text(detector)}")
     if args.plots:
         plots.write_det_plot(args.plots, curves)
     if args.json:
@@ -276,13 +278,15 @@ def evaluate_ambient(args):
 def recordings(args, settings):
     """The long recordings that the flags ask for; the threshold is chosen on the first."""
     if args.stream_wav:
-        return [streams.read_recording(args.stream_wav, args.stream_words, settings)]
+        return [labelled_streams.read_recording(args.stream_wav, args.stream_words, settings)]
     data = input_data.open_data(options_from(DataOptions, args), settings)
     sets = {"validation": data.validation}
     if args.stream or args.ambient_test:
         sets["testing"] = data.testing
     return [
-        streams.make_recording(name, clips, data.noise, args.stream_minutes, [args.seed, number], settings)
+        labelled_streams.make_recording(
+            name, clips, data.noise, args.stream_minutes, [args.seed, number], settings
+        )
         for number, (name, clips) in enumerate(sets.items())
     ]
 

@@ -12,19 +12,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kws import packing
-from kws.c_library import write_library
-from kws.c_verifier import Verifier, read_verifier
-from kws.cli import UserError, new_parser, run
-from kws.download import word_folders
-from kws.features import MEL_CHANNELS, FrontEnd, mfcc, mfcc_tables
-from kws.files import write_text
-from kws.firmware import c_string
-from kws.layers import Network, multiplier_and_shift, read_network
-from kws.recordings import decode_folders
-from kws.settings import SENSITIVITIES, UNKNOWN_INDEX, Settings
-from kws.streaming import DetectorOptions, tuned_detector
-from kws.tflite import TFLiteModel, quantize
+from kws.audio.folders import word_folders
+from kws.audio.shards import decode_folders
+from kws.base.errors import UserError, run
+from kws.base.features import MEL_CHANNELS, FrontEnd, mfcc, mfcc_tables
+from kws.base.files import write_text
+from kws.base.flags import new_parser
+from kws.base.settings import SENSITIVITIES, UNKNOWN_INDEX, Settings
+from kws.board import packing
+from kws.board.c_verifier import Verifier, read_verifier
+from kws.board.firmware import c_string
+from kws.board.layers import Network, multiplier_and_shift, read_network
+from kws.board.library import write_library
+from kws.detect.streaming import DetectorOptions, tuned_detector
+from kws.model.tflite import TFLiteModel, quantize
 
 SOURCES = Path(__file__).resolve().parent / "c"
 LICENSE = Path(__file__).resolve().parent / "LICENSE"

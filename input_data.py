@@ -6,25 +6,15 @@ Nothing here needs TensorFlow. As a script this prepares the data set and counts
 """
 
 import hashlib
-import math
 import sys
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from kws import augmentation
-from kws.augmentation import Augmentation, augment, draw_variations
-from kws.batches import VARIATION, Batch, EpochOrder, echoed, workers
-from kws.cli import StoreTuple, UserError, bounded, flag_adder, new_parser, options_from, run, word_list
-from kws.clips import PARTITIONS, Clips, path_bytes, report_unknown_speakers, which_partition
-from kws.download import DATA_URL, TEST_SET_URL, fetch_archive, is_populated, prepare_recordings
-from kws.features import FrontEnd, mfcc
-from kws.folders import (
+from kws.audio.folders import (
     LABEL_FOLDERS,
     NEGATIVES_FOLDER,
+    NOISE_FOLDER,
     hint,
     likely_meaning,
     parse_flags,
@@ -34,9 +24,10 @@ from kws.folders import (
     unused_files,
     word_folders,
 )
-from kws.negatives import LongRecordings, TrainingAudio, open_long_recordings
-from kws.recordings import NOISE_FOLDER, decode_folders, load_noise
-from kws.settings import (
+from kws.audio.shards import decode_folders, load_noise
+from kws.base.errors import UserError, run
+from kws.base.flags import StoreTuple, bounded, flag_adder, new_parser, options_from, word_list
+from kws.base.settings import (
     SILENCE_INDEX,
     SILENCE_LABEL,
     UNKNOWN_INDEX,
@@ -45,34 +36,20 @@ from kws.settings import (
     SettingsFlags,
     add_setting,
 )
-from kws.synthetic_data import real_to_repeat
-
-DEFAULT_DATA_DIR = Path(__file__).resolve().parent / "data" / "speech_commands_v0.02"
-BATCHES_AHEAD = 100  # made before they are asked for
-CLIPS_AT_ONCE = 400  # of a thread: buffers are made once for so many (measured)
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Which recordings are used, and in what mixture: the flags of `add_arguments`."""
-
-    data_dir: str = str(DEFAULT_DATA_DIR)
-    data_url: str = DATA_URL
-    silence_percentage: float = 10
-    unknown_percentage: float = 10
-    training_unknown_percentage: float | None = None  # unknown_percentage where None
-    real_percentage: float = 0
-    negatives_dir: tuple[str, ...] = ()
-    negatives_percentage: float = 50
-    hard_negatives_percentage: float = 0
-    hard_negatives_interval: int | None = None  # only at the start where None
-    cut_words_percentage: float = 0
-
-    @property
-    def unknown_in_training(self) -> float:
-        """Clips of unknown words in an epoch of training, in % of the wanted words' clips."""
-        percentage = self.training_unknown_percentage
-        return self.unknown_percentage if percentage is None else percentage
+from kws.data import augmentation
+from kws.data.batches import training_batches as training_batches
+from kws.data.clips import (
+    PARTITIONS,
+    Clips,
+    path_bytes,
+    real_to_repeat,
+    report_unknown_speakers,
+    which_partition,
+)
+from kws.data.clips import features as features
+from kws.data.dataset import Data, DataOptions, percent_of
+from kws.data.download import TEST_SET_URL, fetch_archive, is_populated, prepare_recordings
+from kws.data.negatives import open_long_recordings
 
 
 def add_arguments(parser):
@@ -150,24 +127,6 @@ def add_training_arguments(parser):
 
 
 # ---- the index: labels and partitions ----
-
-
-@dataclass(frozen=True)
-class Data:
-    """A data set ready for use: labelled clips by partition, and background noise."""
-
-    training: Clips  # with all clips of unknown words
-    unknown_per_epoch: int  # of which each epoch draws so many
-    validation: Clips
-    testing: Clips
-    noise: list[np.ndarray]  # float32 [samples] each, -1 to 1, none shorter than a clip
-    negatives: LongRecordings | None = None
-    negatives_per_epoch: int = 0  # windows of them
-    cut_words_per_epoch: int = 0
-    hard_negatives_per_epoch: int = 0  # of those below, or of all negatives where there are none
-    repeated: tuple[int, ...] = ()  # clips that an epoch holds once more
-    # windows that a model takes for words, and the chances to draw one of them up to each (kws.mining)
-    hard_negatives: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def open_data(options: DataOptions, settings: Settings) -> Data:
@@ -251,10 +210,6 @@ def _label_clips(rows_by_word, shards, options, settings, all_unknown=False):
     return _clips(table, shards, percent_of(len(wanted), options.silence_percentage), settings)
 
 
-def percent_of(count, percentage):
-    return math.ceil(count * percentage / 100)  # rounded up, so that a small set has some
-
-
 def _clips(table, shards, silent, settings):
     """Clips from (folder, row, label) entries, followed by `silent` clips of zeros."""
     order = list(shards)
@@ -307,115 +262,7 @@ def _did_you_mean(name, settings):
 # ---- features ----
 
 
-def features(clips: Clips, front_end: FrontEnd) -> np.ndarray:
-    """MFCC features of all clips as they are, float32 [clips, feature_count], on all cores."""
-    out = np.empty((len(clips), front_end.feature_count), np.float32)
-
-    def fill(start):
-        part = range(start, min(start + CLIPS_AT_ONCE, len(clips)))
-        mfcc(clips.audio(part), front_end, out[part.start : part.stop])
-
-    with workers() as pool:
-        for _ in pool.map(fill, range(0, len(clips), CLIPS_AT_ONCE)):
-            pass  # raises what a thread raised
-    return out
-
-
 # ---- batches ----
-
-
-def training_batches(
-    data: Data,
-    variation: Augmentation,
-    front_end: FrontEnd,
-    *,
-    batch_size: int,
-    seed: int,
-    steps: range,
-    echo: int = 1,
-    worker_rows: slice = slice(None),
-    teacher=None,
-) -> Iterator[Batch]:
-    """A Batch for each of `steps`, augmented on all cores ahead of time.
-
-    With a `teacher`, a loaded model, its scores of the same augmented clips are part of the batch. With
-    `echo` n, each batch is used n times (see kws.batches.echoed). With `worker_rows`, only these rows are
-    made. A batch depends on the seed, its step and, with echoing, `steps.stop`: a run that starts in the
-    middle gets what an uninterrupted one would get, and workers together what one alone would.
-    """
-    rows = np.arange(batch_size)[worker_rows]
-    with workers() as pool:
-
-        def make_batches(numbers):
-            return _fresh_batches(data, variation, front_end, batch_size, seed, numbers, rows, teacher, pool)
-
-        if echo == 1:
-            yield from make_batches(steps)
-        else:
-            batch_bytes = np.dtype(np.float16).itemsize * batch_size * front_end.feature_count
-            yield from echoed(make_batches, steps, echo, batch_size, batch_bytes, rows, seed)
-
-
-def _fresh_batches(data, variation, front_end, batch_size, seed, numbers, rows, teacher, pool):
-    """The freshly augmented batches with these numbers, made ahead by the threads of `pool`."""
-    source = TrainingAudio(data.training, data.negatives)
-    variation = variation.with_noise_floor(background=bool(data.noise))
-    unknown = data.training.label == UNKNOWN_INDEX
-    order = EpochOrder(
-        np.append(np.flatnonzero(~unknown), data.repeated).astype(int),
-        np.flatnonzero(unknown),
-        data.unknown_per_epoch,
-        seed,
-        [
-            *source.windows_to_draw(data.negatives_per_epoch),
-            (source.cut_words, data.cut_words_per_epoch),
-            (_hard_negatives(data, source, front_end), data.hard_negatives_per_epoch),
-        ],
-    )
-
-    def batch(number):
-        chosen = order.clips(range(number * batch_size, (number + 1) * batch_size))
-        rng = np.random.default_rng([seed, VARIATION, number])
-        # of all rows, so that a row does not depend on how many workers share the batch
-        labels = source.labels(chosen)
-        drawn = draw_variations(variation, labels == SILENCE_INDEX, front_end, rng).of(rows)
-        chosen = chosen[rows]
-        student_features = np.empty((len(chosen), front_end.feature_count), np.float32)
-        teacher_features = student_features
-        if teacher and teacher.settings.front_end != front_end:
-            teacher_features = np.empty((len(chosen), teacher.settings.feature_count), np.float32)
-        for start in range(0, len(chosen), CLIPS_AT_ONCE):
-            part = slice(start, start + CLIPS_AT_ONCE)
-            audio = augment(source.audio(chosen[part]), drawn.of(part), data.noise, front_end.sample_rate)
-            mfcc(audio, front_end, student_features[part])
-            if teacher_features is not student_features:
-                mfcc(audio, teacher.settings.front_end, teacher_features[part])
-        scores = teacher.predict(teacher_features) if teacher else None
-        return Batch(student_features, labels[rows], scores)
-
-    ahead = deque()
-    for number in numbers:
-        ahead.append(pool.submit(batch, number))
-        if len(ahead) > BATCHES_AHEAD:
-            yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()
-
-
-def _hard_negatives(data, source, front_end):
-    """A function that draws hard negatives, as EpochOrder takes it: their numbers in `source`."""
-
-    def draw(rng, count):
-        if not count:
-            return np.zeros(0, np.int64)
-        if not data.hard_negatives:
-            return source.first_window + rng.integers(0, data.negatives.windows, count)
-        numbers, chances = data.hard_negatives
-        drawn = numbers[np.searchsorted(chances, rng.random(count), side="right")]
-        near = rng.integers(-front_end.stride_samples, front_end.stride_samples + 1, count)
-        return source.first_window + np.clip(drawn + near, 0, data.negatives.windows - 1)
-
-    return draw
 
 
 # ---- what there is, as a table ----

@@ -19,17 +19,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kws import streaming
-from kws.checkpoints import load
-from kws.cli import bounded, complain, new_parser, options_from, run
-from kws.detected_audio import BEFORE_S, DetectionFolder, RecentAudio
-from kws.features import mfcc
-from kws.folders import list_recordings
-from kws.live import LiveScores, paced
-from kws.pipes import open_pipe
-from kws.recordings import LOWEST_RATE, BadAudio, audio_blocks, clip_start, one_clip, open_audio
-from kws.settings import UNKNOWN_INDEX, UNKNOWN_LABEL
-from kws.streaming import Detector, DetectorOptions, padded, smoothed_scores
+import models
+from kws.audio.folders import list_recordings
+from kws.audio.pipes import open_pipe
+from kws.audio.recordings import LOWEST_RATE, BadAudio, audio_blocks, clip_start, one_clip, open_audio
+from kws.base.errors import complain, run
+from kws.base.features import mfcc
+from kws.base.flags import bounded, new_parser, options_from
+from kws.base.settings import UNKNOWN_INDEX, UNKNOWN_LABEL
+from kws.detect import streaming
+from kws.detect.detected_audio import BEFORE_S, DetectionFolder, RecentAudio
+from kws.detect.live import LiveScores, paced
+from kws.detect.streaming import Detector, DetectorOptions, padded, smoothed_scores
 
 # Of a recording that gets one label. Between the taps with which a phone records a word pass up to three
 # seconds: of 600 validation clips in 1.5, 2 and 3 s of faint noise 91 % get the right label, while 80 to 84 %
@@ -74,8 +75,8 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    model = load(args.model_path)
-    verifier = load(args.verifier) if args.verifier else None
+    model = models.load(args.model_path)
+    verifier = models.load(args.verifier) if args.verifier else None
     options = options_from(DetectorOptions, args).for_model(model.settings, verifier and verifier.settings)
     Detector(options, model.settings)  # a wrong flag is an error before any recording is read
     sys.stdout.reconfigure(errors="surrogateescape")  # names of files may hold bytes that are no text

@@ -2,7 +2,7 @@
 
 Each builder takes Settings and gives a Keras model from `input` [batch, feature_count] to class scores, whose
 last layer is softmax alone; or None where --model_size_info does not fit the architecture. As a script this
-prints what the networks of the paper cost.
+prints what the networks of the paper cost, or the settings that a model carries.
 """
 
 import argparse
@@ -10,9 +10,13 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kws.cli import StoreTuple, UserError, new_parser, run, show
-from kws.quiet_tf import keras
-from kws.settings import FIELDS, Settings, add_setting
+from kws.base.errors import UserError, run
+from kws.base.flags import StoreTuple, new_parser
+from kws.base.quiet_tf import keras
+from kws.base.settings import FIELDS, Settings, SettingsFlags, add_setting
+from kws.base.text import show
+from kws.model import checkpoints
+from kws.model.inspection import memory, operations
 
 # Beyond these, --model_size_info is more likely to hold numbers in the wrong order than a real network.
 LARGEST = 65536  # units or channels of a layer
@@ -69,16 +73,6 @@ def build_model(settings: Settings):
             f"it takes {architecture.size_info}, for example {architecture.example}"
         )
     return model
-
-
-def kernels(layer) -> list:
-    """The weights of a layer that multiply its inputs, or its own outputs of one frame before."""
-    return [weight for weight in layer.trainable_weights if len(weight.shape) > 1]
-
-
-def fully_connected(model) -> bool:
-    """Whether all weights of a Keras model are those of fully connected layers."""
-    return all(isinstance(layer, keras.layers.Dense) for layer in model.layers if layer.weights)
 
 
 # ---- fully connected ----
@@ -199,7 +193,7 @@ def build_basic_lstm(settings, size):
 
 def build_lstm(settings, size):
     """An LSTM with peepholes and an output projection (Sak et al., arXiv:1402.1128)."""
-    from kws.recurrent import ProjectedLSTMCell
+    from kws.model.recurrent import ProjectedLSTMCell
 
     if len(size) != 2:
         return None
@@ -346,31 +340,41 @@ def preset(name: str) -> dict:
 # ---- what a network costs ----
 
 
-def operations(model) -> int:
-    """Multiplications and additions for one clip, as the paper counts them: two for each weight of a kernel
-    and each place or frame that it is applied to.
-    """
-    total = 0
-    for layer in model.layers:
-        recurrent = isinstance(layer, keras.layers.RNN)
-        times = layer.input_shape[1] if recurrent else math.prod(layer.output_shape[1:-1])
-        total += 2 * times * sum(math.prod(weight.shape) for weight in kernels(layer))
-    return total
+def load(path, flags: SettingsFlags | None = None):
+    """Return a model in any form, ready to predict; see `kws.model.checkpoints.load`."""
+    return checkpoints.load(path, build_model, flags)
 
 
-def memory(model) -> int:
-    """Bytes that a model of 8-bit weights and activations needs, as the paper counts them: its weights, batch
-    normalisation folded into them, and the inputs and outputs of the layer that has most of both.
-    """
-    layers = [layer for layer in model.layers if layer.weights]
-    layers = [layer for layer in layers if not isinstance(layer, keras.layers.BatchNormalization)]
-    activations = [math.prod(layer.input_shape[1:]) + math.prod(layer.output_shape[1:]) for layer in layers]
-    return sum(layer.count_params() for layer in layers) + max(activations)
+def load_checkpoint(path, flags: SettingsFlags | None = None):
+    """Return the Keras network of a checkpoint, and its Settings."""
+    return checkpoints.load_checkpoint(path, build_model, flags)
 
 
 def main():
-    description = "Print what the networks of the paper cost; --model of the other scripts takes their names."
-    new_parser(description).parse_args()
+    parser = new_parser("Print what the networks of the paper cost, or the settings that a model carries.")
+    parser.add_argument("path", metavar="MODEL", nargs="?", help="a model in any form")
+    parser.add_argument(
+        "--architecture",
+        action="store_true",
+        help="print the architecture of MODEL or --model alone, such as dnn",
+    )
+    add_arguments(parser)
+    args = parser.parse_args()
+    flags = SettingsFlags.from_arguments(args)
+    stored = checkpoints.read_settings(args.path) if args.path else None
+    if args.path and stored is None and not flags.preset:
+        raise UserError(f"{args.path} carries no settings: --model must say what it is")
+    settings = flags.resolve(stored, args.path or "")
+    if args.architecture:
+        print(settings.model_architecture)
+    elif args.path:
+        print(settings.to_json())
+    else:
+        print_costs()
+
+
+def print_costs():
+    """Print a table of the presets: parameters, operations and memory."""
     print(f"{'--model':18}{'parameters':>11}{'operations, M':>15}{'memory, kB':>12}")
     for name, values in PRESETS.items():
         model = build_model(Settings(**values))

@@ -11,19 +11,22 @@ import numpy as np
 
 import input_data
 import models
-from input_data import DataOptions
-from kws import checkpoints, compression, kept, training
-from kws.augmentation import Augmentation
-from kws.batch_norm import fold_batch_norm_in_place
-from kws.checkpoints import KerasModel
-from kws.cli import new_parser, options_from, run
-from kws.compression import CompressionOptions
-from kws.data_checks import check_data
-from kws.files import fingerprint
-from kws.quiet_tf import keras
-from kws.reports import Report, protocol_of
-from kws.settings import SettingsFlags
-from kws.training import TrainingOptions
+from kws.base.errors import run
+from kws.base.files import fingerprint
+from kws.base.flags import new_parser, options_from
+from kws.base.quiet_tf import keras
+from kws.base.settings import SettingsFlags
+from kws.data.augmentation import Augmentation
+from kws.data.checks import check_data
+from kws.data.dataset import DataOptions
+from kws.model import checkpoints
+from kws.model.batch_norm import fold_batch_norm_in_place
+from kws.model.checkpoints import KerasModel
+from kws.model.inspection import kernels
+from kws.report.reports import Report, protocol_of
+from kws.train import averaging, compression, loop
+from kws.train.compression import CompressionOptions
+from kws.train.loop import TrainingOptions
 
 
 def parse_arguments():
@@ -38,8 +41,8 @@ def parse_arguments():
     input_data.add_arguments(parser)
     input_data.add_training_arguments(parser)
     models.add_arguments(parser)
-    kept.add_arguments(parser)
-    training.add_arguments(parser, steps="3750,750", rates="0.001,0.0001", train_dir="clustered")
+    averaging.add_arguments(parser)
+    loop.add_arguments(parser, steps="3750,750", rates="0.001,0.0001", train_dir="clustered")
     return parser.parse_args()
 
 
@@ -49,7 +52,7 @@ def main():
     options = options_from(TrainingOptions, args)
     variation = options_from(Augmentation, args)
     data_options = options_from(DataOptions, args)
-    network, settings = checkpoints.load_checkpoint(args.checkpoint, SettingsFlags.from_arguments(args))
+    network, settings = models.load_checkpoint(args.checkpoint, SettingsFlags.from_arguments(args))
     settings = checkpoints.without_detector(settings, args.checkpoint)
     data = input_data.open_data(data_options, settings)
     check_data(data, settings, data_options.data_dir, variation)
@@ -68,10 +71,12 @@ def main():
         network, how, options.total_steps, data.validation, settings, options.seed
     )
     start = f"{fingerprint(checkpoints.checkpoint_files(args.checkpoint))}, {how}"
-    offset = kept.unknown_offset(data) if args.prior_correction else 0
-    derived = kept.Kept(tuned.plain, settings, unknown_offset=offset) if offset else None
+    offset = averaging.unknown_offset(data) if args.prior_correction else 0
+    derived = (
+        averaging.Kept(tuned.plain, models.build_model(settings), unknown_offset=offset) if offset else None
+    )
     start += derived.changes if derived else ""
-    training.fit(
+    loop.fit(
         tuned.model,
         data,
         settings,
@@ -84,10 +89,11 @@ def main():
         latent=tuned.latent,
         keep_from=tuned.keep_from,
         starts_trained=True,
+        teacher=loop.load_teacher(options.teacher, settings, models.build_model) if options.teacher else None,
     )
 
     best = Path(options.train_dir) / "best"
-    model = checkpoints.load(best)
+    model = models.load(best)
     print_distinct_values(model.network, how)
     print(before.summary())
     print(report("after", model).summary())
@@ -97,7 +103,7 @@ def main():
 def print_distinct_values(network, how: CompressionOptions):
     """How many values each kernel has, and which are as they were."""
     for layer in network.layers:
-        for kernel in models.kernels(layer):
+        for kernel in kernels(layer):
             count, zeros = len(np.unique(kernel)), 100 * np.mean(kernel.numpy() == 0)
             notes = f", {zeros:.1f} % zeros" if zeros > 1 else ""
             if how.method == "clustering" and count > how.clusters:

@@ -60,7 +60,7 @@ for dir in "$negatives_dir" "$ambient_dir"; do  # which are read an hour later
 done
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./environment.sh
-name=$(python -m kws.checkpoints ${checkpoint:+"$checkpoint"} --architecture ${network[@]+"${network[@]}"} 2>&1 |
+name=$(python models.py ${checkpoint:+"$checkpoint"} --architecture ${network[@]+"${network[@]}"} 2>&1 |
     tail -n 1) || fail "${name#*error: }"
 model=${network[1]-dnn_small}
 if [ -n "$negatives_dir" ] && [ "$name" != dnn ]; then
@@ -78,11 +78,11 @@ warning="
 ################################################################################
 "
 has_recordings() {
-    python -c 'import pathlib, sys, kws.folders; sys.exit(not kws.folders.word_folders(pathlib.Path(sys.argv[1])))' "$1"
+    python -c 'import pathlib, sys, kws.audio.folders; sys.exit(not kws.audio.folders.word_folders(pathlib.Path(sys.argv[1])))' "$1"
 }
 
 can_download() {
-    python -c 'import urllib.request, kws.download; urllib.request.urlopen(kws.download.DATA_URL, timeout=20)' 2>/dev/null
+    python -c 'import urllib.request, kws.data.download; urllib.request.urlopen(kws.data.download.DATA_URL, timeout=20)' 2>/dev/null
 }
 
 sample=false

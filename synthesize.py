@@ -8,12 +8,13 @@ what is missing, and one with more words or larger numbers what is new.
 import shlex
 from pathlib import Path
 
-from kws import confusables, synthetic_data
-from kws.cli import StoreTuple, UserError, bounded, flag_adder, new_parser, options_from, run
-from kws.files import lock, write_text
-from kws.folders import FLAGS_FILE, NEGATIVES_FOLDER
-from kws.synthesis import ENGINES, installed_voices
-from kws.synthetic_data import PROBES, SAMPLE_RATE, SHORTEST_CLIP_MS, Draw, SynthesisOptions
+from kws.audio.folders import FLAGS_FILE, NEGATIVES_FOLDER
+from kws.base.errors import UserError, run
+from kws.base.files import lock, write_text
+from kws.base.flags import StoreTuple, bounded, flag_adder, new_parser, options_from
+from kws.synth import confusables, corpus
+from kws.synth.corpus import PROBES, SAMPLE_RATE, SHORTEST_CLIP_MS, Draw, SynthesisOptions
+from kws.synth.engines import ENGINES, installed_voices
 
 FACTOR = bounded(float, 0.25, 4)
 
@@ -65,8 +66,8 @@ def parse_arguments():
 def main():
     args = parse_arguments()
     options, folder = options_from(SynthesisOptions, args), Path(args.output)
-    stored = synthetic_data.read_plan(folder)
-    words = stored.get("words", {}) | synthetic_data.folders_of(args.words)
+    stored = corpus.read_plan(folder)
+    words = stored.get("words", {}) | corpus.folders_of(args.words)
     voices = installed_voices(options.engines, options.language, options.piper_voices)
     counts = ", ".join(f"{name} {len(of_engine):,}" for name, of_engine in voices.items())
     absent = [
@@ -100,17 +101,17 @@ def synthesize(folder, words, options, voices):
     draw = Draw(voices, options)
     word_list = words_to_search(options)
     near = near_words(words, options, word_list)
-    texts = synthetic_data.sentence_texts(options, word_list, words.values())
+    texts = corpus.sentence_texts(options, word_list, words.values())
     if options.sentences and not texts:
         print(f"no running text in --language {options.language}: --text FILE or --word_list FILE gives some")
-    clip_ms = clip_length(words, draw, options.clip_duration_ms, synthetic_data.read_plan(folder))
-    jobs = synthetic_data.word_jobs(draw, words, options.count)
-    jobs += synthetic_data.unknown_jobs(draw, words, near, options.count)
-    jobs += synthetic_data.sentence_jobs(draw, texts)
-    synthetic_data.claim(folder, plan_of(options, voices, clip_ms), words)
-    made, silent = synthetic_data.make(folder, jobs, clip_ms)
-    synthetic_data.write_noise(folder, options.seed)
-    synthetic_data.report_silent(silent)
+    clip_ms = clip_length(words, draw, options.clip_duration_ms, corpus.read_plan(folder))
+    jobs = corpus.word_jobs(draw, words, options.count)
+    jobs += corpus.unknown_jobs(draw, words, near, options.count)
+    jobs += corpus.sentence_jobs(draw, texts)
+    corpus.claim(folder, plan_of(options, voices, clip_ms), words)
+    made, silent = corpus.make(folder, jobs, clip_ms)
+    corpus.write_noise(folder, options.seed)
+    corpus.report_silent(silent)
     there = len(jobs) - made - silent
     print(f"{made:,} recordings made" + (f", {there:,} were there" if there else ""))
     tell_how_to_train(folder, words, clip_ms)
@@ -145,9 +146,7 @@ def clip_length(words, draw, typed, stored) -> int:
     That of the recordings which are there holds, where they are of all the words.
     """
     new = {name: text for name, text in words.items() if name not in stored.get("words", {})}
-    fitting = {
-        text: synthetic_data.fitting_clip_ms(draw.jobs(name, text, PROBES)) for name, text in new.items()
-    }
+    fitting = {text: corpus.fitting_clip_ms(draw.jobs(name, text, PROBES)) for name, text in new.items()}
     clip_ms = typed or max(stored.get("--clip_duration_ms", SHORTEST_CLIP_MS), *fitting.values(), 0)
     for text, needed in fitting.items():
         if needed > SHORTEST_CLIP_MS:

@@ -8,19 +8,22 @@ from pathlib import Path
 
 import input_data
 import models
-from input_data import DataOptions
-from kws import checkpoints, distribution, kept, plots, training
-from kws.augmentation import Augmentation
-from kws.batch_norm import fold_batch_norm_into_plain_model, load_plain_weights, with_batch_norm
-from kws.cli import bounded, new_parser, options_from, run
-from kws.data_checks import check_data
-from kws.files import fingerprint
-from kws.folders import parse_flags
-from kws.quiet_tf import keras
-from kws.reports import Report, protocol_of
-from kws.run_folder import read_history
-from kws.settings import SILENCE_INDEX, SettingsFlags
-from kws.training import TrainingOptions
+from kws.audio.folders import parse_flags
+from kws.base.errors import run
+from kws.base.files import fingerprint
+from kws.base.flags import bounded, new_parser, options_from
+from kws.base.quiet_tf import keras
+from kws.base.settings import SILENCE_INDEX, SettingsFlags
+from kws.data.augmentation import Augmentation
+from kws.data.checks import check_data
+from kws.data.dataset import DataOptions
+from kws.model import checkpoints
+from kws.model.batch_norm import fold_batch_norm_into_plain_model, load_plain_weights, with_batch_norm
+from kws.report import plots
+from kws.report.reports import Report, protocol_of
+from kws.train import averaging, distribution, loop
+from kws.train.loop import TrainingOptions
+from kws.train.run_folder import read_history
 
 CLIPS_TO_MEASURE_ON = 1000  # the statistics of a batch normalisation
 
@@ -30,7 +33,7 @@ def parse_arguments():
     input_data.add_arguments(parser)
     input_data.add_training_arguments(parser)
     models.add_arguments(parser)
-    group = training.add_arguments(parser, steps="15000,3000", rates="0.001,0.0001", train_dir="train")
+    group = loop.add_arguments(parser, steps="15000,3000", rates="0.001,0.0001", train_dir="train")
     group.add_argument(
         "--start_from",
         "--start_checkpoint",
@@ -48,7 +51,7 @@ def parse_arguments():
         "--start_checkpoint, which forgets less of what that one knew (arXiv:2109.01903); the last layer's "
         "only where it is for the same words",
     )
-    kept.add_arguments(group)
+    averaging.add_arguments(group)
     group.add_argument(
         "--batch_norm",
         action=argparse.BooleanOptionalAction,
@@ -89,7 +92,7 @@ def main():
         model = models.build_model(settings)
         same_labels = True
         if args.start_checkpoint:
-            same_labels = training.start_from(args.start_checkpoint, model, settings)
+            same_labels = loop.start_from(args.start_checkpoint, model, settings)
         if args.batch_norm:
             start += ", with batch normalisation"
             # as varied: words by synthesis all begin and end in digital silence, without any deviation
@@ -99,19 +102,24 @@ def main():
                 load_plain_weights(model, network, batch.features)
 
     def plain():
-        return fold_batch_norm_into_plain_model(model, settings) if args.batch_norm else model
+        return (
+            fold_batch_norm_into_plain_model(model, models.build_model(settings))
+            if args.batch_norm
+            else model
+        )
 
-    offset = kept.unknown_offset(data) if args.prior_correction else 0
+    teacher = loop.load_teacher(options.teacher, settings, models.build_model) if options.teacher else None
+    offset = averaging.unknown_offset(data) if args.prior_correction else 0
     blended = None
     if args.blend_start:  # but not a last layer of other words, which starts at random
         blended = (network if args.batch_norm else model).get_weights()[: None if same_labels else -2]
     derived = None
     if args.blend_start or offset:
-        derived = kept.Kept(plain, settings, blended, args.blend_start, offset)
+        derived = averaging.Kept(plain, models.build_model(settings), blended, args.blend_start, offset)
         start += derived.changes
-    training.fit(
+    loop.fit(
         model, data, settings, options, variation, data_options, start=start, plain=derived or plain,
-        validated=derived and derived.network, starts_trained=bool(args.start_checkpoint),
+        validated=derived and derived.network, starts_trained=bool(args.start_checkpoint), teacher=teacher,
     )  # fmt: skip
     worker, workers = distribution.worker_index_and_count(strategy)
     if worker == 0:
@@ -138,7 +146,7 @@ def some_training_clips(data, variation, settings):
 
 def finish(train_dir, data, data_options, plots_folder):
     """Export the best checkpoint in `train_dir`, and print how good it is."""
-    model = checkpoints.load(train_dir / "best")
+    model = models.load(train_dir / "best")
     settings = model.settings
     checkpoints.export_saved_model(model.network, settings, train_dir / "saved_model")
     checkpoints.export_keras_file(model.network, settings, train_dir / f"{settings.model_architecture}.keras")

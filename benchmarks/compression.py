@@ -20,12 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import input_data
 import models
 from convert_to_tflite import quantized
-from input_data import DataOptions
-from kws import checkpoints, firmware
-from kws.cli import new_parser, number_list, options_from, run
-from kws.files import write_bytes, write_text
-from kws.settings import SettingsFlags
-from kws.tflite import TFLiteModel, embed_settings, zipped_size
+from kws.base.errors import run
+from kws.base.files import write_bytes, write_text
+from kws.base.flags import new_parser, number_list, options_from
+from kws.base.settings import SettingsFlags
+from kws.board import firmware
+from kws.data.dataset import DataOptions
+from kws.model import checkpoints
+from kws.model.tflite import TFLiteModel, embed_settings, zipped_size
 
 ROOT = Path(__file__).resolve().parent.parent
 NPU = "ethos-u55-128"
@@ -68,7 +70,7 @@ def parse_arguments():
 def main():
     args = parse_arguments()
     data_options = options_from(DataOptions, args)
-    _, settings = checkpoints.load_checkpoint(args.checkpoint, SettingsFlags.from_arguments(args))
+    _, settings = models.load_checkpoint(args.checkpoint, SettingsFlags.from_arguments(args))
     data = input_data.open_data(data_options, settings)
     work = Path(args.work_dir)
     work.mkdir(parents=True, exist_ok=True)
@@ -102,7 +104,7 @@ def tune(checkpoint, stage: str, folder: Path, seed: int, args, data_options: Da
 
 def measure(checkpoint, data, seed: int) -> dict[str, float]:
     """The figures of a line of the table."""
-    network, settings = checkpoints.load_checkpoint(checkpoint)
+    network, settings = models.load_checkpoint(checkpoint)
     labels, features = data.validation.label, input_data.features(data.validation, settings.front_end)
 
     def accuracy(model):

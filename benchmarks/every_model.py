@@ -13,9 +13,9 @@ import numpy as np
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from kws import plots
-from kws.reports import Report
-from kws.tflite import Cost
+from kws.model.tflite import Cost
+from kws.report import plots
+from kws.report.reports import Report
 
 ROOT = Path(__file__).resolve().parent.parent
 ROW = r"^\| `(\w+_small)` \| ([\d,]+) \| ([\d,]+) \| [^|]+ \| [^|]+ \| [\d.]+ / ([\d.]+) % \|"

@@ -24,9 +24,10 @@ from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import plain
-from kws.cli import bounded, new_parser, run
-from kws.features import MEL_CHANNELS, MEL_LOWER_HZ, MEL_UPPER_HZ, FrontEnd, mfcc, mfcc_tables
-from kws.settings import Settings
+from kws.base.errors import run
+from kws.base.features import MEL_CHANNELS, MEL_LOWER_HZ, MEL_UPPER_HZ, FrontEnd, mfcc, mfcc_tables
+from kws.base.flags import bounded, new_parser
+from kws.base.settings import Settings
 
 CLIPS_AT_ONCE = 100  # of a thread
 FRONT_ENDS = {

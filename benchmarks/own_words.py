@@ -21,13 +21,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import input_data
-from kws import checkpoints, streams
-from kws.ambient import Point, operating_point
-from kws.cli import new_parser, run
-from kws.clips import speaker_of, which_partition
-from kws.files import write_text
-from kws.recordings import NOISE_FOLDER, load_noise
-from kws.settings import UNKNOWN_LABEL
+from kws.audio.folders import NOISE_FOLDER
+from kws.audio.shards import load_noise
+from kws.base.errors import run
+from kws.base.files import write_text
+from kws.base.flags import new_parser
+from kws.base.settings import UNKNOWN_LABEL
+from kws.data.clips import speaker_of, which_partition
+from kws.detect import labelled_streams
+from kws.detect.measure import Point, operating_point
+from kws.model import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTITIONS = 10.0, 10.0  # % of speakers for validation and for testing, as published
@@ -149,7 +152,7 @@ def write_stream(tested: Path, data: Path, model: Path, minutes: float, target: 
     settings = checkpoints.read_settings(model)
     clips = input_data.open_test_dir(tested, settings)
     noise = load_noise(data, settings.front_end)
-    stream = streams.make_recording("stream", clips, noise, minutes, [0, 0], settings)
+    stream = labelled_streams.make_recording("stream", clips, noise, minutes, [0, 0], settings)
     with wave.open(str(target.with_suffix(".wav")), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

@@ -12,11 +12,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import models
-from input_data import Clips, DataOptions, open_data
-from kws.features import FrontEnd
-from kws.quiet_tf import keras, tf
-from kws.settings import Settings
-from kws.tflite import TFLiteModel, quantize
+from input_data import open_data
+from kws.base.features import FrontEnd
+from kws.base.quiet_tf import keras, tf
+from kws.base.settings import Settings
+from kws.data.clips import Clips
+from kws.data.dataset import DataOptions
+from kws.model.tflite import TFLiteModel, quantize
 
 
 def mfcc(samples, front_end: FrontEnd):

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from kws.checkpoints import load
-from kws.features import mfcc
-from kws.synthesis import centred, installed_voices
-from kws.synthetic_data import Draw, SynthesisOptions, spoken
+import models
+from kws.base.features import mfcc
+from kws.synth.corpus import Draw, SynthesisOptions, spoken
+from kws.synth.engines import centred, installed_voices
 
 
 def main(path, count):
-    model, options = load(path), SynthesisOptions()
+    model, options = models.load(path), SynthesisOptions()
     print("voices  CPU s each  understood of N")
     for name, voices in installed_voices((), options.language).items():
         draw, before = Draw({name: voices}, options), cpu_seconds()

@@ -25,17 +25,20 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+import models
+
 ARCHIVE = Path(__file__).resolve().parent
 ROOT = ARCHIVE.parent
 sys.path.insert(0, str(ROOT))
 import input_data  # noqa: E402
-import models  # noqa: E402
-from input_data import DataOptions  # noqa: E402
-from kws import checkpoints, firmware, tflite  # noqa: E402
-from kws.cli import new_parser, options_from, run  # noqa: E402
-from kws.files import write_text  # noqa: E402
-from kws.settings import SettingsFlags  # noqa: E402
-from kws.tflite import TFLiteModel  # noqa: E402
+from kws.base.errors import run  # noqa: E402
+from kws.base.files import write_text  # noqa: E402
+from kws.base.flags import new_parser, options_from  # noqa: E402
+from kws.base.settings import SettingsFlags  # noqa: E402
+from kws.board import firmware  # noqa: E402
+from kws.data.dataset import DataOptions  # noqa: E402
+from kws.model import checkpoints, tflite  # noqa: E402
+from kws.model.tflite import TFLiteModel  # noqa: E402
 
 NAME = "dnn_small"
 CONVERSION_FLAGS = {  # of convert_to_tflite.py
@@ -53,7 +56,7 @@ KINDS = {  # of files, by the flag that gives their checkpoint
 NPU = "ethos-u55-128"
 PAPER = "Y. Zhang et al., Hello Edge: Keyword Spotting on Microcontrollers, arXiv:1711.07128, 2017"
 HOW_TO_OPEN = {  # the source forms; the keras that TensorFlow comes with is Keras 3, and they are of Keras 2
-    "weights": "--checkpoint of every script; kws.checkpoints.load_checkpoint",
+    "weights": "--checkpoint of every script; models.load_checkpoint",
     "saved_model": "--checkpoint of every script; tf.saved_model.load; load_model of tf_keras; in Keras 3 "
     "keras.layers.TFSMLayer with call_endpoint='serving_default'",
     f"{NAME}.keras": "load_model of tf_keras; Keras 3 could not locate its class 'Functional'",
@@ -122,7 +125,7 @@ def main():
 
 def write_sources(checkpoint, flags: SettingsFlags) -> Path:
     """Copy the checkpoint, and export its other forms; returns the folder of the weights."""
-    network, settings = checkpoints.load_checkpoint(checkpoint, flags)
+    network, settings = models.load_checkpoint(checkpoint, flags)
     source = ARCHIVE / "model_source"
     write_weights(checkpoint, source / "weights", flags)
     checkpoints.export_saved_model(network, settings, source / "saved_model")
@@ -132,7 +135,7 @@ def write_sources(checkpoint, flags: SettingsFlags) -> Path:
 
 def write_weights(checkpoint, folder: Path, flags: SettingsFlags) -> Path:
     """Copy the checkpoint into `folder`, which is returned."""
-    network, settings = checkpoints.load_checkpoint(checkpoint, flags)
+    network, settings = models.load_checkpoint(checkpoint, flags)
     shutil.rmtree(folder, ignore_errors=True)
     checkpoints.save_checkpoint(network, settings, folder / f"{network_of(settings)}.ckpt")
     return folder

@@ -21,8 +21,8 @@ import soundfile
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from input_data import which_partition  # noqa: E402
-from kws.recordings import NOISE_FOLDER  # noqa: E402
-from kws.settings import Settings  # noqa: E402
+from kws.audio.folders import NOISE_FOLDER  # noqa: E402
+from kws.base.settings import Settings  # noqa: E402
 
 UNKNOWN_WORDS = ("bird", "happy", "seven", "tree")
 SPEAKERS = {"training": 16, "validation": 4, "testing": 4}

@@ -10,8 +10,8 @@ import pytest
 import convert_to_tflite
 import export_c
 import models
-from kws.quiet_tf import keras
-from kws.tflite import TFLiteModel, embed_settings
+from kws.base.quiet_tf import keras
+from kws.model.tflite import TFLiteModel, embed_settings
 
 STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror"]
 BOARDS = {

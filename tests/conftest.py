@@ -28,10 +28,12 @@ import export_c  # noqa: E402
 import forks  # noqa: E402
 import input_data  # noqa: E402
 import models  # noqa: E402
-from input_data import DataOptions  # noqa: E402
-from kws import checkpoints, streams  # noqa: E402
-from kws.cli import new_parser, run  # noqa: E402
-from kws.settings import Settings, SettingsFlags  # noqa: E402
+from kws.base.errors import run  # noqa: E402
+from kws.base.flags import new_parser  # noqa: E402
+from kws.base.settings import Settings, SettingsFlags  # noqa: E402
+from kws.data.dataset import DataOptions  # noqa: E402
+from kws.detect import labelled_streams  # noqa: E402
+from kws.model import checkpoints  # noqa: E402
 
 SAMPLE_DATA = ROOT / "sample_data"
 DATA = ("--data_dir", SAMPLE_DATA)
@@ -275,7 +277,7 @@ def long_recording(tmp_path, trained, data_options):
     """Path of a recording of the sample data's words, and the words in it."""
     settings = checkpoints.read_settings(trained / "best")
     data = input_data.open_data(data_options(), settings)
-    recording = streams.make_recording("x", data.training, data.noise, 1, [0], settings)
+    recording = labelled_streams.make_recording("x", data.training, data.noise, 1, [0], settings)
     soundfile.write(tmp_path / "long.wav", recording.samples, RATE)
     lines = [f"{seconds:.3f},{settings.labels[label]}\n" for seconds, label in recording.words]
     (tmp_path / "words.csv").write_text("".join(lines))
@@ -357,7 +359,7 @@ def half_hour(tmp_path_factory, sample, dnn_small):
     """A Stream for the shipped int8 model."""
 
     def make(folder):
-        recording = streams.make_recording("x", sample.training, sample.noise, 30, [0], dnn_small)
+        recording = labelled_streams.make_recording("x", sample.training, sample.noise, 30, [0], dnn_small)
         soundfile.write(folder / "stream.wav", recording.samples, RATE)
         detections = call("label_wav.py", SHIPPED_INT8, folder / "stream.wav", "--json").stdout
         (folder / "detections.jsonl").write_text(detections)

@@ -3,8 +3,8 @@
 import numpy as np
 
 import models
-from kws import checkpoints
-from kws.settings import Settings
+from kws.base.settings import Settings
+from kws.model import checkpoints
 
 # Of each network a small one, on ten frames of ten coefficients.
 TINY = {

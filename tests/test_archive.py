@@ -12,9 +12,10 @@ import build
 import input_data
 import models
 from conftest import ROOT, SAMPLE_DATA, WEIGHTS, call_here
-from kws import checkpoints, firmware
-from kws.settings import Settings
-from kws.tflite import TFLiteModel, operator_names, zipped_size
+from kws.base.settings import Settings
+from kws.board import firmware
+from kws.model import checkpoints
+from kws.model.tflite import TFLiteModel, operator_names, zipped_size
 
 ARCHIVE = ROOT / "model_archive"
 TFLITE_FOLDERS = sorted((ARCHIVE / "TFLite").iterdir())
@@ -174,8 +175,8 @@ def test_the_regression_vectors_hold(folder):
 
 
 def test_the_sources_and_the_float_file_are_one_model():
-    model, settings = checkpoints.load_checkpoint(WEIGHTS)
-    exported, _ = checkpoints.load_checkpoint(ARCHIVE / "model_source" / "saved_model")
+    model, settings = models.load_checkpoint(WEIGHTS)
+    exported, _ = models.load_checkpoint(ARCHIVE / "model_source" / "saved_model")
     features = np.random.default_rng(0).normal(scale=10, size=(20, 250)).astype(np.float32)
     expected = checkpoints.keras_predictor(model)(features)
     np.testing.assert_array_equal(checkpoints.keras_predictor(exported)(features), expected)

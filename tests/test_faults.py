@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import models
 from conftest import (
     DATA,
     ROOT,
@@ -32,7 +33,6 @@ from conftest import (
     web_server,
     weights,
 )
-from kws import checkpoints
 
 COUNT = int(os.environ.get("KILLS", "4"))
 WORDS = ("yes", "no", "up")
@@ -207,7 +207,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_one_clear_line_and_the_best_checkpoint_stays_whole(small_disk, trained):
     result = train_here(small_disk / "train", check=False)
     assert_one_clear_line(result, "No space left on device", small_disk)
-    checkpoints.load_checkpoint(small_disk / "train" / "best")
+    models.load_checkpoint(small_disk / "train" / "best")
 
 
 def test_a_full_disk_leaves_no_half_cache(small_disk):

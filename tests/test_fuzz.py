@@ -12,11 +12,12 @@ import soundfile
 
 import export_c
 from conftest import SHIPPED_INT8, WEIGHTS
-from kws import checkpoints, streams
-from kws.cli import UserError
-from kws.recordings import BadAudio, read_audio
-from kws.settings import Settings, SettingsFlags
-from kws.tflite import TFLiteModel
+from kws.audio.recordings import BadAudio, read_audio
+from kws.base.errors import UserError
+from kws.base.settings import Settings, SettingsFlags
+from kws.detect import labelled_streams
+from kws.model import checkpoints
+from kws.model.tflite import TFLiteModel
 
 COUNT = int(os.environ.get("FUZZ_INPUTS", "300"))
 EXPECTED_ERRORS = UserError, BadAudio
@@ -113,7 +114,10 @@ def test_lists_of_words(tmp_path, dnn_small):
     recording = tmp_path.parent / f"{tmp_path.name}.wav"
     soundfile.write(recording, np.zeros(20 * 16000), 16000)
     read, refused = survives(
-        lambda path: streams.read_recording(recording, path, dnn_small), content, tmp_path, "words.csv"
+        lambda path: labelled_streams.read_recording(recording, path, dnn_small),
+        content,
+        tmp_path,
+        "words.csv",
     )
     assert read and refused
 

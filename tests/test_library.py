@@ -6,10 +6,12 @@ import runpy
 import numpy as np
 import pytest
 
+import models
 from conftest import ROOT, SAMPLE_DATA, SHIPPED_INT8
-from input_data import DataOptions, features, open_data
-from kws.checkpoints import load
-from kws.streaming import DetectorOptions, detect
+from input_data import open_data
+from kws.data.clips import features
+from kws.data.dataset import DataOptions
+from kws.detect.streaming import DetectorOptions, detect
 
 pytestmark = pytest.mark.fast
 
@@ -24,7 +26,7 @@ def test_the_readmes_lines_print_the_word_that_is_spoken(tmp_path, monkeypatch, 
 
 
 def test_a_model_is_loaded_and_evaluated_without_a_command_line():
-    model = load(SHIPPED_INT8)
+    model = models.load(SHIPPED_INT8)
     clips = open_data(DataOptions(data_dir=str(SAMPLE_DATA), data_url=""), model.settings).testing
     scores = model.predict(features(clips, model.settings.front_end))
     assert scores.shape == (48, 12) and np.mean(scores.argmax(1) == clips.label) > 0.5
@@ -32,4 +34,4 @@ def test_a_model_is_loaded_and_evaluated_without_a_command_line():
 
 def test_a_threshold_that_nothing_reaches_detects_nothing():
     (speech,) = SAMPLE_DATA.glob("yes/19032833_nohash_0.flac")
-    assert not list(detect(speech, load(SHIPPED_INT8), DetectorOptions(threshold=1.01)))
+    assert not list(detect(speech, models.load(SHIPPED_INT8), DetectorOptions(threshold=1.01)))

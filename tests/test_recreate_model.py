@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from conftest import ROOT, SAMPLE_DATA, WEIGHTS, call, python
-from kws.tflite import TFLiteModel
+from kws.model.tflite import TFLiteModel
 
 NOISE = SAMPLE_DATA / "_background_noise_"
 

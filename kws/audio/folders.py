@@ -1,0 +1,245 @@
+"""Folders of recordings: which words there are, which files, and what in them is not used."""
+
+import os
+import re
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from kws.base.errors import UserError
+from kws.base.settings import SILENCE_LABEL, UNKNOWN_LABEL
+from kws.base.text import composed, folded
+
+NOISE_FOLDER = "_background_noise_"
+NEGATIVES_FOLDER = "_negatives_"  # recordings of any length without the words: kws.data.negatives
+FLAGS_FILE = "train_flags.txt"  # in a data folder: flags that train.py takes unless others are typed
+LABEL_FOLDERS = (SILENCE_LABEL, UNKNOWN_LABEL)
+AUDIO_SUFFIXES = (  # of what libsndfile reads
+    *(".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2"),
+    *(".aiff", ".aif", ".aifc", ".caf", ".au", ".snd", ".voc", ".sph", ".nist"),
+)
+OTHER_AUDIO = (
+    ".m4a",
+    ".m4b",
+    ".aac",
+    ".mp4",
+    ".mov",
+    ".wma",
+    ".amr",
+    ".3gp",
+    ".webm",
+    ".mka",
+    ".raw",
+    ".pcm",
+)
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+LEVELS = 5  # of folders below that of a word
+KINDS_NAMED = 5
+MEANT = {  # names without case and punctuation -> what they may be meant for
+    "silence": SILENCE_LABEL,
+    "unknown": UNKNOWN_LABEL,
+    **dict.fromkeys(("noise", "noises", "background", "backgroundnoise", "backgroundnoises"), NOISE_FOLDER),
+    "negatives": NEGATIVES_FOLDER,
+}
+
+
+def parse_flags(parser):
+    """The parsed command line; flags that are not typed are those of FLAGS_FILE in --data_dir, if any.
+
+    So a folder that synthesize.py made says what its words are, and how long.
+    """
+    args = parser.parse_args()
+    file = Path(args.data_dir) / FLAGS_FILE
+    if not file.is_file():
+        return args
+    print(f"flags of {file}: {' '.join(shlex.split(file.read_text(), comments=True))}", file=sys.stderr)
+    return parser.parse_args([f"@{file}", *sys.argv[1:]])
+
+
+def entries(folder: Path) -> list[str]:
+    """Names in `folder`, sorted; none where it is no folder."""
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def populated_folders(folder: Path) -> list[str]:
+    """Names of the folders in `folder` that hold recordings, sorted; hidden ones are left out.
+
+    Names have their accents composed (Unicode NFC), however they are on the disk; see `folder_of`. UserError
+    where two folders differ in that alone.
+    """
+    names = [
+        composed(name)
+        for name in entries(folder)
+        if name[0] != "." and list_recordings(folder / name, first=True)
+    ]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(
+                f"{folder} has two folders named {name}, which differ only in how its accents are encoded "
+                "(Unicode NFC and NFD): put the recordings into one of them"
+            )
+    return sorted(names)
+
+
+def word_folders(folder: Path) -> list[str]:
+    """Names of the folders in `folder` that hold recordings of words, sorted; no '_' or '.' leads them."""
+    return [name for name in populated_folders(folder) if name[0] != "_"]
+
+
+def folder_of(folder: Path, name: str) -> Path:
+    """The folder in `folder` whose name is `name` but for Unicode normalization."""
+    if (folder / name).is_dir():
+        return folder / name
+    return next((folder / entry for entry in entries(folder) if composed(entry) == name), folder / name)
+
+
+def list_recordings(folder: Path, first=False) -> list[tuple[str, int, int]]:
+    """(name, bytes, time of change in ns) of the recordings in a folder, sorted; any one with `first`.
+
+    Those in folders below have them in their names: `anna/1.wav`.
+    """
+    found = []
+    for name, entry in _files(folder):
+        if _is_recording(entry):
+            status = entry.stat()
+            found.append((name, status.st_size, status.st_mtime_ns))
+            if first:
+                break
+    return sorted(found)
+
+
+def _is_recording(entry):
+    return entry.name.lower().endswith(AUDIO_SUFFIXES) and _holds(entry.is_file)
+
+
+def _holds(test):
+    """`test()` of an entry of a folder; False where the system cannot say, as of a link to itself."""
+    try:
+        return test()
+    except OSError:
+        return False
+
+
+def _files(folder) -> Iterator[tuple[str, os.DirEntry]]:
+    """(name, entry) of the files in a folder and those below; each folder once, as links may lead round."""
+    folder = Path(os.path.abspath(folder))
+    if not folder.is_dir():
+        return iter(())
+    around = {*folder.parents, *folder.resolve().parents}
+    return _files_below(folder, "", LEVELS, {_identity(place) for place in around})
+
+
+def _files_below(folder, prefix, levels, seen):
+    identity = _identity(folder)
+    if identity in seen:
+        return
+    seen.add(identity)
+    below = []
+    with os.scandir(folder) as scanned:
+        for entry in scanned:
+            if entry.name[0] == ".":
+                continue
+            if _holds(entry.is_dir):
+                below.append(entry)
+            else:
+                yield prefix + entry.name, entry
+    # links last, so that a folder has its own name where a link leads to it as well
+    for entry in sorted(below, key=lambda entry: (entry.is_symlink(), entry.name)):
+        if levels:
+            yield from _files_below(entry.path, f"{prefix}{entry.name}/", levels - 1, seen)
+        else:
+            yield f"{prefix}{entry.name}/", entry
+
+
+def _identity(path):
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+# ---- what is not as its owner may think ----
+
+
+def report_unused(folder: Path, used):
+    """Print, in one line, what in a data folder is not used: in the folders `used` all but recordings, in
+    other ones audio that cannot be read.
+    """
+    others = [name for name in entries(folder) if name[0] != "." and composed(name) not in used]
+    unused = unused_files(folder, used, others)
+    if unused:
+        print(f"not used in {folder}: {unused}", file=sys.stderr)
+
+
+def unused_files(folder: Path, names, others=()) -> str:
+    """How many files of which kinds, other than recordings, are in the folders `names` of `folder`; or ''.
+
+    Of the folders `others`, audio alone is counted.
+    """
+    found = [
+        (name, file, entry)
+        for name in (*names, *others)
+        for file, entry in _files(folder_of(folder, name))
+        if not _is_recording(entry) and not _is_no_audio(entry.name)
+    ]
+    unused = [item for item in found if item[0] in names or item[1].lower().endswith(OTHER_AUDIO)]
+    if not unused:
+        return ""
+    kinds = Counter(_kind(file, entry) for _, file, entry in unused)
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(KINDS_NAMED))
+    more = ", and others" if len(kinds) > KINDS_NAMED else ""
+    name, file = min(item[:2] for item in unused)
+    read = "WAV, FLAC, OGG, Opus, MP3, AIFF, CAF, AU and W64 files are read"
+    return f"{counts}{more}, such as {name}/{file} ({read})"
+
+
+def _is_no_audio(name):
+    return name.lower() in SYSTEM_FILES or name.lower().startswith(("readme", "license"))
+
+
+def _kind(file, entry):
+    if file.endswith("/"):
+        return f"folders more than {LEVELS} levels deep"
+    if entry.name.lower().endswith(AUDIO_SUFFIXES):
+        return "links to nothing, or devices"
+    return os.path.splitext(entry.name)[1].lower() or "without a suffix"
+
+
+def report_misnamed(folder: Path, wanted_words):
+    """Print a line for each folder that is named almost like one with a meaning, or not used for its name."""
+    known = {NOISE_FOLDER, NEGATIVES_FOLDER, *LABEL_FOLDERS, *wanted_words}
+    spelled_alike = {_spelling(word): word for word in wanted_words}
+    for name in populated_folders(folder):
+        meant = likely_meaning(name) or spelled_alike.get(_spelling(name))
+        if name not in known and (meant or name[0] == "_"):
+            what = "is not used" if name[0] == "_" else "is taken for a word of that name"
+            rename = f"; rename it to {meant} if it is meant as that" if meant else ", as '_' leads its name"
+            print(f"{folder / name} {what}{rename}", file=sys.stderr)
+
+
+def _spelling(name):
+    """What `hey robot`, `Hey-Robot` and `hey_robot` have in common."""
+    return re.sub(r"[\s_-]+", "_", folded(name))
+
+
+def likely_meaning(name: str) -> str | None:
+    """The folder with a meaning, such as `_silence_`, that a name is almost that of."""
+    return MEANT.get("".join(filter(str.isalnum, name.lower())))
+
+
+def hint(folder: Path, wanted_words=()) -> str:
+    """Where the words (any, if none are given) may be instead, for the end of an error message; or ''."""
+    if composed(folder.resolve().name) in wanted_words:
+        return _meant(folder.resolve().parent)
+    places = [folder]
+    for _ in range(3):
+        places = [place / name for place in places for name in entries(place) if name[0] != "."]
+        found = {place: word_folders(place) for place in places if place.is_dir()}
+        found = {place: words for place, words in found.items() if set(wanted_words or words) & set(words)}
+        if found:  # with most words: Speech Commands' test set lies beside it
+            return _meant(max(found, key=lambda place: len(found[place])))
+    return ""
+
+
+def _meant(folder):
+    return f" (did you mean --data_dir {folder}?)"

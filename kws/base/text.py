@@ -1,0 +1,33 @@
+"""Text as people type it and as files hold it: accents, words, values of flags."""
+
+import itertools
+import unicodedata
+
+
+def composed(text: str) -> str:
+    """`text` with its accents composed (Unicode NFC): macOS decomposes those in names of files."""
+    return unicodedata.normalize("NFC", text)
+
+
+def show(value) -> str:
+    """`value` as it is written on the command line."""
+    if isinstance(value, tuple):
+        separator = " " if value and isinstance(value[0], int) else ","
+        return separator.join(map(show, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def words_in(text: str, others: str = "") -> list[str]:
+    """The words in a text: runs of letters with their marks, digits, and the characters `others`.
+
+    Python's \\w leaves out the vowels of Hindi, which Unicode has as marks.
+    """
+    runs = itertools.groupby(
+        text, lambda one: one.isalnum() or one in others or unicodedata.category(one)[0] == "M"
+    )
+    return ["".join(run) for is_word, run in runs if is_word]
+
+
+def folded(word: str) -> str:
+    """What spellings of a word have in common: spreadsheets write Yes, and macOS an accent as a letter."""
+    return unicodedata.normalize("NFC", word).casefold()

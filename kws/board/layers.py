@@ -1,0 +1,273 @@
+"""The layers of an int8 TFLite file, as numbers to compute with elsewhere."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from kws.base.errors import UserError
+from kws.model import tflite
+
+
+class Shape(NamedTuple):
+    height: int  # frames
+    width: int  # coefficients
+    channels: int
+
+    @property
+    def size(self) -> int:
+        return self.height * self.width * self.channels
+
+
+class PackedKernel(NamedTuple):
+    """Weights as indices, in the layout of kws/packing.py."""
+
+    bits: int  # of an index
+    values: np.ndarray  # int8 [2^bits], ascending, then zeros
+    words: np.ndarray  # the lower bits of four pairs of indices
+    tops: np.ndarray  # uint8, those above; none where indices have 4 bits
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.values.nbytes + self.words.nbytes + self.tops.nbytes
+
+
+class Layer(NamedTuple):
+    """A layer: real output = scales * (weights @ (inputs under the kernel - input_zero) + bias)."""
+
+    kind: str  # of the enum in kws.h, without KWS_
+    weights: np.ndarray  # int8 [outputs, inputs]; depthwise [inputs, outputs]
+    bias: np.ndarray  # int32 [outputs]
+    input_zero: int
+    output_zero: int
+    scales: np.ndarray  # of the sums, in steps of the output; float32 [outputs] or [1]
+    relu: bool
+    from_shape: Shape
+    to_shape: Shape
+    kernel: tuple[int, int] = (1, 1)
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)  # above and left
+    packed: PackedKernel | None = None  # its weights once more, where they are few
+
+    @property
+    def macs(self) -> int:
+        return self.weights.size * self.to_shape.height * self.to_shape.width
+
+    @property
+    def folded_bias(self) -> np.ndarray:
+        """Bias for inputs that are multiplied as they are, with their zero point: int64 [outputs]."""
+        of_weights = self.weights.sum(axis=0 if self.kind == "DEPTHWISE" else 1, dtype=np.int64)
+        return self.bias - self.input_zero * of_weights
+
+    @property
+    def patch_size(self) -> int:
+        """Values that are copied for each place."""
+        copied = self.kind in ("CONVOLUTION", "DEPTHWISE") and self.kernel != (1, 1)
+        return math.prod(self.kernel) * self.from_shape.channels if copied else 0
+
+
+class Network(NamedTuple):
+    """What an int8 TFLite file of layers one after the other, the last of them softmax, holds."""
+
+    layers: list[Layer]
+    input: tuple[float, int]  # scale and zero point
+    logits: tuple[float, int]
+    scores: tuple[float, int]
+
+    @property
+    def macs(self) -> int:
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def buffers(self) -> tuple[int, int]:
+        """Bytes of what layers of even and of odd number write; the last writes the scores."""
+        sizes = [layer.to_shape.size for layer in self.layers[:-1]]
+        return max(sizes[::2], default=1), max(sizes[1::2], default=1)
+
+    @property
+    def patch_size(self) -> int:
+        return max(layer.patch_size for layer in self.layers)
+
+
+# ---- reading ----
+
+
+def read_network(content: bytes, path) -> Network:
+    """The layers of an int8 TFLite file; UserError naming `path` where it is of another kind, or damaged."""
+    try:
+        return _network(_Graph(content, path))
+    except (AttributeError, IndexError, OverflowError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+class _Graph:
+    """The graph of a TFLite file, with what is taken from its tensors."""
+
+    def __init__(self, content, path):
+        from ai_edge_litert import schema_py_generated as schema
+
+        self.schema, self.path = schema, path
+        self._model = tflite.parse(content)
+        self._graph = self._model.subgraphs[0]
+        self.inputs, self.outputs, self.operators = (
+            self._graph.inputs,
+            self._graph.outputs,
+            self._graph.operators,
+        )
+        self.names = tflite.operator_names(content)
+
+    def code(self, operator):
+        return self._model.operatorCodes[operator.opcodeIndex].builtinCode
+
+    def shape(self, tensor) -> tuple[int, ...]:
+        shape = self._graph.tensors[tensor].shape
+        return () if shape is None else tuple(map(int, shape))
+
+    def scales(self, tensor) -> np.ndarray:
+        """The scales, float32, of a tensor of int8."""
+        quantization = self._graph.tensors[tensor].quantization
+        if not self.is_int8(tensor) or not len(quantization.scale):
+            raise UserError(f"{self.path} is not int8 throughout: convert it with --inference_type int8")
+        scales = np.asarray(quantization.scale, np.float32)
+        if not (np.isfinite(scales).all() and (scales > 0).all()):
+            raise ValueError("a scale is not a positive number")
+        return scales
+
+    def scale_and_zero(self, tensor) -> tuple[float, int]:
+        (scale,), (zero,) = self.scales(tensor), self._graph.tensors[tensor].quantization.zeroPoint
+        if not -128 <= zero <= 127:
+            raise ValueError("a zero point is not of 8 bits")
+        return float(scale), int(zero)
+
+    def is_int8(self, tensor) -> bool:
+        return self._graph.tensors[tensor].type == self.schema.TensorType.INT8
+
+    def constant(self, tensor, dtype) -> np.ndarray:
+        data = self._model.buffers[self._graph.tensors[tensor].buffer].data
+        return np.frombuffer(bytes(data), dtype).reshape(self.shape(tensor))
+
+
+def _network(graph):
+    if not all(map(graph.is_int8, (*graph.inputs, *graph.outputs))):
+        raise UserError(f"{graph.path} is not int8 throughout: convert it with --inference_type int8")
+    op = graph.schema.BuiltinOperator
+    readers = {
+        op.FULLY_CONNECTED: _fully_connected,
+        op.CONV_2D: _convolution,
+        op.DEPTHWISE_CONV_2D: _convolution,
+        op.AVERAGE_POOL_2D: _average,
+    }
+    *operators, softmax = graph.operators
+    if not {graph.code(operator) for operator in operators} <= {*readers, op.RESHAPE} or (
+        graph.code(softmax) != op.SOFTMAX
+    ):
+        raise UserError(
+            f"{graph.path} has the operators {', '.join(graph.names)}; only fully connected layers, "
+            "convolutions, an average over all places and a softmax can be exported, as in the architectures "
+            "single_fc, dnn, cnn and ds_cnn"
+        )
+    layers, latest = [], graph.inputs[0]
+    for operator in graph.operators:
+        if operator.inputs[0] != latest:
+            raise UserError(
+                f"{graph.path} has layers that are not one after the other: it cannot be exported"
+            )
+        latest = operator.outputs[0]
+        if graph.code(operator) in readers:  # values lie in the same order before and after a reshape
+            layers.append(readers[graph.code(operator)](graph, operator))
+    for before, after in zip(layers, layers[1:], strict=False):
+        if before.to_shape.size != after.from_shape.size:
+            raise ValueError("a layer takes what the one before does not give")
+    ends = graph.inputs[0], softmax.inputs[0], graph.outputs[0]
+    return Network(layers, *map(graph.scale_and_zero, ends))
+
+
+def _fully_connected(graph, operator):
+    weights = graph.constant(operator.inputs[1], np.int8)
+    outputs, inputs = weights.shape
+    shapes = Shape(1, 1, inputs), Shape(1, 1, outputs)
+    return _layer(graph, operator, "FULLY_CONNECTED", weights, shapes)
+
+
+def _convolution(graph, operator):
+    options, kernel = operator.builtinOptions, graph.constant(operator.inputs[1], np.int8)
+    outputs, *size, _ = kernel.shape
+    source, target = _places(graph, operator)
+    kind, weights = "CONVOLUTION", kernel.reshape(outputs, -1)
+    if graph.code(operator) == graph.schema.BuiltinOperator.DEPTHWISE_CONV_2D:
+        kind, weights = "DEPTHWISE", kernel.reshape(-1, kernel.shape[-1])
+    if options.dilationHFactor != 1 or options.dilationWFactor != 1:
+        raise UserError(f"{graph.path} has a dilated convolution: it cannot be exported")
+    if kind == "DEPTHWISE" and options.depthMultiplier != 1:
+        raise UserError(f"{graph.path} has a depthwise convolution with a multiplier: it cannot be exported")
+    strides = int(options.strideH), int(options.strideW)
+    same = options.padding == graph.schema.Padding.SAME
+    needed = [
+        (count - 1) * stride + length for count, stride, length in zip(target, strides, size, strict=False)
+    ]
+    padding = [max(0, need - given) // 2 if same else 0 for need, given in zip(needed, source, strict=False)]
+    fits = [
+        count == (-(-given // stride) if same else (given - length) // stride + 1)
+        for count, given, stride, length in zip(target, source, strides, size, strict=False)
+    ]
+    channels = source.channels if kind == "CONVOLUTION" else 1
+    if not all(fits) or weights.size != math.prod(size) * channels * target.channels:
+        raise ValueError("the shapes of a convolution do not fit")
+    layer = _layer(graph, operator, kind, weights, (source, target))
+    return layer._replace(kernel=tuple(size), strides=strides, padding=tuple(padding))
+
+
+def _average(graph, operator):
+    options, (source, target) = operator.builtinOptions, _places(graph, operator)
+    if (options.filterHeight, options.filterWidth) != source[:2] or target != (1, 1, source.channels):
+        raise UserError(f"{graph.path} has an average over a part of the places: it cannot be exported")
+    (_, zero), nothing = graph.scale_and_zero(operator.inputs[0]), np.zeros((0, target.channels), np.int8)
+    return Layer(
+        "AVERAGE", nothing, np.zeros(0, np.int32), zero, zero, np.ones(1, np.float32), False, source, target
+    )
+
+
+def _places(graph, operator):
+    """Shapes of the input and the output of an operator over images."""
+    shapes = graph.shape(operator.inputs[0]), graph.shape(operator.outputs[0])
+    if any(len(shape) != 4 or shape[0] != 1 or min(shape) < 1 for shape in shapes):
+        raise ValueError("a convolution or pooling takes or gives other than one image")
+    return [Shape(*shape[1:]) for shape in shapes]
+
+
+def _layer(graph, operator, kind, weights, shapes):
+    source, kernel, bias = (*operator.inputs, -1)[:3]
+    (in_scale, in_zero), (out_scale, out_zero) = map(graph.scale_and_zero, (source, operator.outputs[0]))
+    outputs = shapes[1].channels
+    # in float32 and this order, as XNNPACK, which runs the layers for LiteRT
+    scales = np.float32(in_scale) * graph.scales(kernel) / np.float32(out_scale)
+    activations = graph.schema.ActivationFunctionType
+    activation = operator.builtinOptions.fusedActivationFunction
+    if activation not in (activations.NONE, activations.RELU):
+        raise UserError(f"{graph.path} has an activation that cannot be exported: only ReLU can")
+    layer = Layer(
+        kind=kind,
+        weights=weights,
+        bias=graph.constant(bias, "<i4").ravel() if bias >= 0 else np.zeros(outputs, np.int32),
+        input_zero=in_zero,
+        output_zero=out_zero,
+        scales=scales,
+        relu=activation == activations.RELU,
+        from_shape=shapes[0],
+        to_shape=shapes[1],
+    )
+    if len(layer.bias) != outputs or len(scales) not in (1, outputs) or not weights.size:
+        raise ValueError("a layer's weights, bias and scales do not fit")
+    inputs_axis = 0 if kind == "DEPTHWISE" else 1
+    largest = np.abs(layer.folded_bias) + 128 * np.abs(weights.astype(np.int64)).sum(inputs_axis)
+    if (largest >= 2**31).any() or (largest * scales.astype(float) >= 2**21).any():
+        raise ValueError("the sums of a layer are too large")
+    return layer
+
+
+def multiplier_and_shift(scale: float) -> tuple[int, int]:
+    """`scale` as multiplier * 2^(shift - 31), the multiplier an int32 of 31 bits."""
+    fraction, shift = math.frexp(scale)
+    multiplier = round(fraction * 2**31)
+    return (multiplier // 2, shift + 1) if multiplier == 2**31 else (multiplier, shift)

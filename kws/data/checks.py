@@ -1,0 +1,80 @@
+"""Warnings and errors where a data set is too small to train on."""
+
+import sys
+
+import numpy as np
+
+from kws.audio.folders import NOISE_FOLDER
+from kws.base.errors import UserError
+from kws.base.settings import SILENCE_INDEX, SILENCE_LABEL, UNKNOWN_INDEX, UNKNOWN_LABEL, Settings
+from kws.base.text import show
+from kws.data.augmentation import Augmentation
+from kws.data.clips import is_synthetic
+from kws.data.dataset import Data
+
+FEW_TO_LEARN_FROM, FEW_TO_VALIDATE_ON = 100, 20  # clips of a word
+
+
+def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentation):
+    """Raise UserError where a word has no clips to learn from or nothing is left to validate on; print
+    warnings where there are few.
+    """
+    training, validation = (
+        np.bincount(clips.label, minlength=len(settings.labels)) for clips in (data.training, data.validation)
+    )
+    words = range(UNKNOWN_INDEX + 1, len(settings.labels))
+    for label in words:
+        if not training[label]:
+            raise UserError(
+                f"no clips of {settings.labels[label]} to learn from in {data_dir}: all are of speakers for "
+                "validation and testing; more speakers are needed, or smaller percentages"
+            )
+        if not validation[label]:
+            print(f"no clips of {settings.labels[label]} for validation: its accuracy cannot be measured")
+    few = [
+        f"{settings.labels[label]} has {training[label]} and {validation[label]}"
+        for label in words
+        if training[label] < FEW_TO_LEARN_FROM or validation[label] < FEW_TO_VALIDATE_ON
+    ]
+    if few:
+        print(
+            f"few clips for training and validation: {'; '.join(few)} (at least {FEW_TO_LEARN_FROM} and "
+            f"{FEW_TO_VALIDATE_ON} are recommended): the model and its accuracy will be rough"
+        )
+    if not len(data.validation):
+        raise UserError(
+            f"no clips for validation in {data_dir}: more recordings (of more speakers) are needed, "
+            "or a larger --validation_percentage"
+        )
+    _report_labels_without_clips(training, data, data_dir)
+    _report_people_not_learnt_from(data, settings)
+    if augmentation.uses_noise and not data.noise:
+        floor = show(augmentation.with_noise_floor(background=False).noise_floor_db)
+        print(f"{data_dir} has no {NOISE_FOLDER}: only --noise_floor_db {floor} is used", file=sys.stderr)
+
+
+def _report_people_not_learnt_from(data, settings):
+    def by_people(clips, label):
+        return sum(not is_synthetic(clips.names[clip]) for clip in np.flatnonzero(clips.label == label))
+
+    for label in range(UNKNOWN_INDEX + 1, len(settings.labels)):
+        kept = by_people(data.validation, label) + by_people(data.testing, label)
+        if kept and not by_people(data.training, label):
+            print(
+                f"all {kept} recordings of {settings.labels[label]} by people are of speakers for validation "
+                "and testing: it is learnt from synthesis alone (a speaker's partition follows from the name)"
+            )
+
+
+def _report_labels_without_clips(training, data, data_dir):
+    if not training[SILENCE_INDEX]:
+        print(f"no clips of {SILENCE_LABEL} to learn from: the model will take silence for something else")
+    windows = data.negatives_per_epoch + data.hard_negatives_per_epoch + data.cut_words_per_epoch
+    if not data.unknown_per_epoch + windows:
+        more = "a larger --training_unknown_percentage"
+        if not training[UNKNOWN_INDEX]:
+            more = f"folders of other words or of noise in {data_dir} (with an --unknown_percentage above 0)"
+        print(
+            f"no clips of {UNKNOWN_LABEL} to learn from: the model will take every sound that is not silence "
+            f"for one of the wanted words; {more} would teach it others"
+        )

@@ -1,0 +1,145 @@
+"""Labelled clips, and which partition a recording belongs to."""
+
+import contextlib
+import hashlib
+import os
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from kws.audio.shards import PcmFile
+from kws.base.features import FrontEnd, mfcc
+from kws.base.settings import UNKNOWN_INDEX
+from kws.base.text import composed
+
+CLIPS_AT_ONCE = 400  # of a thread: buffers are made once for so many (measured)
+PARTITIONS = ("training", "validation", "testing")
+# Their names begin the speakers of what they say (kws.synth.engines).
+SYNTHESISERS = "espeak-ng", "mbrola", "rhvoice", "flite", "festival", "pico", "piper"
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Labelled clips in a fixed order. The audio stays on disk until asked for."""
+
+    pcm: tuple[np.ndarray | PcmFile, ...]  # int16 [rows, clip_samples] each
+    source: np.ndarray  # int32 [clips]: which of `pcm` a clip is in
+    row: np.ndarray  # int32 [clips]: and where in it
+    label: np.ndarray  # int32 [clips]: index into Settings.labels
+    names: tuple[str, ...]  # folder/file of each clip, '' for generated silence
+
+    def __len__(self):
+        return len(self.label)
+
+    def samples(self, clip: int) -> np.ndarray:
+        """The audio of one clip, int16 [clip_samples]."""
+        return self.pcm[self.source[clip]][self.row[clip]]
+
+    def audio(self, chosen) -> np.ndarray:
+        """The audio of several clips, int16 [len(chosen), clip_samples]."""
+        audio = np.empty((len(chosen), self.pcm[0].shape[1]), np.int16)
+        for out, clip in zip(audio, chosen, strict=True):
+            pcm, row = self.pcm[self.source[clip]], self.row[clip]
+            if isinstance(pcm, PcmFile):
+                pcm.read(row, out)
+            else:
+                out[:] = pcm[row]
+        return audio
+
+    def take(self, chosen) -> "Clips":
+        """The clips with the indices `chosen`, in that order."""
+        names = tuple(self.names[i] for i in chosen)
+        return Clips(self.pcm, self.source[chosen], self.row[chosen], self.label[chosen], names)
+
+
+def which_partition(file_name: str, validation_percentage: float, testing_percentage: float) -> str:
+    """The partition of a recording, by its speaker: all files of a speaker go together.
+
+    This is the rule the data set's README gives: the SHA-1 of the speaker, modulo 2**27, scaled to per cent.
+    """
+    largest = 2**27 - 1
+    digest = hashlib.sha1(path_bytes(speaker_of(file_name))).hexdigest()
+    position = int(digest, 16) % (largest + 1) * (100 / largest)
+    if position < validation_percentage:
+        return "validation"
+    return "testing" if position < validation_percentage + testing_percentage else "training"
+
+
+def speaker_of(file_name: str) -> str:
+    """The speaker of a recording, by its path in the folder of its word.
+
+    Files named alike up to `_nohash_` are of one speaker, as are others in one folder (`anna/2.wav`,
+    `anna/monday/1.wav`); what is in neither way told is a speaker of its own.
+    """
+    folder, _, name = file_name.rpartition("/")
+    if folder and "_nohash_" not in name:
+        return folder.split("/")[0]
+    return re.sub(r"_nohash_.*$", "", name)
+
+
+def path_bytes(name: str) -> bytes:
+    """A name for hashing: the same on every system, and of names that are no text too."""
+    return composed(name).encode(errors="surrogateescape")
+
+
+def report_unknown_speakers(folder: Path, names: list[str]):
+    """Print, in one line, how many of the recordings do not tell their speaker."""
+    unknown = sum("_nohash_" not in name and "/" not in name for name in names)
+    if unknown:
+        print(
+            f"{unknown:,} of {len(names):,} files of {folder} do not name their speaker "
+            "(<speaker>_nohash_<number> or <speaker>/<file>): each counts as a speaker of its own, so test "
+            "clips may be of voices that the model was trained on",
+            file=sys.stderr,
+        )
+
+
+@contextlib.contextmanager
+def workers():
+    """Threads for numpy's work, one a core; without BLAS's own threads, which would compete with them."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    with threadpool_limits(1, user_api="blas"):
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def features(clips: Clips, front_end: FrontEnd) -> np.ndarray:
+    """MFCC features of all clips as they are, float32 [clips, feature_count], on all cores."""
+    out = np.empty((len(clips), front_end.feature_count), np.float32)
+
+    def fill(start):
+        part = range(start, min(start + CLIPS_AT_ONCE, len(clips)))
+        mfcc(clips.audio(part), front_end, out[part.start : part.stop])
+
+    with workers() as pool:
+        for _ in pool.map(fill, range(0, len(clips), CLIPS_AT_ONCE)):
+            pass  # raises what a thread raised
+    return out
+
+
+def is_synthetic(name: str) -> bool:
+    """Whether a recording of this name (`folder/file`) was made here: its speaker is a voice."""
+    return name.rpartition("/")[2].startswith(tuple(f"{name}-" for name in SYNTHESISERS))
+
+
+def real_to_repeat(clips: Clips, percentage: float) -> tuple[int, ...]:
+    """Indices of real recordings, one for each further time that one is to be used: so that of the clips of
+    each word that has synthetic ones too, real ones are so many %, and all of them about as often.
+    """
+    synthetic = np.array([is_synthetic(name) for name in clips.names], bool)
+    repeated = []
+    for word in np.unique(clips.label[clips.label > UNKNOWN_INDEX]):
+        of_word = clips.label == word
+        (real,) = np.nonzero(of_word & ~synthetic)
+        made = np.count_nonzero(of_word & synthetic)
+        if made and len(real):
+            wanted = int(np.ceil(made * percentage / (100 - percentage)))
+            repeated += np.resize(real, max(0, wanted - len(real))).tolist()
+    return tuple(repeated)

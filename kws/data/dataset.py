@@ -1,0 +1,58 @@
+"""A data set ready for use, and the options that say which recordings are in it."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kws.data.clips import Clips
+from kws.data.download import DATA_URL
+from kws.data.negatives import LongRecordings
+
+DEFAULT_DATA_DIR = Path(__file__).resolve().parents[2] / "data" / "speech_commands_v0.02"
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which recordings are used, and in what mixture: the flags of `add_arguments`."""
+
+    data_dir: str = str(DEFAULT_DATA_DIR)
+    data_url: str = DATA_URL
+    silence_percentage: float = 10
+    unknown_percentage: float = 10
+    training_unknown_percentage: float | None = None  # unknown_percentage where None
+    real_percentage: float = 0
+    negatives_dir: tuple[str, ...] = ()
+    negatives_percentage: float = 50
+    hard_negatives_percentage: float = 0
+    hard_negatives_interval: int | None = None  # only at the start where None
+    cut_words_percentage: float = 0
+
+    @property
+    def unknown_in_training(self) -> float:
+        """Clips of unknown words in an epoch of training, in % of the wanted words' clips."""
+        percentage = self.training_unknown_percentage
+        return self.unknown_percentage if percentage is None else percentage
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set ready for use: labelled clips by partition, and background noise."""
+
+    training: Clips  # with all clips of unknown words
+    unknown_per_epoch: int  # of which each epoch draws so many
+    validation: Clips
+    testing: Clips
+    noise: list[np.ndarray]  # float32 [samples] each, -1 to 1, none shorter than a clip
+    negatives: LongRecordings | None = None
+    negatives_per_epoch: int = 0  # windows of them
+    cut_words_per_epoch: int = 0
+    hard_negatives_per_epoch: int = 0  # of those below, or of all negatives where there are none
+    repeated: tuple[int, ...] = ()  # clips that an epoch holds once more
+    # windows that a model takes for words, and the chances to draw one of them up to each (kws.train.mining)
+    hard_negatives: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def percent_of(count, percentage):
+    return math.ceil(count * percentage / 100)  # rounded up, so that a small set has some

@@ -1,0 +1,155 @@
+"""Recordings from the published archives: download, verify, extract; each once, whatever is interrupted."""
+
+import gzip
+import logging
+import os
+import shutil
+import sys
+import tarfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from kws.audio.folders import entries, folder_of, hint, list_recordings, unused_files, word_folders
+from kws.base.errors import UserError
+from kws.base.files import errors_name, lock
+
+DATA_URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
+TEST_SET_URL = "http://download.tensorflow.org/data/speech_commands_test_set_v0.02.tar.gz"
+SHA256 = {  # of the published archives
+    DATA_URL: "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
+    TEST_SET_URL: "cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
+}
+DOWNLOADS_FOLDER = ".downloads"
+UNFINISHED_FOLDER = ".extracting"
+
+
+def prepare_recordings(data_dir, data_url: str, wanted_words=()) -> Path:
+    """Have recordings in `data_dir`, one folder per word; download and extract them where there are none yet.
+
+    Returns the folder. Raises UserError where there are no recordings and none can be had. A single folder
+    with nothing but folders in it is a word with its speakers only where it is one of `wanted_words`.
+    """
+    folder = Path(data_dir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
+    populated = is_populated(folder, data_url)
+    if not populated:
+        if not data_url:
+            raise UserError(f"{folder} has no recordings, and no --data_url says where to get some")
+        fetch_archive(data_url, folder)
+    if not word_folders(folder) or _is_wrapped(folder, wanted_words):
+        expected = f"{folder}/<word>/<clip>.wav{hint(folder, wanted_words) or hint(folder)}"
+        if populated:
+            unused = unused_files(folder, [name for name in entries(folder) if name[0] != "."])
+            unused = f"; it has {unused}" if unused else ""
+            raise UserError(f"{folder} has no recordings: expected {expected}{unused}")
+        raise UserError(f"{data_url} has no recordings at {expected}")
+    if populated:
+        shutil.rmtree(folder / DOWNLOADS_FOLDER, ignore_errors=True)  # of a run that was killed
+    return folder
+
+
+def is_populated(folder: Path, url: str) -> bool:
+    """Whether `folder` holds more than the archive at `url`, and no extraction was interrupted."""
+    archive = PurePosixPath(url).name
+    others = any(not name.startswith(".") and name != archive for name in entries(folder))
+    return others and not (folder / UNFINISHED_FOLDER).exists()
+
+
+def _is_wrapped(folder, wanted_words):
+    """Whether the only folder in `folder` is rather one around the words than a word with its speakers."""
+    words = word_folders(folder)
+    if len(words) != 1 or words[0] in wanted_words:
+        return False
+    return all("/" in name for name, _, _ in list_recordings(folder_of(folder, words[0])))
+
+
+def fetch_archive(url: str, folder: Path):
+    """Download `url`, verified, and extract it into `folder`; an archive that is in `folder` is used.
+
+    Where another process is doing the same, wait for it. Raises UserError where the download fails, has the
+    wrong hash, or holds what an archive of recordings must not; it is deleted then.
+    """
+    downloads = folder / DOWNLOADS_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder / ".lock", f"waiting for another run that downloads to {folder}"):
+        try:
+            if not is_populated(folder, url):
+                _fetch_archive(url, folder, downloads)
+        except UserError:
+            shutil.rmtree(downloads, ignore_errors=True)
+            raise
+        shutil.rmtree(downloads, ignore_errors=True)
+
+
+def _fetch_archive(url, folder, downloads):
+    import pooch
+
+    archive, expected = folder / PurePosixPath(url).name, SHA256.get(url)
+    if not archive.exists():
+        print(f"no recordings in {folder} yet: downloading {url}", file=sys.stderr)
+        archive = _download(url, expected, downloads)
+    elif expected and pooch.file_hash(archive) != expected:
+        raise UserError(f"{archive} is not the published archive, or not all of it: delete it to download it")
+    try:
+        extract(archive, folder)
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UserError) as error:
+        raise UserError(f"{archive} cannot be extracted: {error}") from None
+
+
+def _download(url, expected, downloads):
+    """The archive at `url` as a file in the folder `downloads`."""
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel(logging.ERROR)
+    try:
+        name = pooch.retrieve(
+            url,
+            known_hash=expected and f"sha256:{expected}",
+            fname=PurePosixPath(url).name,
+            path=downloads,
+            downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
+        )
+    except (requests.RequestException, ValueError) as error:
+        offline = isinstance(error, (requests.ConnectionError, requests.Timeout))
+        reason = "no connection to its server" if offline else error
+        raise UserError(f"cannot download {url}: {reason}") from None
+    return Path(name)
+
+
+def extract(archive: Path, folder: Path):
+    """Extract the regular files of a tar archive; they appear in `folder` only when all are complete.
+
+    Raises UserError for a member that would land outside, or is a link or device: nothing is extracted then.
+    """
+    from tqdm import tqdm
+
+    unfinished = folder / UNFINISHED_FOLDER
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        with errors_name(folder), tarfile.open(archive) as tar:
+            for member in tqdm(tar, desc="extracting", unit=" files", disable=None):
+                target = unfinished / _safe_path(member)
+                if member.isfile():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with open(target, "wb") as file:
+                        shutil.copyfileobj(tar.extractfile(member), file)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    for name in entries(unfinished):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        os.replace(unfinished / name, folder / name)
+    unfinished.rmdir()
+
+
+def _safe_path(member):
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{member.name} would be written outside the target folder")
+    if not (member.isfile() or member.isdir()):
+        raise UserError(f"{member.name} is a link or a device")
+    return path

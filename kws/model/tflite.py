@@ -1,0 +1,294 @@
+"""TFLite files: the settings inside, what they compute, and what they cost."""
+
+import io
+import math
+import os
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from kws.base.errors import UserError
+from kws.base.quiet_tf import quiet
+from kws.base.settings import Settings, SettingsFlags
+
+METADATA_NAME = "keyword_spotting_settings"
+CLIPS_AT_ONCE = 500  # of a call of the interpreter; more gain nothing
+ALIGNMENT = 16  # bytes; what the schema asks of buffers and kernels on microcontrollers need
+
+
+def is_tflite(content: bytes) -> bool:
+    return content[4:8] == b"TFL3"
+
+
+def parse(content: bytes):
+    """The objects (of flatbuffers' ModelT) in a TFLite model; UserError where it is damaged."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    try:
+        return schema.ModelT.InitFromPackedBuf(content)
+    except Exception as error:  # flatbuffers checks nothing, so damage shows as any exception
+        raise UserError(f"the TFLite model is damaged: {error}") from None
+
+
+def operator_versions(content: bytes) -> dict[str, int]:
+    """The operators that a TFLite model uses, by their names in the schema, and their versions."""
+    return {_operator_name(code.builtinCode): code.version for code in parse(content).operatorCodes}
+
+
+def operator_names(content: bytes) -> list[str]:
+    """Names of the operators that a TFLite model uses, sorted."""
+    return sorted(operator_versions(content))
+
+
+def _operator_name(code):
+    from ai_edge_litert import schema_py_generated as schema
+
+    return next(name for name, value in vars(schema.BuiltinOperator).items() if value == code)
+
+
+# ---- settings inside ----
+
+
+def embed_settings(content: bytes, settings: Settings) -> bytes:
+    """A TFLite model with the settings in a metadata buffer, in place of the converter's own metadata.
+
+    Tensors between input and output lose their names, which an unrolled network has by the hundred.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = parse(content)
+    for entry in model.metadata or ():
+        model.buffers[entry.buffer].data = None
+        if entry.name == METADATA_NAME.encode() and entry.buffer == len(model.buffers) - 1:
+            model.buffers.pop()  # of earlier settings
+    for graph in model.subgraphs:
+        for number in {*range(len(graph.tensors))} - {*graph.inputs, *graph.outputs}:
+            graph.tensors[number].name = ""
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = METADATA_NAME, len(model.buffers)
+    model.metadata = [entry]
+    model.buffers.append(schema.BufferT(data=np.frombuffer(settings.to_json().encode(), np.uint8)))
+    model.buffers = [_Aligned(buffer) for buffer in model.buffers]
+    builder = flatbuffers.Builder(len(content) + 4096)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+class _Aligned(NamedTuple):
+    """A buffer of a TFLite model, packed at a multiple of ALIGNMENT; flatbuffers by itself aligns to 4."""
+
+    buffer: object
+
+    def Pack(self, builder):  # noqa: N802  (the name that flatbuffers calls)
+        from ai_edge_litert import schema_py_generated as schema
+
+        data = self.buffer.data
+        has_data = data is not None and len(data)
+        if has_data:
+            builder.StartVector(1, len(data), ALIGNMENT)
+            # Builder.CreateByteVector does the same without a choice of alignment; it moves `head`, too
+            builder.head -= len(data)
+            builder.Bytes[builder.head : builder.head + len(data)] = bytes(data)
+            vector = builder.EndVector()
+        schema.BufferStart(builder)
+        if has_data:
+            schema.BufferAddData(builder, vector)
+        return schema.BufferEnd(builder)
+
+
+def settings_text(content: bytes) -> bytes | None:
+    """The settings' JSON in a TFLite model, None where there is none."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    try:
+        model = schema.Model.GetRootAs(content, 0)
+        for i in range(model.MetadataLength()):
+            entry = model.Metadata(i)
+            if entry.Name() == METADATA_NAME.encode():
+                return model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+    except Exception:  # damaged; the interpreter says how
+        return None
+    return None
+
+
+def _has_graph(content):
+    from ai_edge_litert import schema_py_generated as schema
+
+    try:
+        model = schema.Model.GetRootAs(content, 0)
+        return model.SubgraphsLength() > 0 and model.BuffersLength() > 0
+    except Exception:  # damaged
+        return False
+
+
+# ---- running ----
+
+
+class TFLiteModel:
+    """A TFLite file ready to run, fed batches where its operators allow another batch size.
+
+    `settings` are those in the file, or where it carries none those of `flags`; without flags UserError.
+    `content` are its bytes; `input` and `output` the interpreter's details of the two tensors.
+    """
+
+    def __init__(self, path, flags: SettingsFlags | None = None):
+        self.path, self.content = Path(path), _read_bytes(Path(path))
+        if not _has_graph(self.content):  # which would crash the interpreter
+            raise UserError(f"{path} is not a TFLite model that can run: it has no graph")
+        try:
+            self._interpreter = _interpreter(self.content)
+            (self.input,) = self._interpreter.get_input_details()
+            (self.output,) = self._interpreter.get_output_details()
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"{path} is not a TFLite model that can run: {error}") from None
+        self._batch = int(self.input["shape"][0])
+        self._resizable = True
+        text = settings_text(self.content)
+        stored = None if text is None else Settings.from_json(text, str(path))
+        self.settings = required(stored, path) if flags is None else flags.resolve(stored, str(path))
+        self._check_shapes()
+
+    def _check_shapes(self):
+        expected = [(self.settings.feature_count,), (len(self.settings.labels),)]
+        found = [tuple(map(int, detail["shape"][1:])) for detail in (self.input, self.output)]
+        if found != expected:
+            raise UserError(
+                f"{self.path} takes {found[0]} features and returns {found[1]} scores, but its settings or "
+                f"the flags say {expected[0]} and {expected[1]}"
+            )
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Scores float32 [clips, labels] of features float32 [clips, feature_count]."""
+        self._resize(min(len(features), CLIPS_AT_ONCE))
+        scores = []
+        for start in range(0, len(features), self._batch):
+            part = features[start : start + self._batch]
+            padded = np.pad(part, ((0, self._batch - len(part)), (0, 0)))
+            output_tensor = self.run(quantize(padded, self.input))
+            scores.append(dequantize(output_tensor, self.output)[: len(part)])
+        return np.concatenate(scores) if scores else np.zeros((0, len(self.settings.labels)), np.float32)
+
+    def run(self, input_tensor: np.ndarray) -> np.ndarray:
+        """The output tensor for one batch of the input tensor, both in the types of the file."""
+        self._interpreter.set_tensor(self.input["index"], input_tensor)
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise UserError(f"{self.path} is not a TFLite model that can run: {error}") from None
+        return self._interpreter.get_tensor(self.output["index"])
+
+    def _resize(self, batch):
+        if batch in (0, self._batch) or not self._resizable:
+            return
+        shape = [batch, *map(int, self.input["shape"][1:])]
+        self._interpreter.resize_tensor_input(self.input["index"], shape)
+        try:
+            with quiet():
+                self._interpreter.allocate_tensors()
+            self._batch = batch
+        except RuntimeError:  # its reshapes name the batch
+            self._interpreter, self._resizable = _interpreter(self.content), False
+
+    def cost(self) -> "Cost":
+        parameters, macs = _parameters_and_macs(self.content)
+        return Cost(len(self.content), zipped_size(self.content), parameters, macs)
+
+
+def required(settings: Settings | None, path) -> Settings:
+    if settings is None:
+        raise UserError(f"{path} carries no settings, so how to compute its features is unknown")
+    return settings
+
+
+def _read_bytes(path):
+    if not path.is_file():
+        raise UserError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
+    return path.read_bytes()
+
+
+def _interpreter(content):
+    """An interpreter with its tensors allocated.
+
+    With the reference kernels where the fast ones refuse a model, as they do one with a layer that never
+    responds; the results of integer models are the same.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    def allocated(kernels):
+        interpreter = Interpreter(
+            model_content=content, num_threads=os.cpu_count(), experimental_op_resolver_type=kernels
+        )
+        interpreter.allocate_tensors()
+        return interpreter
+
+    with quiet():
+        try:
+            return allocated(OpResolverType.AUTO)
+        except RuntimeError:
+            return allocated(OpResolverType.BUILTIN_REF)
+
+
+def quantize(values: np.ndarray, detail: dict) -> np.ndarray:
+    """Float values as the tensor of `detail` (from the interpreter) takes them; floats stay as they are."""
+    if detail["dtype"] == np.float32:
+        return values.astype(np.float32)
+    scale, zero_point = detail["quantization"]
+    limits = np.iinfo(detail["dtype"])
+    return np.clip(np.round(values / scale) + zero_point, limits.min, limits.max).astype(detail["dtype"])
+
+
+def dequantize(values: np.ndarray, detail: dict) -> np.ndarray:
+    """The float32 values of a tensor with `detail` (from the interpreter)."""
+    if detail["dtype"] == np.float32:
+        return values
+    scale, zero_point = detail["quantization"]
+    return ((values.astype(np.float32) - zero_point) * scale).astype(np.float32)
+
+
+# ---- cost ----
+
+
+class Cost(NamedTuple):
+    """What a model needs."""
+
+    bytes: int  # of its file, or of a checkpoint's files
+    zipped: int
+    parameters: int
+    macs: int  # multiply-accumulates for one clip
+
+
+def zipped_size(content: bytes) -> int:
+    """Bytes that `content` takes in a zip file; what an update over the air would carry."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        archive.writestr("model", content)
+    return len(packed.getvalue())
+
+
+def _parameters_and_macs(content):
+    """The numbers in constant operands of arithmetic, and multiply-accumulates.
+
+    Equal tensors count once: an unrolled network has those of a gate once for each frame.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    op = schema.BuiltinOperator
+    products = op.FULLY_CONNECTED, op.CONV_2D, op.DEPTHWISE_CONV_2D
+    model = parse(content)
+    graph, constants, macs = model.subgraphs[0], {}, 0
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex].builtinCode
+        operands = [graph.tensors[number] for number in operator.inputs if number >= 0]
+        if code in products:
+            *places, _ = graph.tensors[operator.outputs[0]].shape
+            macs += math.prod(map(int, [*operands[1].shape, *places]))
+        if code in (*products, op.ADD, op.SUB, op.MUL):
+            for tensor in operands:
+                data = model.buffers[tensor.buffer].data
+                if data is not None and len(data):
+                    shape = () if tensor.shape is None else tensor.shape
+                    constants[bytes(data)] = math.prod(map(int, shape))
+    return sum(constants.values()), macs

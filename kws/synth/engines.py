@@ -1,0 +1,440 @@
+"""Speech synthesisers that are installed, and what each says.
+
+espeak-ng with its own voices and with MBROLA's, flite, festival, RHVoice, SVOX Pico, piper.
+"""
+
+import functools
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from kws.base.errors import UserError
+
+WORDS_PER_MINUTE = 175  # espeak-ng's normal speed
+MBROLA_WORDS_PER_MINUTE = 110  # as people say single words; at 175 "yes" takes 0.25 s, theirs 0.46
+NO_PEOPLE = re.compile(  # variants of espeak-ng's voices that nobody would speak with
+    "robosoft|.*robot|demonic|croak|whisper|storm|tweaky|ricishay|anxious|fast|kaukovalta", re.IGNORECASE
+)
+# festvox voices for one task alone cannot say other things, and kal is kal16 at half its rate
+UNSUITABLE = re.compile(".*_time$|kal$")
+TIMEOUT = 120  # s, of one call: something hangs
+NOTHING = np.zeros(0, np.float32), 16000  # said by a voice that cannot say it
+
+
+class Voice(NamedTuple):
+    """A voice of a synthesiser: what a file name has as its speaker."""
+
+    engine: str
+    name: str
+    speaker: int | None = None  # of a voice that has several
+
+    def __str__(self):
+        name = f"{self.engine}-{Path(self.name).stem}" + ("" if self.speaker is None else f"-s{self.speaker}")
+        return re.sub("[^A-Za-z0-9_.+-]+", "-", name)
+
+
+class Utterance(NamedTuple):
+    """What to say and how: speed and pitch are factors, 1 being the voice's own."""
+
+    text: str
+    voice: Voice
+    speed: float = 1
+    pitch: float = 1
+
+
+class Engine(NamedTuple):
+    """A synthesiser. `speak` yields the samples of utterances, of any of its voices, and their rate.
+
+    Where a synthesiser cannot change the pitch it speaks slower, and its samples are said to be of a higher
+    rate, or the other way round.
+    """
+
+    name: str
+    install: str
+    voices: object  # (language, piper_voices) -> list[Voice], empty where it is not installed
+    speak: object  # list[Utterance] -> Iterator of (float32 [samples], Hz)
+    at_once: int  # utterances of a call
+    weight: float = 1  # how often it is drawn, times the square root of its number of voices
+
+
+def _run(command, text=None) -> bytes:
+    """The standard output of a synthesiser; UserError with its last line where it fails."""
+    try:
+        # in a session of its own, so that Ctrl-C is for us alone, and what is running ends in order
+        result = subprocess.run(
+            command,
+            input=None if text is None else text.encode(),
+            stdin=subprocess.DEVNULL if text is None else None,
+            capture_output=True,
+            timeout=TIMEOUT,
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{command[0]} gave nothing in {TIMEOUT} s: leave it out by --engines") from None
+    if result.returncode:
+        lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise UserError(f"{command[0]} failed (exit code {result.returncode}): {lines[-1]}")
+    return result.stdout
+
+
+def _decoded(source):
+    import soundfile
+
+    return soundfile.read(source, dtype="float32")
+
+
+def _by_file(command, utterances, is_read=False) -> Iterator:
+    """What a program says that writes each utterance to a file: command(path, *utterance) is its call.
+
+    `is_read` where it reads the text from standard input. Where it writes no file it says nothing.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "said.wav")
+        for utterance in utterances:
+            _run(command(str(path), *utterance), utterance.text if is_read else None)
+            yield _decoded(path) if path.exists() else NOTHING
+            path.unlink(missing_ok=True)
+
+
+def _is_of(code: str, language: str) -> bool:
+    """Whether a voice's language, as en-GB, is the one that is asked for, as en or en-gb."""
+    return f"{code}-".lower().startswith(f"{language}-".lower())
+
+
+# ---- espeak-ng, with its own voices and with MBROLA's ----
+
+
+def _espeak_voices(language, _):
+    if not shutil.which("espeak-ng"):
+        return []
+    names = []
+    for line in _run(["espeak-ng", f"--voices={language.split('-')[0]}"]).decode().splitlines()[1:]:
+        code, file = line.split()[1], line.split()[4]
+        if not file.startswith(("mb/", "!v")) and _is_of(code, language):
+            names.append(code)
+    if names == [] and _run(["espeak-ng", "--voices"]).decode().find(f" {language} ") < 0:
+        raise UserError(f"espeak-ng has no --language {language} (espeak-ng --voices lists them)")
+    listed = _run(["espeak-ng", "--voices=variant"]).decode()
+    variants = sorted(name for name in re.findall(r"!v/(\S+)\s*\n", listed) if not NO_PEOPLE.match(name))
+    return [
+        Voice("espeak-ng", name)
+        for name in [f"{name}{variant}" for name in names for variant in ("", *(f"+{v}" for v in variants))]
+    ]
+
+
+MBROLA_DATA = Path("/usr/share/mbrola")  # where espeak-ng looks
+
+
+def _mbrola_voices(language, _):
+    if not shutil.which("espeak-ng") or not shutil.which("mbrola"):
+        return []
+    names = []
+    for line in _run(["espeak-ng", "--voices=mb"]).decode().splitlines()[1:]:
+        _, code, _, _, file, *others = line.split()
+        codes = [code, *re.findall(r"\((\S+)", " ".join(others))]
+        name = file.removeprefix("mb/mb-")
+        data = name.split("-")[0]  # de4-en speaks English with the data of de4
+        # it lists those too whose data are not installed
+        there = any((MBROLA_DATA / place).is_file() for place in (data, f"{data}/{data}", f"voices/{data}"))
+        if there and any(_is_of(code, language) for code in codes):
+            names.append(name)
+    return [Voice("mbrola", name) for name in sorted(names)]
+
+
+def _espeak_says(name, words_per_minute, utterance):
+    # its 100 steps of pitch are two octaves
+    steps = str(min(99, max(0, round(50 + 50 * math.log2(utterance.pitch)))))
+    rate = str(max(80, round(words_per_minute * utterance.speed)))
+    command = ["espeak-ng", "-v", name, "-s", rate, "-p", steps, "--stdin", "--stdout"]
+    said = _run(command, utterance.text)
+    return _decoded(io.BytesIO(said)) if said else NOTHING
+
+
+def _espeak(utterances) -> Iterator:
+    for utterance in utterances:
+        yield _espeak_says(utterance.voice.name, WORDS_PER_MINUTE, utterance)
+
+
+def _mbrola(utterances) -> Iterator:
+    for utterance in utterances:
+        try:
+            said = _espeak_says(f"mb-{utterance.voice.name}", MBROLA_WORDS_PER_MINUTE, utterance)
+        except (UserError, RuntimeError):  # data of a voice that are damaged; soundfile's where it is silent
+            said = NOTHING
+        yield said
+
+
+# ---- flite and festival, which speak English ----
+
+
+def _speaks_english(program, language):
+    return shutil.which(program) and language.split("-")[0] == "en"
+
+
+def _ascii(text):
+    """Without accents, which they do not read."""
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+
+
+def _flite_voices(language, _):
+    if not _speaks_english("flite", language):
+        return []
+    names = _run(["flite", "-lv"]).decode().partition(":")[2].split()
+    return [Voice("flite", name) for name in sorted(names) if not UNSUITABLE.match(name)]
+
+
+def _flite(utterances) -> Iterator:
+    def command(path, text, voice, speed, pitch):
+        stretch = f"duration_stretch={pitch / speed:.4f}"
+        return ["flite", "-voice", voice.name, "--setf", stretch, "-t", f" {_ascii(text)}", "-o", path]
+
+    spoken = _by_file(command, utterances)
+    return ((samples, rate * said.pitch) for (samples, rate), said in zip(spoken, utterances, strict=True))
+
+
+def _festival_voices(language, _):
+    if not _speaks_english("festival", language):
+        return []
+    # a voice of another language, or one that cannot be loaded, is not named
+    line = '(format t "%s %s\\n" voice (cadr (assoc \'language (cadr (voice.description voice)))))'
+    listing = f"(mapcar (lambda (voice) (unwind-protect {line} nil)) (voice.list))"
+    listed = _run(["festival", "-b", listing]).decode(errors="replace")
+    names = sorted(re.findall(r"^(\S+) english$", listed, re.MULTILINE))
+    return [Voice("festival", name) for name in names if not UNSUITABLE.match(name)]
+
+
+def _festival(utterances) -> Iterator:
+    with tempfile.TemporaryDirectory() as folder:
+        lines = []
+        for number, (text, voice, speed, pitch) in enumerate(utterances):
+            quoted = re.sub(r'["\\]', " ", _ascii(text))
+            lines += [
+                f"(voice_{voice.name})",  # which sets the stretch to its own
+                f"(Parameter.set 'Duration_Stretch {pitch / speed:.4f})",
+                f'(utt.save.wave (utt.synth (Utterance Text "{quoted}")) "{folder}/{number}.wav" \'riff)',
+            ]
+        script = Path(folder, "script.scm")
+        script.write_text("\n".join(lines))
+        _run(["festival", "-b", str(script)])
+        for number, utterance in enumerate(utterances):
+            path = Path(folder, f"{number}.wav")
+            samples, rate = _decoded(path) if path.exists() else NOTHING
+            yield samples, rate * utterance.pitch
+
+
+# ---- RHVoice ----
+
+RHVOICE_DATA = Path("/usr/share/RHVoice"), Path("/usr/local/share/RHVoice")
+RHVOICE_LANGUAGES = {
+    "cs": "Czech",
+    "en": "English",
+    "eo": "Esperanto",
+    "es": "Spanish",
+    "hr": "Croatian",
+    "ka": "Georgian",
+    "ky": "Kyrgyz",
+    "mk": "Macedonian",
+    "pl": "Polish",
+    "pt": "Brazilian-Portuguese",
+    "ru": "Russian",
+    "sk": "Slovak",
+    "sq": "Albanian",
+    "sr": "Serbian",
+    "tk": "Turkmen",
+    "tt": "Tatar",
+    "uk": "Ukrainian",
+    "uz": "Uzbek",
+    "vi": "Vietnamese",
+}
+
+
+def _rhvoice_voices(language, _):
+    if not shutil.which("RHVoice-test"):
+        return []
+    name = RHVOICE_LANGUAGES.get(language.split("-")[0])
+    found = [path for data in RHVOICE_DATA for path in data.glob("voices/*/voice.info")]
+    speaking = {
+        path.parent.name for path in found if f"language={name}" in path.read_text("utf-8").splitlines()
+    }
+    return [Voice("rhvoice", voice) for voice in sorted(speaking)]
+
+
+def _rhvoice(utterances) -> Iterator:
+    def command(path, text, voice, speed, pitch):
+        return [
+            *("RHVoice-test", "-p", voice.name, "-o", path),
+            *("-r", str(round(100 * speed)), "-t", str(round(100 * pitch))),
+        ]
+
+    return _by_file(command, utterances, is_read=True)
+
+
+# ---- SVOX Pico ----
+
+PICO_LANGUAGES = "en-US", "en-GB", "de-DE", "es-ES", "fr-FR", "it-IT"
+
+
+def _pico_voices(language, _):
+    installed = PICO_LANGUAGES if shutil.which("pico2wave") else ()
+    return [Voice("pico", code) for code in installed if _is_of(code, language)]
+
+
+def _pico(utterances) -> Iterator:
+    def command(path, text, voice, speed, pitch):
+        levels = [round(100 * min(high, max(low, x))) for x, low, high in ((speed, 0.2, 5), (pitch, 0.5, 2))]
+        # it reads & as "and" but knows no &lt;, and < or > are words to it where they are no tags
+        plain = re.sub("[<>]", " ", text)
+        tagged = '<speed level="{}"><pitch level="{}">{}</pitch></speed>'.format(*levels, plain)
+        return ["pico2wave", "-l", voice.name, "-w", path, tagged]
+
+    return _by_file(command, utterances)
+
+
+# ---- piper: voices that the user has downloaded ----
+
+
+def _piper_voices(language, folder):
+    if not folder:
+        return []
+    try:
+        import piper  # noqa: F401
+    except ImportError:
+        raise UserError("--piper_voices: piper is not installed (pip install piper-tts)") from None
+    voices = []
+    for path in sorted(Path(folder).rglob("*.onnx")):
+        try:
+            config = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UserError(f"{path} needs its {path.name}.json, which is downloaded with it") from None
+        code = config.get("language", {}).get("code") or config.get("espeak", {}).get("voice", "")
+        if not _is_of(code.replace("_", "-"), language):
+            continue
+        speakers = config.get("num_speakers", 1)
+        voices += [Voice("piper", str(path), s) for s in (range(speakers) if speakers > 1 else [None])]
+    if not voices:
+        raise UserError(f"--piper_voices {folder} has no voices of --language {language}")
+    return voices
+
+
+_PIPER_LOCK = threading.Lock()  # it uses all cores for one utterance, and loads a voice in seconds
+
+
+@functools.lru_cache(maxsize=2)
+def _piper_voice(path):
+    from piper import PiperVoice
+
+    return PiperVoice.load(path)
+
+
+def _piper(utterances) -> Iterator:
+    from piper import SynthesisConfig
+
+    for text, voice, speed, pitch in utterances:
+        with _PIPER_LOCK:
+            chunks = list(
+                _piper_voice(voice.name).synthesize(
+                    text, SynthesisConfig(speaker_id=voice.speaker, length_scale=pitch / speed)
+                )
+            )
+        parts = [chunk.audio_float_array for chunk in chunks] or [np.zeros(0, np.float32)]
+        yield np.concatenate(parts).astype(np.float32), (chunks[0].sample_rate if chunks else 16000) * pitch
+
+
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        # one synthesiser with other formants, which a model of people's words understands least
+        Engine("espeak-ng", "apt-get install espeak-ng", _espeak_voices, _espeak, 8, weight=0.25),
+        Engine(
+            "mbrola",
+            "apt-get install espeak-ng mbrola mbrola-us1 mbrola-us2 mbrola-us3 mbrola-en1, "
+            "of Debian's contrib and non-free",
+            _mbrola_voices,
+            _mbrola,
+            8,
+        ),
+        Engine("flite", "apt-get install flite", _flite_voices, _flite, 8),
+        Engine(
+            "festival",
+            "apt-get install festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k",
+            _festival_voices,
+            _festival,
+            16,  # starting it takes as long as some words
+        ),
+        Engine(
+            "rhvoice",
+            "apt-get install rhvoice rhvoice-english, of Debian's non-free",
+            _rhvoice_voices,
+            _rhvoice,
+            4,
+        ),
+        Engine("pico", "apt-get install libttspico-utils, of Debian's non-free", _pico_voices, _pico, 8),
+        Engine("piper", "pip install piper-tts, and --piper_voices", _piper_voices, _piper, 64),
+    )
+}
+
+
+def installed_voices(names: tuple[str, ...], language: str, piper_voices=None) -> dict[str, list[Voice]]:
+    """The voices of each synthesiser that has any, of those `names` (all where empty).
+
+    UserError where there are none, or one that was asked for has none.
+    """
+    found = {name: ENGINES[name].voices(language, piper_voices) for name in names or ENGINES}
+    missing = [name for name, voices in found.items() if not voices]
+    if missing and (names or len(missing) == len(found)):
+        commands = "; ".join(f"{name}: {ENGINES[name].install}" for name in missing)
+        raise UserError(f"no synthesiser with voices of --language {language}: {commands}")
+    return {name: voices for name, voices in found.items() if voices}
+
+
+# ---- from what was said to a recording ----
+
+QUIET = 0.01  # of the peak: what is quieter at the ends is cut
+MARGIN_SECONDS = 0.02
+PEAK = 0.7  # of full scale
+
+
+def finished(samples: np.ndarray, rate: float, sample_rate: int) -> np.ndarray | None:
+    """What was said at `sample_rate`, its silent ends cut, its peak at PEAK; None where all is silent."""
+    import soxr
+
+    if samples.ndim > 1:
+        samples = samples.mean(1)
+    if len(samples) and rate != sample_rate:
+        samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
+    peak = np.abs(samples).max(initial=0)
+    if peak < 1e-3:
+        return None
+    loud = np.flatnonzero(np.abs(samples) > QUIET * peak)
+    margin = int(MARGIN_SECONDS * sample_rate)
+    return samples[max(0, loud[0] - margin) : loud[-1] + 1 + margin] * np.float32(PEAK / peak)
+
+
+def centred(samples: np.ndarray, length: int) -> np.ndarray:
+    """With zeros on both sides where there are fewer than `length`."""
+    room = max(0, length - len(samples))
+    return np.pad(samples, (room // 2, room - room // 2))
+
+
+def part_of(samples: np.ndarray, part: str, fraction: float) -> np.ndarray:
+    """The first or the last `fraction` of samples, faded over a tenth of it where it is cut."""
+    count = max(1, int(fraction * len(samples)))
+    fade = np.linspace(0, 1, max(1, count // 10), dtype=np.float32)
+    if part == "first":
+        cut = samples[:count].copy()
+        cut[len(cut) - len(fade) :] *= fade[::-1]
+    else:
+        cut = samples[len(samples) - count :].copy()
+        cut[: len(fade)] *= fade
+    return cut

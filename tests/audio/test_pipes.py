@@ -1,0 +1,195 @@
+"""Recordings that come through a pipe are the samples that the file holds."""
+
+import io
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+
+from conftest import RATE
+from kws.audio.pipes import HEAD_BYTES, open_pipe
+from kws.audio.recordings import BadAudio, audio_blocks, read_audio
+
+pytestmark = pytest.mark.fast
+
+BLOCK_MS = 40
+
+
+class OneWay(io.RawIOBase):
+    """Bytes that can only be read on, and how many have been; after the first `until` more come when told."""
+
+    def __init__(self, content, until=None):
+        self.content, self.position, self.until = content, 0, until
+        self.more = threading.Event()
+
+    def read(self, count):
+        if self.until is not None and self.position + count > self.until:
+            if self.position == self.until:
+                assert self.more.wait(60)
+                self.until = None
+                return self.read(count)
+            count = self.until - self.position
+        part = self.content[self.position : self.position + count]
+        self.position += len(part)
+        return part
+
+
+def piped(content, raw_rate=RATE):
+    with open_pipe(OneWay(content), raw_rate, BLOCK_MS) as (recording, is_raw):
+        return np.concatenate([*audio_blocks(recording, RATE)]), is_raw
+
+
+def noise(seconds=1.0, channels=2):
+    return 0.1 * np.random.default_rng(0).normal(size=(int(seconds * RATE), channels))
+
+
+def wav(size=None, before=b"", subtype="PCM_16", samples=None):
+    """A WAV file, as bytes; with `size` in the header, and chunks before the samples."""
+    file = io.BytesIO()
+    soundfile.write(file, noise() if samples is None else samples, RATE, subtype, format="WAV")
+    content = file.getvalue()
+    start = content.index(b"data")
+    size = content[start + 4 : start + 8] if size is None else size.to_bytes(4, "little")
+    return content[:start] + before + b"data" + size + content[start + 8 :]
+
+
+def flac():
+    file = io.BytesIO()
+    soundfile.write(file, noise(), RATE, format="FLAC")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [
+        *[("WAV", subtype) for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")],
+        *[("WAV", subtype) for subtype in ("ULAW", "ALAW", "MS_ADPCM", "IMA_ADPCM")],
+        ("WAVEX", "PCM_24"),
+        ("RF64", "PCM_16"),
+        ("W64", "PCM_16"),
+        ("AIFF", "PCM_16"),
+        ("AU", "PCM_16"),
+        ("CAF", "PCM_16"),
+        ("FLAC", "PCM_16"),
+        ("OGG", "VORBIS"),
+        ("OGG", "OPUS"),
+        ("MP3", "MPEG_LAYER_III"),
+    ],
+)
+def test_every_format_is_read_as_from_a_file(tmp_path, kind, subtype):
+    path = tmp_path / "x"
+    soundfile.write(path, noise(), RATE, subtype, format=kind)
+    samples, is_raw = piped(path.read_bytes())
+    np.testing.assert_array_equal(samples, read_audio(path, RATE)[0])
+    assert not is_raw and len(samples) >= RATE
+
+
+def test_an_mp3_file_without_a_title_is_no_raw_audio(tmp_path):
+    soundfile.write(tmp_path / "x.mp3", noise(), RATE, format="MP3")
+    content = (tmp_path / "x.mp3").read_bytes()
+    frames = content[content.index(b"\xff", 1) :] if content.startswith(b"ID3") else content
+    assert frames[0] == 0xFF and not piped(frames)[1]
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x80000000])
+@pytest.mark.parametrize("before", [b"", b"LIST\x05\0\0\0title\0"], ids=["", "with a title"])
+def test_a_wav_file_that_does_not_know_its_size_ends_with_the_pipe(size, before):
+    np.testing.assert_array_equal(piped(wav(size, before))[0], piped(wav())[0])
+
+
+def test_what_follows_the_samples_is_no_audio():
+    np.testing.assert_array_equal(piped(wav() + b"LIST\x04\0\0\0more")[0], piped(wav())[0])
+
+
+@pytest.mark.parametrize(("channels", "looked_at"), [(1, BLOCK_MS), (2, 1000)])
+def test_a_wav_file_is_read_while_it_comes(channels, looked_at):
+    pipe = OneWay(wav(0xFFFFFFFF, samples=noise(3, channels)))
+    with open_pipe(pipe, RATE, BLOCK_MS) as (recording, _):
+        block = next(audio_blocks(recording, RATE))
+    assert len(block) == RATE * BLOCK_MS // 1000
+    assert pipe.position < HEAD_BYTES + 2 * channels * RATE * looked_at // 1000 + 100
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("kind", "subtype"), [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS")])
+def test_flac_and_ogg_are_decoded_while_they_come(tmp_path, kind, subtype, channels):
+    path, file = tmp_path / "x", io.BytesIO()
+    soundfile.write(file, noise(8, channels), RATE, subtype, format=kind)
+    path.write_bytes(content := file.getvalue())
+    pipe = OneWay(content, until=len(content) // 2)
+    with open_pipe(pipe, RATE, BLOCK_MS) as (recording, is_raw):
+        blocks = audio_blocks(recording, RATE)
+        found = [next(blocks) for _ in range(2000 // BLOCK_MS)]  # at half of the file, 2 of its 8 s are there
+        pipe.more.set()
+        found += blocks
+    np.testing.assert_array_equal(np.concatenate(found), read_audio(path, RATE)[0])
+    assert not is_raw
+
+
+def test_a_flac_file_that_does_not_know_its_length_ends_with_the_pipe():
+    content = bytearray(flac())
+    content[21] &= 0xF0  # STREAMINFO's count of samples, 36 bits; 0 is "unknown"
+    content[22:26] = bytes(4)
+    np.testing.assert_array_equal(piped(bytes(content))[0], piped(flac())[0])
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
+@pytest.mark.parametrize("silence", [0, 2.5])
+def test_of_channels_that_cancel_out_one_is_taken_once_there_is_something_to_hear(kind, silence):
+    sound = (3000 * noise(2, 1)).astype(np.int16)
+    sound = np.concatenate([np.zeros((int(silence * RATE), 1), np.int16), sound])
+    file = io.BytesIO()
+    soundfile.write(file, np.hstack([sound, -sound]), RATE, "PCM_16", format=kind)
+    np.testing.assert_array_equal(piped(file.getvalue())[0], sound[:, 0])
+
+
+def test_float_samples_at_the_scale_of_integers_are_recognised():
+    sound = np.round(100_000 * noise(2, 1)).clip(-32767, 32767).astype(np.float32)
+    found, _ = piped(wav(subtype="FLOAT", samples=sound))
+    np.testing.assert_array_equal(found, sound[:, 0].astype(np.int16))
+
+
+def test_a_format_that_has_to_end_first_is_said(tmp_path, capsys):
+    soundfile.write(tmp_path / "x", noise(), RATE, format="AIFF")
+    piped((tmp_path / "x").read_bytes())
+    assert "decoded when it ends" in capsys.readouterr().err
+    piped(wav())
+    assert not capsys.readouterr().err
+
+
+def test_samples_without_a_header_are_raw_at_the_rate_said():
+    samples = (3000 * noise(channels=1)[:, 0]).astype("<i2")
+    found, is_raw = piped(samples.tobytes() + b"x")
+    np.testing.assert_array_equal(found, samples)
+    assert is_raw and len(piped(samples.tobytes(), raw_rate=2 * RATE)[0]) == len(samples) // 2
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"<html>", "is text"),
+        (wav()[: RATE // 2], "is truncated"),
+        (wav()[:30], "is truncated|is not audio that can be read"),
+        (flac()[:-1000], "is truncated"),
+        (b"fLaC" + bytes(3000), "is not audio that can be read"),
+        (b"OggS" + bytes(3000), "is not audio that can be read"),
+        (b"\x1aE\xdf\xa3" + bytes(3000), "is not audio that can be read"),
+        (b"\0\0\0\x20ftypM4A " + bytes(3000), "is not audio that can be read"),
+    ],
+    ids=[
+        "nothing",
+        "text",
+        "half a WAV file",
+        "half a header",
+        "half a FLAC file",
+        "no FLAC",
+        "no Ogg",
+        "WebM",
+        "M4A",
+    ],
+)
+def test_what_is_no_audio_says_so(content, reason):
+    with pytest.raises(BadAudio, match=reason):
+        piped(content)

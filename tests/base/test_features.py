@@ -1,0 +1,77 @@
+"""MFCCs of a clip: the same bits whatever the other clips, and however the clips are divided."""
+
+import numpy as np
+import pytest
+
+import input_data
+from kws.base import features
+from kws.base.features import FrontEnd, mfcc
+
+pytestmark = pytest.mark.fast
+
+FRONT_ENDS = {
+    "dnn small": FrontEnd(16000, 16000, 640, 640, 10),
+    "defaults": FrontEnd(16000, 16000, 480, 160, 40),
+    "window of a power of two": FrontEnd(16000, 16000, 512, 256, 13),
+    "8 kHz": FrontEnd(8000, 8000, 320, 160, 40),
+    "one frame": FrontEnd(16000, 16000, 16000, 16000, 10),
+    "three frames": FrontEnd(16000, 8000, 2000, 2500, 1),
+}
+
+
+def clips_of(front_end, count=23):
+    noise = np.random.default_rng(0).normal(scale=3000, size=(count, front_end.clip_samples))
+    return noise.astype(np.int16)
+
+
+@pytest.fixture(params=FRONT_ENDS)
+def front_end(request):
+    return FRONT_ENDS[request.param]
+
+
+@pytest.mark.parametrize("part", [1, 2, 3, 5, 8, 22])
+def test_bits_do_not_depend_on_the_division_into_calls(front_end, part):
+    audio = clips_of(front_end)
+    parts = [mfcc(audio[first : first + part], front_end) for first in range(0, len(audio), part)]
+    np.testing.assert_array_equal(np.concatenate(parts), mfcc(audio, front_end))
+
+
+@pytest.mark.parametrize("at_once", [1, 25, 80, 10_000])
+def test_bits_do_not_depend_on_the_division_within_a_call(front_end, at_once, monkeypatch):
+    audio = clips_of(front_end)
+    expected = mfcc(audio, front_end)
+    monkeypatch.setattr(features, "FRAMES_AT_ONCE", at_once)
+    np.testing.assert_array_equal(mfcc(audio, front_end), expected)
+
+
+def test_bits_do_not_depend_on_order_or_on_where_the_samples_lie(front_end):
+    audio = clips_of(front_end)
+    expected = mfcc(audio, front_end)
+    np.testing.assert_array_equal(mfcc(audio[::-1], front_end)[::-1], expected)
+    shifted = np.empty(audio.size + 1, np.int16)[1:].reshape(audio.shape)
+    shifted[:] = audio
+    np.testing.assert_array_equal(mfcc(shifted, front_end), expected)
+
+
+def test_int16_and_float_of_full_scale_one_have_the_same_bits(front_end):
+    audio = clips_of(front_end)
+    np.testing.assert_array_equal(mfcc(audio / np.float32(32768), front_end), mfcc(audio, front_end))
+
+
+def test_features_go_where_they_are_asked_to(front_end):
+    audio = clips_of(front_end)
+    target = np.full((25, front_end.feature_count), np.nan, np.float32)
+    assert mfcc(audio, front_end, target[1:-1]).base is target
+    np.testing.assert_array_equal(target[1:-1], mfcc(audio, front_end))
+    assert np.isnan(target[[0, -1]]).all()
+
+
+def test_no_clips_have_no_features(front_end):
+    assert mfcc(clips_of(front_end, 0), front_end).shape == (0, front_end.feature_count)
+
+
+def test_features_of_clips_are_the_mfcc_of_their_samples(sample, dnn_small):
+    clips = sample.validation
+    audio = np.stack([clips.samples(clip) for clip in range(len(clips))]) / np.float32(32768)
+    expected = mfcc(audio, dnn_small.front_end)
+    np.testing.assert_allclose(input_data.features(clips, dnn_small.front_end), expected, rtol=0, atol=2e-5)

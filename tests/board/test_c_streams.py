@@ -1,0 +1,142 @@
+"""Detections in streams: by the C module those of the PC, alone and with a verifier."""
+
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import convert_to_tflite
+import export_c
+import input_data
+import models
+from c_modules import needs, random_inputs
+from conftest import SHIPPED, SHIPPED_INT8, assert_one_clear_line, call_here
+from kws.base.quiet_tf import keras
+from kws.base.settings import DetectorSettings, Sensitivity, Settings
+from kws.detect import streaming
+from kws.detect.streaming import DetectorOptions
+from kws.model.tflite import TFLiteModel, embed_settings
+
+
+def detections(folder, samples):
+    """What the module's program prints for a stream: (seconds, label, score) of each detection."""
+    subprocess.run(["make", "-C", folder, "kws"], check=True, capture_output=True)
+    return printed(folder, samples)
+
+
+def printed(folder, samples, *flags):
+    """The same of a program that is built."""
+    command = [folder / "kws", "-", *map(str, flags)]
+    output = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=True)
+    return [tuple(line.replace(" s ", "").split()) for line in output.stdout.decode().splitlines()]
+
+
+def test_in_half_an_hour_the_detections_are_those_of_label_wav(shipped, half_hour):
+    """All of them, at the same times and with the same scores."""
+    found = detections(shipped[0].folder, half_hour.samples)
+    assert len(found) > 150 and found == half_hour.detections
+
+
+def test_after_a_wake_word_the_detections_are_those_of_the_pc(shipped, half_hour):
+    module, model = shipped
+    samples, listening = half_hour.samples[: 16000 * 600], DetectorOptions(wake_word="yes", listen_ms=4000)
+    expected = by_the_pc(samples, model, None, listening)
+    without = [found for found in half_hour.detections if float(found[0]) < 600]
+    assert {"yes"} < {word for _, word, _ in expected} and 5 < len(expected) < len(without)
+    assert printed(module.folder, samples, "yes", 4000) == expected
+
+
+# ---- with a verifier ----
+
+
+def by_the_pc(samples, model, verifier, options=DetectorOptions()):  # noqa: B008  (frozen)
+    """The detections with a verifier, in the form of those of the module's program."""
+    labels = model.settings.labels
+    found = streaming.detections_in([samples], model, options, verifier)
+    return [(f"{one.seconds:.3f}", labels[one.label], f"{one.score:.4f}") for one in found]
+
+
+@pytest.fixture(scope="module")
+def second_stage(sample, tmp_path_factory):
+    """A TFLite file of a network that was shown the sample data, with two frames in the time of one."""
+    settings = Settings(
+        window_size_ms=40, window_stride_ms=20, dct_coefficient_count=10, model_size_info=(24,)
+    )
+    given = input_data.features(sample.training, settings.front_end)
+    keras.utils.set_random_seed(0)
+    network = models.build_model(settings)
+    network.compile("adam", "sparse_categorical_crossentropy")
+    network.fit(given, np.array(sample.training.label), epochs=20, verbose=0)
+    content = convert_to_tflite.convert(network, settings, given, "int8")
+    path = tmp_path_factory.mktemp("second") / "x.tflite"
+    path.write_bytes(embed_settings(content, settings))
+    return path
+
+
+def test_with_a_verifier_detections_are_those_of_the_pc(shipped, second_stage, tmp_path, half_hour):
+    """One whose frames have another stride, tuned so that about half of the words are verified."""
+    model, verifier = shipped[1], TFLiteModel(second_stage)
+    samples = half_hour.samples[: 16000 * 300]
+    times = {"hop_ms": 80, "smoothing_ms": 720, "refractory_ms": 600, "gate": 0.4}
+    scores = [
+        float(score)
+        for *_, score in by_the_pc(samples, model, verifier, DetectorOptions(**times, threshold=1e-6))
+    ]
+    chosen = Sensitivity((float(np.median(scores)),) * 10, 1.0, 0.5)
+    detector = DetectorSettings(**times, low=chosen, normal=chosen, high=chosen)
+    (tmp_path / "x.tflite").write_bytes(
+        embed_settings(verifier.content, replace(verifier.settings, detector=detector))
+    )
+    export_c.export(SHIPPED_INT8, tmp_path / "c", verifier_path=tmp_path / "x.tflite")
+    expected = by_the_pc(samples, model, TFLiteModel(tmp_path / "x.tflite"))
+    assert len(scores) > len(expected) > 20 and len({score for *_, score in expected}) > 10
+    assert detections(tmp_path / "c", samples) == expected
+
+
+def test_a_verifier_with_the_same_frames_is_that_of_the_pc_too(shipped, tmp_path, half_hour):
+    """As it is, from the first window on, watched by sanitizers."""
+    export_c.export(SHIPPED_INT8, tmp_path / "c", verifier_path=SHIPPED["entropy_int8"])
+    samples = half_hour.samples[: 16000 * 120]
+    sanitized = "CFLAGS=-fsanitize=address,undefined -fno-sanitize-recover"
+    result = subprocess.run(["make", "-C", tmp_path / "c", sanitized], capture_output=True, text=True)
+    assert result.returncode == 0 and "4 of 4 clips as on the PC" in result.stdout, result.stderr
+    expected = by_the_pc(samples, shipped[1], TFLiteModel(SHIPPED["entropy_int8"]))
+    assert len(expected) > 5 and printed(tmp_path / "c", samples) == expected
+
+
+@pytest.mark.usefixtures("c_tools")
+def test_a_verifier_gives_the_scores_of_the_interpreter(verified):
+    module, verifier = verified
+    given = random_inputs(verifier, 50)
+    found = np.stack([module.call("kws_verifier_classify", one, 12, np.int8) for one in given])
+    verifier = TFLiteModel(verifier.path)
+    np.testing.assert_array_equal(found, np.concatenate([verifier.run(one[None]) for one in given]))
+
+
+@needs("arm-none-eabi-gcc", "qemu-system-arm")
+def test_a_verifier_fits_microcontrollers(verified):
+    command = ["make", "-C", verified[0].folder, "qemu", "count"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("4 of 4 clips as on the PC") == 2
+    assert result.stdout.count("instructions for a classification by the verifier") == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"wanted_words": ("on", "off")}, "words must be the same, but are on,off, not yes,no,"),
+        ({"window_size_ms": 30}, "samples of a window must be the same, but are 480, not 640"),
+        ({"dct_coefficient_count": 12}, "coefficients of a frame must be the same, but are 12, not 10"),
+    ],
+)
+def test_a_verifier_has_the_words_and_frames_of_the_first_model(tmp_path, dnn_small, changed, problem):
+    settings = replace(dnn_small, model_size_info=(8,), **changed)
+    features = np.random.default_rng(0).normal(scale=5, size=(20, settings.feature_count)).astype(np.float32)
+    content = convert_to_tflite.convert(models.build_model(settings), settings, features, "int8")
+    (tmp_path / "x.tflite").write_bytes(embed_settings(content, settings))
+    flags = "--verifier", tmp_path / "x.tflite", "--output", tmp_path / "c"
+    result = call_here("export_c.py", SHIPPED_INT8, *flags, check=False)
+    assert_one_clear_line(result, "x.tflite cannot verify this model", problem)
+    assert not (tmp_path / "c").exists()

@@ -1,0 +1,177 @@
+"""False alarms on recordings without words beside misses, and thresholds chosen for both."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+import models
+from conftest import DATA, RATE, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call, call_here
+from kws.base.errors import UserError
+from kws.detect import measure
+from kws.detect.labelled_streams import Recording
+from kws.detect.measure import Measured, Point, Track
+from kws.detect.streaming import DetectorOptions, Smoothed
+from kws.model import checkpoints
+
+YES, NO = 2, 3
+HOP_S = 0.04
+
+
+def track(name, firing, hours, settings):
+    """A Track that fires at {seconds: (label, score)} and is silent else."""
+    windows = int(hours * 3600 / HOP_S)
+    labels, scores = np.zeros(windows, np.int8), np.full(windows, 0.9, np.float32)
+    for seconds, (label, score) in firing.items():
+        labels[round(seconds / HOP_S)], scores[round(seconds / HOP_S)] = label, score
+    seconds = (HOP_S * np.arange(windows)).astype(np.float32)
+    return Track(name, Smoothed(labels, scores, seconds), hours)
+
+
+@pytest.fixture
+def measured(dnn_small):
+    """Half an hour with false alarms of `yes` at .95 and of `no` at .5; a stream where `no` scores little."""
+    radio = track("radio", {10: (YES, 0.95), 20: (NO, 0.5), 30: (NO, 0.55), 40: (1, 1.0)}, 0.5, dnn_small)
+    stream = track("words", {5: (YES, 0.97), 10: (YES, 0.98), 15: (NO, 0.62), 20: (NO, 0.7)}, 0.1, dnn_small)
+    words = Recording("words", np.zeros(0, np.int16), [(5.0, YES), (10.0, YES), (15.0, NO), (20.0, NO)])
+    return Measured([radio], stream, words, dnn_small, DetectorOptions().for_model(dnn_small))
+
+
+@pytest.mark.fast
+def test_false_alarms_and_misses_are_counted_at_a_threshold(measured):
+    assert measured.point(0.4) == Point(0.4, 6.0, 0.0)
+    assert measured.point(0.6) == Point(0.6, 2.0, 0.0)
+    assert measured.point(0.96) == Point(0.96, 0.0, 0.5)
+    assert measured.false_alarms(0.4)[0][[YES, NO]].tolist() == [1, 2]
+
+
+@pytest.mark.fast
+def test_thresholds_are_tried_in_finer_steps_than_are_printed(measured):
+    points = measure.sweep(measured)
+    assert measure.operating_point(points, 2) == Point(0.56, 2.0, 0.0)  # above a false alarm at 0.55
+    header, *rows = measure.text(measured, points, 2).splitlines()[1 : len(measure.SHOWN) + 3]
+    (chosen,) = [row for row in rows if "<-" in row]
+    assert "0.5600" in chosen and rows.index(chosen) == 9 and "radio" not in rows[-1]
+
+
+@pytest.mark.fast
+def test_a_threshold_for_each_word_misses_less_than_one_for_all(measured):
+    common = measure.operating_point(measure.sweep(measured), 0)
+    assert common.miss_rate == 0.5
+    thresholds = measure.thresholds_per_word(measured, 0)
+    assert measured.misses(thresholds) == 0 and measured.false_alarms(thresholds).sum() == 0
+
+
+@pytest.mark.fast
+def test_the_operating_point_has_no_more_false_alarms_than_allowed():
+    points = [Point(0.5, 9.0, 0.1), Point(0.7, 4.0, 0.2), Point(0.9, 1.0, 0.4)]
+    assert measure.operating_point(points, 5) == points[1]
+    assert measure.operating_point(points, 0.5) == Point(1.0, 0.0, 1.0)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("count", "low", "high"), [(0, 0, 3.69), (1, 0.03, 5.57), (5, 1.62, 11.67), (100, 81.4, 121.6)]
+)
+def test_the_interval_of_a_count_is_that_of_poisson(count, low, high):
+    assert measure.poisson_interval(count) == pytest.approx((low, high), abs=0.1)  # exact ones, of Garwood
+
+
+@pytest.mark.fast
+def test_the_sensitivities_are_ordered_and_say_what_they_were_measured_at(measured, dnn_small):
+    detector = measure.detector_settings(measured, measure.sweep(measured), 2, words=3)
+    for name, rate in (("low", 0.4), ("normal", 2), ("high", 8)):
+        one = getattr(detector, name)
+        point = measured.point(one.thresholds[0])
+        assert one.false_alarms_per_hour == point.false_alarms_per_hour <= rate and len(one.thresholds) == 3
+        assert one.miss_rate == point.miss_rate
+        assert f"--sensitivity {name}: threshold {one.thresholds[0]:g}, " in measure.sensitivities_text(
+            detector
+        )
+    nothing_found = replace(detector, low=replace(detector.low, miss_rate=1.0))
+    assert "no threshold has so few and finds any" in measure.sensitivities_text(nothing_found)
+
+
+def test_a_chosen_detector_travels_in_the_file_and_is_used(tmp_path):
+    """evaluation.py writes it, label_wav.py and kws.detect.streaming find it."""
+    model = tmp_path / "model.tflite"
+    model.write_bytes(SHIPPED_INT8.read_bytes())
+    (tmp_path / "radio").mkdir()
+    noise = 0.1 * np.random.default_rng(0).normal(size=60 * RATE)
+    soundfile.write(tmp_path / "radio" / "x.flac", noise, RATE)
+    flags = ["--ambient", tmp_path / "radio", "--ambient_test", tmp_path / "radio", "--stream_minutes", "1"]
+    output = ("--json", tmp_path / "x.json", "--plots", tmp_path / "plots", "--write_detector")
+    text = call("evaluation.py", "--tflite_path", model, *DATA, *flags, *output).stdout
+    assert "0.02 hours without the words in 1 recordings" in text and "on other recordings" in text
+    assert (tmp_path / "plots" / "det.png").stat().st_size > 10_000
+    (result,) = json.loads((tmp_path / "x.json").read_text()).values()
+    before, after = (checkpoints.read_settings(path) for path in (SHIPPED_INT8, model))
+    assert before.detector is None and after.detector.hop_ms == 40
+    thresholds = set(after.detector.normal.thresholds)
+    assert thresholds <= {point["threshold"] for point in result["points"]} and len(thresholds) == 1
+    options = DetectorOptions().for_model(after)
+    assert options.threshold == after.detector.normal.thresholds
+    high = DetectorOptions(sensitivity="high").for_model(after)
+    assert high.threshold == after.detector.high.thresholds
+    assert DetectorOptions(threshold=0.3).for_model(after).threshold == 0.3
+    np.testing.assert_array_equal(
+        models.load(model).predict(np.ones((1, 250), np.float32)),
+        models.load(SHIPPED_INT8).predict(np.ones((1, 250), np.float32)),
+    )
+
+
+def test_misses_are_counted_in_a_recording_of_ones_own_too(tmp_path):
+    rng = np.random.default_rng(0)
+    word, _ = soundfile.read(min((SAMPLE_DATA / "yes").glob("*.flac")))
+    pause = 0.001 * rng.normal(size=2 * RATE)
+    soundfile.write(tmp_path / "mine.wav", np.concatenate([pause, word, pause]), RATE)
+    (tmp_path / "mine.csv").write_text(f"{2 + len(word) / RATE / 2},yes")
+    (tmp_path / "radio").mkdir()
+    soundfile.write(tmp_path / "radio" / "x.flac", 0.1 * rng.normal(size=20 * RATE), RATE)
+    flags = "--ambient", tmp_path / "radio", "--stream_wav", tmp_path / "mine.wav"
+    model = "--tflite_path", SHIPPED_INT8, *flags, "--stream_words", tmp_path / "mine.csv"
+    text = call("evaluation.py", *model, "--plots", tmp_path / "plots").stdout
+    assert f"1 words in {tmp_path / 'mine.wav'}" in text and (tmp_path / "plots" / "det.png").exists()
+    result = call("evaluation.py", *model, "--ambient_test", tmp_path / "radio", check=False)
+    assert_one_clear_line(result, "--ambient_test needs a second stream of words")
+
+
+def test_flags_that_do_not_go_together(tmp_path):
+    result = call("evaluation.py", "--tflite_path", SHIPPED_INT8, "--write_detector", check=False)
+    assert result.returncode == 2 and "--ambient" in result.stderr
+    ambient = ("--tflite_path", SHIPPED_INT8, *DATA, "--ambient")
+    assert_one_clear_line(call_here("evaluation.py", *ambient, tmp_path, check=False), "has no recordings")
+    result = call_here("evaluation.py", *ambient, tmp_path / "no", check=False)
+    assert_one_clear_line(result, "is not a folder")
+    result = call_here("evaluation.py", *ambient, tmp_path, "--wake_word", "yes", check=False)
+    assert_one_clear_line(result, "--wake_word is for --stream_wav")
+
+
+def test_each_recording_is_listened_to_once_short_ones_too_and_damaged_ones_are_named(tmp_path, capfd):
+    (tmp_path / "radio").mkdir()
+    noise = 0.1 * np.random.default_rng(0).normal(size=2 * RATE)
+    soundfile.write(tmp_path / "knock.wav", noise[: RATE // 2], RATE)
+    soundfile.write(tmp_path / "radio" / "news.wav", noise, RATE)
+    (tmp_path / "radio" / "damaged.wav").write_bytes(b"RIFF" + bytes(100))
+    model = models.load(SHIPPED_INT8)
+    found = list(measure.tracks([tmp_path, tmp_path / "radio"], model, DetectorOptions()))
+    assert sorted(round(3600 * each.hours, 2) for each in found) == [0.5, 2]
+    assert f"left out {tmp_path}/radio/damaged.wav: it " in capfd.readouterr().err
+    (tmp_path / "radio" / "news.wav").unlink()
+    with pytest.raises(UserError, match="no recordings that can be read"):
+        list(measure.tracks([tmp_path / "radio"], model, DetectorOptions()))
+
+
+@pytest.mark.fast
+def test_a_model_may_have_more_labels_than_a_byte_holds(dnn_small):
+    settings = replace(dnn_small, wanted_words=tuple(f"w{number}" for number in range(200)))
+
+    def predict(features):
+        return np.eye(202, dtype=np.float32)[np.full(len(features), 201)]
+
+    model = SimpleNamespace(settings=settings, predict=predict)
+    one = measure.track("x", [np.zeros(2 * RATE, np.int16)], model, DetectorOptions())
+    assert {each.label for each in one.detections(DetectorOptions(threshold=0.5), settings)} == {201}

@@ -1,0 +1,115 @@
+"""Words in long recordings: windows, detections, and how good they are."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from conftest import RATE
+from kws.base.errors import UserError
+from kws.base.features import mfcc
+from kws.detect import labelled_streams, streaming
+from kws.detect.streaming import DetectorOptions
+
+pytestmark = pytest.mark.fast
+
+
+YES, NO = 2, 3
+
+
+def options(**changes):
+    return DetectorOptions(**({"hop_ms": 100, "smoothing_ms": 0} | changes))
+
+
+def predicted(*labels, score=0.9):
+    """Scores of windows with these labels predicted."""
+    scores = np.full((len(labels), 12), (1 - score) / 11, np.float32)
+    scores[np.arange(len(labels)), labels] = score
+    return scores
+
+
+def detected(settings, scores, threshold=0.5, **changes):
+    found = streaming.Detector(options(threshold=threshold, **changes), settings).detect(scores)
+    return [(round(detection.seconds, 2), detection.label) for detection in found]
+
+
+def test_a_word_is_detected_in_the_middle_of_the_first_window_that_predicts_it(dnn_small):
+    scores = predicted(0, 0, 0, YES, YES, 1, 1, NO)
+    assert detected(dnn_small, scores, refractory_ms=0) == [(0.8, YES), (0.9, YES), (1.2, NO)]
+    assert detected(dnn_small, scores, threshold=0.95) == []
+
+
+def test_silence_and_unknown_words_are_not_detected(dnn_small):
+    assert detected(dnn_small, predicted(0, 1, 0, 1), refractory_ms=0) == []
+
+
+def test_nothing_is_detected_in_the_refractory_time(dnn_small):
+    scores = predicted(*[YES] * 25)
+    assert detected(dnn_small, scores) == [(0.5, YES), (1.5, YES), (2.5, YES)]
+
+
+def test_smoothed_scores_are_means_over_the_last_windows(dnn_small):
+    scores = predicted(0, 0, 0, YES, YES, YES, 0, 0, 0, 0)
+    assert detected(dnn_small, scores, threshold=0.6, smoothing_ms=300) == [(0.5 + 0.35, YES)]
+    assert detected(dnn_small, scores, threshold=0.8, smoothing_ms=300) == []
+
+
+def test_the_best_word_is_kept_even_where_nothing_is_detected(dnn_small):
+    detector = streaming.Detector(options(threshold=0.95), dnn_small)
+    for scores in (predicted(0, YES, score=0.6), predicted(NO, 0), predicted(YES, score=0.8)):
+        assert detector.detect(scores) == []
+    assert (round(detector.best.seconds, 2), detector.best.label) == (0.7, NO)
+    assert detector.best.score == pytest.approx(0.9)
+
+
+def test_scores_that_come_one_by_one_give_what_all_at_once_give(dnn_small):
+    scores = np.random.default_rng(0).dirichlet(np.full(12, 0.1), 200).astype(np.float32)
+    smoothed = options(smoothing_ms=300, threshold=0.4)
+    at_once = streaming.Detector(smoothed, dnn_small).detect(scores)
+    detector = streaming.Detector(smoothed, dnn_small)
+    one_by_one = [detection for row in scores for detection in detector.detect(row[None])]
+    assert len(at_once) == 5
+    assert [detection[:2] for detection in one_by_one] == [detection[:2] for detection in at_once]
+
+
+@pytest.mark.parametrize("hop_ms", [40, 100, 1500])
+def test_windows_are_the_same_however_the_recording_comes(dnn_small, hop_ms):
+    samples = np.random.default_rng(0).integers(-9000, 9000, 5 * RATE + 77).astype(np.int16)
+    hop = options(hop_ms=hop_ms).hop_samples(dnn_small)
+    echo = SimpleNamespace(predict=lambda features: features, settings=dnn_small)
+
+    def features(block_samples):
+        blocks = [samples[start : start + block_samples] for start in range(0, len(samples), block_samples)]
+        return np.concatenate([*streaming.window_scores(blocks, echo, hop)])
+
+    starts = range(0, len(samples) - RATE + 1, hop)
+    windows = np.stack([samples[start : start + RATE] for start in starts])
+    expected = mfcc(windows / np.float32(32768), dnn_small.front_end)
+    for block_samples in (hop, 1000, RATE, len(samples)):
+        np.testing.assert_allclose(features(block_samples), expected, atol=1e-4)
+
+
+def test_each_word_is_matched_once_by_a_detection_of_it_near_by():
+    words = [(1.0, YES), (3.0, NO), (9.0, YES)]
+    found = [
+        streaming.Detection(seconds, label, 1.0) for seconds, label in [(1.5, YES), (1.6, YES), (3.1, YES)]
+    ]
+    assert labelled_streams.matches(found, words) == 1
+    assert labelled_streams.matches([streaming.Detection(2.4, NO, 1.0)], words) == 1
+    assert labelled_streams.matches([streaming.Detection(2.2, NO, 1.0)], words) == 0
+
+
+def test_the_operating_point_misses_least_of_what_alarms_seldom_enough():
+    outcomes = [
+        labelled_streams.Outcome(*values)
+        for values in [(0.5, 0.1, 50.0), (0.6, 0.2, 9.0), (0.7, 0.15, 8.0), (0.8, 0.4, 1.0)]
+    ]
+    assert labelled_streams.operating_point(outcomes, 10).threshold == 0.7
+    assert labelled_streams.operating_point(outcomes, 0.5).threshold == 0.8
+
+
+def test_a_recording_without_clips_cannot_be_made(dnn_small, sample):
+    with pytest.raises(UserError, match="no clips"):
+        labelled_streams.make_recording(
+            "x", sample.testing.take(np.array([], int)), sample.noise, 1, [0], dnn_small
+        )

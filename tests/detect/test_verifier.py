@@ -1,0 +1,188 @@
+"""Two stages, where a larger model decides about what a small one detected; detection after a wake word."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+import label_wav
+import models
+from conftest import DATA, RATE, SHIPPED_INT8, call, call_here
+from kws.base.errors import UserError
+from kws.base.settings import DetectorSettings, Sensitivity
+from kws.detect import measure, streaming
+from kws.detect.labelled_streams import Recording, make_recording
+from kws.detect.streaming import Detector, DetectorOptions, Smoothed
+from kws.detect.verifier import RecentAudio
+from kws.model import checkpoints
+
+YES, NO = 2, 3
+
+
+@pytest.fixture(scope="module")
+def stream(sample, dnn_small):
+    return make_recording("words", sample.training, sample.noise, 1, [0], dnn_small)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.load(SHIPPED_INT8)
+
+
+def that_scores(settings, *labels):
+    """A model that is sure of each of these labels."""
+
+    def predict(features):
+        scores = np.zeros((len(features), len(settings.labels)), np.float32)
+        scores[:, list(labels)] = 1
+        return scores
+
+    return SimpleNamespace(predict=predict, settings=settings)
+
+
+def detections(stream, model, verifier=None, **options):
+    options = DetectorOptions(**({"threshold": 0.3} | options))
+    return list(streaming.detections_in([stream.samples], model, options, verifier))
+
+
+@pytest.mark.fast
+def test_a_verifier_has_the_last_word(stream, model):
+    settings = model.settings
+    alone = detections(stream, model, threshold=0.5)
+    assert len(alone) > 5 and len({found.label for found in alone}) > 2
+    everything = that_scores(settings, *range(2, 12))
+    agreed = detections(stream, model, everything, gate=0.5)
+    assert [found[:2] for found in agreed] == [found[:2] for found in alone]
+    assert {found.score for found in agreed} == {1.0}
+    assert detections(stream, model, that_scores(settings, 1), gate=0.5) == []
+    one = alone[0].label
+    of_one = detections(stream, model, that_scores(settings, one), gate=0.5)
+    assert of_one and {found.label for found in of_one} == {one}
+
+
+@pytest.mark.fast
+def test_a_verifier_scores_the_windows_that_were_averaged(stream, model):
+    """A model that verifies itself gives its own means, whatever blocks the audio comes in."""
+    alone = detections(stream, model)
+    for block in (640, 10_000, len(stream.samples)):
+        blocks = [stream.samples[start : start + block] for start in range(0, len(stream.samples), block)]
+        options = DetectorOptions(threshold=0.3, gate=0.3)
+        verified = list(streaming.detections_in(blocks, model, options, model))
+        assert [found[:2] for found in verified] == [found[:2] for found in alone]
+        np.testing.assert_allclose(
+            *([found.score for found in each] for each in (verified, alone)), atol=0.02
+        )
+
+
+@pytest.mark.fast
+def test_recent_audio_passes_blocks_on_and_keeps_the_latest():
+    samples = np.arange(1000, dtype=np.int16)
+    audio = RecentAudio((samples[start : start + 70] for start in range(0, 1000, 70)), kept=50)
+    for number, block in enumerate(audio):
+        np.testing.assert_array_equal(block, samples[70 * number : 70 * number + 70])
+        start = max(0, 70 * number - 50)
+        np.testing.assert_array_equal(audio.window(start, 60), samples[start : start + 60])
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clip_duration_ms": 900}, "--clip_duration_ms 900, the model 1000"),
+        ({"wanted_words": ("yes", "no")}, "does not know up, down"),
+    ],
+)
+def test_a_verifier_that_does_not_fit_is_an_error(stream, model, changes, message):
+    with pytest.raises(UserError, match=message):
+        detections(stream, model, that_scores(replace(model.settings, **changes), 2))
+
+
+@pytest.mark.fast
+def test_thresholds_tuned_for_two_stages_are_found_by_word_where_the_verifier_knows_more(dnn_small):
+    words = dnn_small.wanted_words
+    sensitivity = Sensitivity(tuple(number / 10 for number in range(10)), 1, 0.1)
+    detector = DetectorSettings(40, 600, 1000, *3 * [sensitivity], gate=0.3)
+    first, verifier = replace(dnn_small, wanted_words=("up", "no")), replace(dnn_small, detector=detector)
+    options = DetectorOptions().for_model(first, verifier)
+    assert options.threshold == (words.index("up") / 10, words.index("no") / 10)
+    assert Detector(options, first).thresholds[2:].tolist() == list(options.threshold)
+    with pytest.raises(UserError, match="the verifier does not know up, no"):
+        DetectorOptions().for_model(first, replace(verifier, wanted_words=("yes",) + words[3:]))
+
+
+@pytest.mark.fast
+def test_a_sensitivity_that_nothing_was_tuned_to_is_refused(dnn_small):
+    for verifier, which in ((None, "this model"), (dnn_small, "these two models")):
+        with pytest.raises(UserError, match=f"--sensitivity low: no thresholds were chosen for {which} yet"):
+            DetectorOptions(sensitivity="low").for_model(dnn_small, verifier)
+
+
+@pytest.mark.fast
+def test_a_verifier_decides_about_a_clip_too(stream, model):
+    word = next(found for found in detections(stream, model) if found.label == YES or found.label > NO)
+    start = int((word.seconds - 0.5) * RATE)
+    clip, words = stream.samples[start : start + RATE], model.settings.wanted_words
+    alone = label_wav.label_clip(clip, model)
+    assert alone.label in words
+    other = that_scores(model.settings, model.settings.labels.index(alone.label) ^ 1)
+    assert label_wav.label_clip(clip, model, other).label != alone.label
+    of_more = that_scores(replace(model.settings, wanted_words=(*words, "sheila")), 12)
+    assert label_wav.label_clip(clip, model, of_more).label == "_unknown_"
+    assert label_wav.label_clip(0 * clip, model, of_more).label == "_silence_"  # it is not asked
+
+
+@pytest.mark.fast
+def test_other_words_count_only_for_a_while_after_the_wake_word(dnn_small):
+    labels = np.array([NO, YES, NO, NO, NO, YES], np.int8)
+    smoothed = Smoothed(labels, np.full(6, 0.9), np.array([1.0, 3.0, 5.0, 7.0, 9.0, 11.0]))
+    options = DetectorOptions(threshold=0.5, wake_word="Yes", listen_ms=4000)
+    found = Detector(options, dnn_small).detections(smoothed)
+    assert [each.seconds for each in found] == [3.0, 5.0, 7.0, 11.0]
+    with pytest.raises(UserError, match="--wake_word hey is none of the model's words, yes, no, up"):
+        Detector(DetectorOptions(wake_word="hey"), dnn_small)
+
+
+@pytest.mark.fast
+def test_the_gate_is_the_highest_at_which_least_is_missed(dnn_small):
+    def track(score, verified):
+        values = np.array([YES]), np.array([score]), np.array([1.0]), np.array([verified])
+        return measure.Track("", Smoothed(*values), hours=0.1)
+
+    # the verifier takes what is none for a word, but the first stage thinks little of it
+    tracks = [track(0.31, 0.99)], track(0.46, 0.9)
+    words = Recording("words", np.zeros(0, np.int16), [(1.0, YES)])
+    options = DetectorOptions().for_model(dnn_small, dnn_small)
+    measured = measure.Measured(*tracks, words, dnn_small, options)
+    assert measure.with_best_gate(measured, 5).options.gate == 0.45
+    assert measure.with_best_gate(replace(measured, negatives=[track(0.2, 0.5)]), 5).options.gate == 0.45
+
+
+def test_what_was_tuned_for_two_stages_is_in_the_verifiers_file(tmp_path, stream):
+    first, second = tmp_path / "first.tflite", tmp_path / "second.tflite"
+    for path in (first, second):
+        path.write_bytes(SHIPPED_INT8.read_bytes())
+    (tmp_path / "radio").mkdir()
+    soundfile.write(
+        tmp_path / "radio" / "x.flac", 0.1 * np.random.default_rng(0).normal(size=60 * RATE), RATE
+    )
+    flags = ["--tflite_path", first, "--verifier", second, *DATA, "--stream_minutes", "1"]
+    text = call_here("evaluation.py", *flags, "--ambient", tmp_path / "radio", "--write_detector").stdout
+    assert f"detector written into {second}" in text
+    assert checkpoints.read_settings(first).detector is None
+    tuned = checkpoints.read_settings(second)
+    assert tuned.detector.gate in measure.GATES
+    pair = DetectorOptions().for_model(tuned, tuned)
+    assert (pair.gate, pair.threshold) == (tuned.detector.gate, tuned.detector.normal.thresholds)
+    alone = DetectorOptions().for_model(tuned)
+    assert (alone.gate, alone.threshold) == (None, 0.7)
+    soundfile.write(tmp_path / "words.wav", stream.samples, RATE)
+    lines = call("label_wav.py", first, tmp_path / "words.wav", "--verifier", second, "--json").stdout
+    expected = detections(stream, models.load(first), models.load(second), threshold=None)
+    assert [json.loads(line)["seconds"] for line in lines.splitlines()] == [
+        round(found.seconds, 3) for found in expected
+    ]
+    result = call_here("evaluation.py", "--tflite_path", first, *DATA, "--verifier", second, check=False)
+    assert result.returncode == 2 and "--verifier is for long recordings" in result.stderr

@@ -1,0 +1,109 @@
+"""Speech synthesisers: which voices of each are used, and what each is told."""
+
+import numpy as np
+import pytest
+
+from conftest import RATE
+from kws.synth import corpus, engines
+from kws.synth.engines import Utterance, Voice, finished
+
+
+@pytest.mark.parametrize("engine", ["espeak-ng", "mbrola", "flite", "festival", "rhvoice", "pico"])
+def test_a_synthesiser_speaks_faster_and_higher_as_it_is_told(engine):
+    voices = engines.ENGINES[engine].voices("en", None)
+    if not voices:
+        pytest.skip(f"{engine} is not installed")
+    voice = next((voice for voice in voices if "kal" in voice.name or voice.name == "us2"), voices[0])
+    said = [Utterance("a rainy day", voice, *how) for how in ((1, 1), (1.5, 1), (1, 1.3))]
+    spoken = engines.ENGINES[engine].speak(said)
+    normal, fast, high = (finished(samples, rate, RATE) for samples, rate in spoken)
+    assert len(fast) < 0.85 * len(normal) and 0.8 < len(high) / len(normal) < 1.2
+    assert fundamental(high) == pytest.approx(1.3 * fundamental(normal), rel=0.12)
+
+
+def fundamental(samples):
+    """The fundamental frequency of speech, 60 to 300 Hz: the median of loud frames by autocorrelation."""
+    frames = np.lib.stride_tricks.sliding_window_view(samples, 1024)[::256]
+    frames = frames[np.square(frames).mean(1) > 0.2 * np.square(frames).mean(1).max()] * np.hanning(1024)
+    correlation = np.fft.irfft(np.abs(np.fft.rfft(frames, 2048)) ** 2)[:, : RATE // 60]
+    return np.median(RATE / (RATE // 300 + correlation[:, RATE // 300 :].argmax(1)))
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Put a shell script in place of a synthesiser: program(name, lines)."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    def put(name, lines):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+
+    return put
+
+
+MBROLA_VOICES = """Pty Language       Age/Gender VoiceName          File                 Other Languages
+ 6  de              --/M      german-mbrola-4    mb/mb-de4
+ 9  en              --/M      en-german-4        mb/mb-de4-en
+ 6  grc             --/M      german-mbrola-6    mb/mb-de6-grc
+ 3  en-uk           --/M      english-mb-en1     mb/mb-en1            (en-gb 3)(en 2)
+ 5  en-us           --/F      us-mbrola-1        mb/mb-us1            (en 8)
+ 5  en-us           --/M      us-mbrola-2        mb/mb-us2            (en 7)"""
+
+
+def test_of_mbrolas_voices_those_of_the_language_are_used_whose_data_are_installed(
+    program, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(engines, "MBROLA_DATA", tmp_path / "data")
+    for place in ("de4/de4", "de6/de6", "en1", "voices/us1"):
+        (tmp_path / "data" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / place).touch()
+    program("espeak-ng", f"cat <<'.'\n{MBROLA_VOICES}\n.")
+    program("mbrola", "")
+    names = {
+        code: [voice.name for voice in engines.ENGINES["mbrola"].voices(code, None)]
+        for code in ("en", "en-gb", "de", "fr")
+    }
+    assert names == {"en": ["de4-en", "en1", "us1"], "en-gb": ["en1"], "de": ["de4"], "fr": []}
+    monkeypatch.setenv("PATH", "")
+    assert engines.ENGINES["mbrola"].voices("en", None) == []
+
+
+def test_what_a_voice_of_mbrola_cannot_say_is_left_out(program):
+    program("espeak-ng", "cat >/dev/null; echo 'mbrola: FATAL ERROR' >&2; exit 1")
+    job = corpus.Job("x.wav", Utterance("hello", Voice("mbrola", "us1")))
+    assert [samples for _, samples in corpus.spoken([job])] == [None]
+
+
+def test_festivals_voices_of_other_languages_and_broken_ones_are_not_used(program):
+    program(
+        "festival", "printf 'el_diphone spanish\\nkal_diphone english\\nSIOD: unknown voice x\\nx nil\\n'"
+    )
+    assert engines.ENGINES["festival"].voices("en", None) == [Voice("festival", "kal_diphone")]
+
+
+def test_rhvoices_voices_are_those_of_the_language(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "RHVOICE_DATA", (tmp_path, tmp_path / "none"))
+    program("RHVoice-test", "")
+    for name, language in {"slt": "English", "alan": "English", "anna": "Russian"}.items():
+        (tmp_path / "voices" / name).mkdir(parents=True)
+        (tmp_path / "voices" / name / "voice.info").write_text(
+            f"name={name}\nlanguage={language}\nformat=4\n"
+        )
+    voices = engines.ENGINES["rhvoice"].voices
+    assert [voice.name for voice in voices("en-us", None)] == ["alan", "slt"]
+    assert [voice.name for voice in voices("ru", None)] == ["anna"] and voices("de", None) == []
+
+
+def test_pico_is_told_speed_and_pitch_by_tags_and_text_holds_none(program, tmp_path):
+    program("pico2wave", f"printf '%s\\n' \"$@\" >{tmp_path}/said")
+    (voice,) = engines.ENGINES["pico"].voices("en-gb", None)
+    said = Utterance('left < right </pitch> & "so" on', voice, 1.3, 3)
+    assert [len(samples) for samples, _ in engines.ENGINES["pico"].speak([said])] == [0]
+    *flags, text = (tmp_path / "said").read_text().splitlines()
+    assert flags[:3] == ["-l", "en-GB", "-w"]
+    assert text == '<speed level="130"><pitch level="200">left   right  /pitch  & "so" on</pitch></speed>'
+
+
+def test_names_of_voices_are_names_of_files():
+    voice = Voice("piper", "/voices/en_US a:b.onnx", 12)
+    assert str(voice) == "piper-en_US-a-b-s12"

@@ -1,0 +1,123 @@
+"""A trained model that learns on: more words, and what it wrongly detected by the README's commands."""
+
+import re
+import shlex
+import shutil
+
+import numpy as np
+import soundfile
+
+import models
+from conftest import (
+    RATE,
+    ROOT,
+    SAMPLE_DATA,
+    SHIPPED_INT8,
+    WEIGHTS,
+    assert_one_clear_line,
+    call,
+    call_here,
+    train_here,
+)
+from kws.detect import streaming
+from kws.model import checkpoints
+
+
+def test_more_words_are_learnt_in_fewer_steps_from_a_checkpoint(tmp_path):
+    def accuracy_after(name, *flags):
+        few = (
+            "--how_many_training_steps 20 --learning_rate 0.0005 --wanted_words yes,no,up,bird,happy".split()
+        )
+        output = train_here(tmp_path / name, *few, *flags).stdout
+        return float(re.search(r"validation accuracy ([\d.]+) %", output)[1])
+
+    assert accuracy_after("from", "--start_from", WEIGHTS) > accuracy_after("random") + 10
+
+
+def test_own_words_are_learnt_in_few_steps_from_the_pretrained_network_in_clips_of_any_length(tmp_path):
+    pretrained = ROOT / "model_archive/model_source/pretrained"
+    recipes = [f"@{ROOT}/recipes/{name}.txt" for name in ("own_words", "own_words_ds_cnn")]
+    few = (
+        "--how_many_training_steps 40 --eval_step_interval 40 --echo_factor 2 --clip_duration_ms 1200".split()
+    )
+    for name, word in {"lights": "yes", "pumpkins": "up", "no": "no", "bird": "bird", "tree": "tree"}.items():
+        (tmp_path / "words" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "words" / name).symlink_to(SAMPLE_DATA / word)
+    data = "--data_dir", tmp_path / "words", "--wanted_words", "lights,pumpkins,no"
+
+    def train(name, *start):
+        output = call_here("train.py", *recipes, *data, *few, *start, "--train_dir", tmp_path / name).stdout
+        return output, float(re.search(r"validation accuracy ([\d.]+) %", output)[1])
+
+    output, accuracy = train("from", "--start_from", pretrained)
+    assert "kept for _silence_, _unknown_, no; new, at random, for lights, pumpkins; dropped for" in output
+    assert re.search(r"dropped for (\w+, ){11}\w+ and \d+ more\n", output)
+    assert checkpoints.read_settings(tmp_path / "from/best").clip_duration_ms == 1200
+    _, of_random_weights = train("random", "--blend_start", "0")
+    assert accuracy > of_random_weights + 15
+
+
+def test_a_fully_connected_network_is_of_one_length_of_clips(tmp_path):
+    flags = "--start_from", WEIGHTS, "--clip_duration_ms", "1200"
+    result = train_here(tmp_path, *flags, check=False)
+    assert_one_clear_line(result, "--clip_duration_ms 1000", "1200 contradicts")
+
+
+def dishwasher(seed, seconds=60):
+    """A hum, and creaks that sound like words: pulses through two resonances. int16 [samples]"""
+    rng = np.random.default_rng(seed)
+    audio = 30 * rng.normal(size=seconds * RATE)
+    audio += 200 * np.sin(2 * np.pi * 100 * np.arange(len(audio)) / RATE)
+    for start in np.arange(0.5, seconds - 1.2, 1.6):
+        creak = np.zeros(int(RATE * rng.uniform(0.3, 0.6)))
+        creak[:: int(RATE / rng.uniform(90, 200))] = 1
+        time = np.arange(1, 800) / RATE
+        resonances = rng.uniform(300, 800), rng.uniform(900, 2500)
+        response = sum(
+            np.sin(2 * np.pi * hertz * time) / np.sin(2 * np.pi * hertz / RATE) for hertz in resonances
+        )
+        response *= np.exp(-np.pi * 100 * time)
+        creak = np.convolve(creak, response)[: len(creak)] * np.hanning(len(creak))
+        audio[int(start * RATE) :][: len(creak)] += 8000 * creak / np.abs(creak).max()
+    return audio.astype(np.int16)
+
+
+def commands_for_the_dishwasher():
+    """The README's commands for what fires wrongly: [(script, arguments)]."""
+    text = (ROOT / "README.md").read_text().split("when my dishwasher runs", 1)[1].split("\n\n")[1]
+    lines = text.replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line) for line in lines]
+    assert len(text.splitlines()) <= 5 and all(command[0] == "python" for command in commands)
+    return [(script, arguments) for _, script, *arguments in commands]
+
+
+def test_the_readmes_commands_teach_a_model_not_to_fire_when_the_dishwasher_runs(tmp_path, test_set):
+    shutil.copytree(WEIGHTS, tmp_path / "work" / "my_words" / "best")
+    shutil.copy(SHIPPED_INT8, tmp_path / "work" / "my_words.tflite")
+    soundfile.write(tmp_path / "dishwasher.wav", dishwasher(0), RATE)
+    here = {"my_words": SAMPLE_DATA, "@recipes/fine_tune.txt": f"@{ROOT}/recipes/fine_tune.txt"}
+    brief = {
+        "train.py": "--how_many_training_steps 60 --eval_step_interval 60".split(),
+    }
+
+    def run(script, arguments):
+        made = [
+            tmp_path / word if re.match(r"work/|wrong|dishwasher", word) else here.get(word, word)
+            for word in arguments
+        ]
+        function = call if script == "label_wav.py" else call_here
+        return function(script, *made, *brief.get(script, ())).stdout
+
+    outputs = [run(script, arguments) for script, arguments in commands_for_the_dishwasher()]
+    before, after = (output.splitlines() for output in (outputs[0], outputs[-1]))
+    assert len(before) >= 4 and not [line for line in before if "nothing detected" in line]
+    assert len(list((tmp_path / "wrong").rglob("*.wav"))) == len(before)
+    assert len(after) == 1 and "nothing detected" in after[0]
+    old, new = (models.load(tmp_path / "work" / name) for name in ("my_words.tflite", "quieter.tflite"))
+    soundfile.write(tmp_path / "another day.wav", dishwasher(1), RATE)
+    alarms = [len(list(streaming.detect(tmp_path / "another day.wav", model))) for model in (old, new)]
+    assert alarms[0] >= 3 and alarms[1] <= alarms[0] / 3
+    features, labels = test_set
+    start = models.load(tmp_path / "work" / "my_words" / "best")
+    accuracies = [(model.predict(features).argmax(1) == labels).mean() for model in (start, new)]
+    assert accuracies[1] > accuracies[0] - 0.05  # words are still words
