@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import convert_to_tflite
-import export_c
 import input_data
 import models
 from c_modules import needs, random_inputs
 from conftest import SHIPPED, SHIPPED_INT8, assert_one_clear_line, call_here
 from kws.base.quiet_tf import keras
 from kws.base.settings import DetectorSettings, Sensitivity, Settings
+from kws.board.c_folder import write_c_folder
 from kws.detect import streaming
 from kws.detect.streaming import DetectorOptions
 from kws.model.tflite import TFLiteModel, embed_settings
@@ -88,7 +88,7 @@ def test_with_a_verifier_detections_are_those_of_the_pc(shipped, second_stage, t
     (tmp_path / "x.tflite").write_bytes(
         embed_settings(verifier.content, replace(verifier.settings, detector=detector))
     )
-    export_c.export(SHIPPED_INT8, tmp_path / "c", verifier_path=tmp_path / "x.tflite")
+    write_c_folder(SHIPPED_INT8, tmp_path / "c", verifier_path=tmp_path / "x.tflite")
     expected = by_the_pc(samples, model, TFLiteModel(tmp_path / "x.tflite"))
     assert len(scores) > len(expected) > 20 and len({score for *_, score in expected}) > 10
     assert detections(tmp_path / "c", samples) == expected
@@ -96,7 +96,7 @@ def test_with_a_verifier_detections_are_those_of_the_pc(shipped, second_stage, t
 
 def test_a_verifier_with_the_same_frames_is_that_of_the_pc_too(shipped, tmp_path, half_hour):
     """As it is, from the first window on, watched by sanitizers."""
-    export_c.export(SHIPPED_INT8, tmp_path / "c", verifier_path=SHIPPED["entropy_int8"])
+    write_c_folder(SHIPPED_INT8, tmp_path / "c", verifier_path=SHIPPED["entropy_int8"])
     samples = half_hour.samples[: 16000 * 120]
     sanitized = "CFLAGS=-fsanitize=address,undefined -fno-sanitize-recover"
     result = subprocess.run(["make", "-C", tmp_path / "c", sanitized], capture_output=True, text=True)

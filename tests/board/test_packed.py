@@ -10,11 +10,11 @@ import pytest
 from test_export_c import CLASSIFY_ALL, STRICT, Module, assert_same_scores, needs, random_inputs
 
 import convert_to_tflite
-import export_c
 import models
 import networks
 from conftest import SHIPPED, SHIPPED_INT8, assert_one_clear_line, call_here
 from kws.base.quiet_tf import keras
+from kws.board.c_folder import write_c_folder
 from kws.board.packing import WORDS, pack
 from kws.model.tflite import TFLiteModel, embed_settings
 
@@ -51,7 +51,7 @@ def clustered_model(path, settings, counts, seed=0):
 
 
 def packed_module(path, folder):
-    export_c.export(path, folder, packed=True)
+    write_c_folder(path, folder, packed=True)
     return Module(folder), TFLiteModel(path)
 
 
