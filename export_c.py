@@ -1,7 +1,7 @@
-"""Write a self-contained C99 module for an int8 TFLite model: features and network.
+"""Write an int8 TFLite model as a self-contained C99 module: features, network and detector.
 
-What the module computes from audio is what the model computes on the PC: features within rounding, scores
-bit for bit. It uses no heap and no library but libm; vectors to check it with are part of it.
+The module computes the same as the PC: features within rounding, scores bit for bit. It uses no heap and no
+library except libm. Vectors to check it on the board are part of it.
 """
 
 from kws.base.errors import run
@@ -15,20 +15,21 @@ def parse_arguments():
     parser.add_argument(
         "--verifier",
         metavar="MODEL",
-        help="a second int8 TFLite file, for the same words: words that the first detects are reported where "
-        "this one's scores agree",
+        help="a second int8 TFLite file for the same words; words that the first detects are reported if the "
+        "second one's scores agree",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write the module to")
     parser.add_argument(
         "--data_dir",
         default=str(SAMPLE_DATA),
         metavar="DIR",
-        help="recordings to take the vectors from, one folder per word",
+        help="recordings for the vectors, one folder for each word",
     )
     parser.add_argument(
         "--packed",
         action="store_true",
-        help="weights of fully connected layers with at most 8, 16 or 32 distinct ones take 3, 4 or 5 bits",
+        help="store weights in 3, 4 or 5 bits in fully connected layers that have at most 8, 16 or 32 distinct "
+        "ones",
     )
     return parser.parse_args()
 

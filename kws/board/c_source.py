@@ -1,4 +1,4 @@
-"""A model as C source: what export writes into kws_model.h, kws_model.c and the files beside them."""
+"""A model as C source: the text of kws_model.h, kws_model.c, kws_cmsis_dsp.h and kws_vectors.c."""
 
 import math
 from typing import NamedTuple
@@ -8,11 +8,12 @@ import numpy as np
 from kws.base.features import MEL_CHANNELS, FrontEnd, mfcc, mfcc_tables
 from kws.base.settings import SENSITIVITIES, UNKNOWN_INDEX, Settings
 from kws.board import packing
-from kws.board.c_verifier import Verifier
 from kws.board.firmware import c_string
-from kws.board.layers import Network, multiplier_and_shift
+from kws.board.layers import Layer, Network, multiplier_and_shift
+from kws.board.packing import ROWS
+from kws.board.second_network import SecondNetwork
 from kws.detect.streaming import DetectorOptions, tuned_detector
-from kws.model.tflite import quantize
+from kws.model.tflite import TFLiteModel, quantize
 
 VECTORS_HEADER = """\
 #include "kws.h"
@@ -42,8 +43,10 @@ extern const kws_vector kws_vectors[KWS_VECTORS];
 """
 
 
-def header(network: Network, settings: Settings, verifier: Verifier | None = None) -> str:
+def header(network: Network, settings: Settings, verifier: SecondNetwork | None = None) -> str:
+    """Return kws_model.h: the sizes of the front end, the networks and the detector."""
     networks = [network, verifier.network] if verifier else [network]
+    layers = [layer for one in networks for layer in one.layers]
     _, fft_length, filters, _ = mfcc_tables(settings.front_end)
     bands = mel_bands(filters)
     sizes = {
@@ -60,7 +63,8 @@ def header(network: Network, settings: Settings, verifier: Verifier | None = Non
         "LABELS": len(settings.labels),
         "LAYERS": len(network.layers),
         "MACS": network.macs,
-        "CONVOLUTIONS": int(any(layer.kind != "FULLY_CONNECTED" for one in networks for layer in one.layers)),
+        "CONVOLUTIONS": int(any(layer.kind != "FULLY_CONNECTED" for layer in layers)),
+        # both networks compute in the same buffers
         "PATCH": max(1, *(one.patch_size for one in networks)),
         "EVEN": max(one.buffers[0] for one in networks),
         "ODD": max(one.buffers[1] for one in networks),
@@ -69,7 +73,6 @@ def header(network: Network, settings: Settings, verifier: Verifier | None = Non
         "SCORE_SCALE": _float(network.scores[0]),
         "SCORE_ZERO": network.scores[1],
     }
-    layers = [layer for one in networks for layer in one.layers]
     sizes |= packing.sizes(layers) | detector_sizes(settings, verifier)
     sizes["VERIFIER"] = int(verifier is not None)
     if verifier:
@@ -80,8 +83,11 @@ def header(network: Network, settings: Settings, verifier: Verifier | None = Non
     return "\n".join(["/* Sizes in samples, values or labels. */", *lines, ""])
 
 
-def detector_sizes(settings: Settings, verifier: Verifier | None = None) -> dict:
-    """What the detector (kws_detect.c) is made of; the hop is rounded to whole strides of frames."""
+def detector_sizes(settings: Settings, verifier: SecondNetwork | None = None) -> dict:
+    """Return the sizes and times of the detector in kws_detect.c, by name.
+
+    Its hop is the model's, rounded to whole strides of frames.
+    """
     options = DetectorOptions().for_model(settings, verifier and verifier.settings)
     stride = settings.front_end.stride_samples
     hop = max(1, round(options.hop_samples(settings) / stride))
@@ -99,7 +105,7 @@ def detector_sizes(settings: Settings, verifier: Verifier | None = None) -> dict
     }
 
 
-def thresholds(settings: Settings, verifier: Verifier | None = None) -> str:
+def thresholds(settings: Settings, verifier: SecondNetwork | None = None) -> str:
     """Of each sensitivity and word, as initialisers; all the same where none were chosen."""
     rows, models = [], (settings, verifier and verifier.settings)
     for name in SENSITIVITIES:
@@ -109,9 +115,11 @@ def thresholds(settings: Settings, verifier: Verifier | None = None) -> str:
     return "".join(rows)
 
 
-def tables(network: Network, settings: Settings, verifier: Verifier | None = None) -> str:
+def tables(network: Network, settings: Settings, verifier: SecondNetwork | None = None) -> str:
+    """Return kws_model.c: labels, thresholds, the layers, and the tables of the front end."""
     window, fft_length, filters, dct = mfcc_tables(settings.front_end)
     bands = mel_bands(filters)
+    # [KWS_FFT / 2, 2]: cosine and sine
     angles = 2 * np.pi * np.arange(fft_length // 2) / fft_length
     twiddle = np.stack([np.cos(angles), np.sin(angles)], 1)
     parts = ['#include "kws.h"\n']
@@ -122,7 +130,8 @@ def tables(network: Network, settings: Settings, verifier: Verifier | None = Non
     if verifier:
         parts += network_tables(verifier.network, "verifier_")
     for declaration, values in (
-        ("kws_window[KWS_WINDOW]", window / np.float32(2 * 32768)),  # halved: see magnitude in kws_features.c
+        # halved: see magnitude in kws_features.c
+        ("kws_window[KWS_WINDOW]", window / np.float32(2 * 32768)),
         ("kws_twiddle[KWS_FFT / 2][2]", twiddle),
         ("kws_mel_weights[KWS_BINS][2]", bands.weights),
         ("kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS / 2]", dct.T[:, : MEL_CHANNELS // 2]),
@@ -133,84 +142,83 @@ def tables(network: Network, settings: Settings, verifier: Verifier | None = Non
 
 
 def network_tables(network: Network, prefix: str = "") -> list[str]:
-    """The layers and the softmax of a network; `prefix` tells the names of a second one from the first's."""
+    """Return the arrays of a network's layers and its softmax.
+
+    `prefix` begins the names of a second network's arrays.
+    """
     layers = [(f"{prefix}{number}", layer) for number, layer in enumerate(network.layers)]
     parts = [_layer_tables(name, layer) for name, layer in layers]
     entries = "".join(_layer_entry(name, layer) for name, layer in layers)
     size = f"KWS_{prefix}LAYERS".upper()
     parts.append(f"const kws_layer kws_{prefix}layers[{size}] = {{\n{entries}}};\n")
+    # exp of each distance that a logit of 8 bits can have from the highest one
     distances = np.exp(-np.float32(network.logits[0]) * np.arange(256, dtype=np.float32))
     parts.append(f"const float kws_{prefix}softmax[256] = {{\n{_numbers(distances)}}};\n")
     return parts
 
 
-ROWS = 4  # of kws_nn.c
-
-
-def _layer_tables(number, layer):
-    """Weights, bias and scales of a layer; at least ROWS rows."""
+def _layer_tables(number: str, layer: Layer) -> str:
+    """Return the arrays of a layer: weights, bias and scales; they have at least ROWS rows."""
     if layer.kind == "AVERAGE":
         return ""
-    kernel = layer.packed
-    missing = max(0, ROWS - len(layer.bias)) if layer.kind != "DEPTHWISE" else 0
-    weights = [("int8_t weights", np.pad(layer.weights, [(0, missing), (0, 0)]))]
-    if kernel:
-        weights, missing = packing.arrays(kernel), -len(layer.bias) % ROWS
-    arrays = (
-        *weights,
-        ("int32_t bias", np.pad(layer.folded_bias, (0, missing))),
-        ("float scales", layer.scales),
-    )
-    parts = [f"static const {name}_{number}[] = {{\n{_numbers(values)}}};\n" for name, values in arrays]
-    return "\n".join([*parts, packing.structure(kernel, number)] if kernel else parts)
-
-
-def _layer_entry(number, layer):
-    """A layer for the array of them, its values in the order of kws_layer."""
-    has_weights = layer.kind != "AVERAGE"
-    names = [f"{name}_{number}" if has_weights else "0" for name in ("weights", "bias", "scales")]
+    outputs = len(layer.bias)
+    # kws_nn.c computes ROWS rows at a time; only its depthwise() takes fewer
+    missing = max(0, ROWS - outputs) if layer.kind != "DEPTHWISE" else 0
+    arrays = [("int8_t weights", np.pad(layer.weights, [(0, missing), (0, 0)]))]
     if layer.packed:
-        names[0] = "0"
-    inputs = layer.weights.shape[0 if layer.kind == "DEPTHWISE" else 1]
-    output_min = layer.output_zero if layer.relu else -128
-    values = [
-        *(
-            f"KWS_{layer.kind}",
-            *names,
-            f"&packed_{number}" if layer.packed else "0",
-            int(len(layer.scales) > 1),
-            inputs,
-            layer.to_shape.channels,
-        ),
-        *(layer.input_zero, layer.output_zero, output_min, *multiplier_and_shift(float(layer.scales[0]))),
-        *(f"{{{', '.join(map(str, shape))}}}" for shape in (layer.from_shape, layer.to_shape)),
-        *(*layer.kernel, *layer.strides, *layer.padding),
+        missing = -outputs % ROWS
+        arrays = packing.arrays(layer.packed)
+    arrays.append(("int32_t bias", np.pad(layer.folded_bias, (0, missing))))
+    arrays.append(("float scales", layer.scales))
+    parts = [f"static const {name}_{number}[] = {{\n{_numbers(values)}}};\n" for name, values in arrays]
+    if layer.packed:
+        parts.append(packing.structure(layer.packed, number))
+    return "\n".join(parts)
+
+
+def _layer_entry(number: str, layer: Layer) -> str:
+    """Return the initialiser of a kws_layer, its values in the order of the fields in kws.h."""
+    arrays = [
+        "0" if layer.kind == "AVERAGE" else f"{name}_{number}" for name in ("weights", "bias", "scales")
     ]
+    if layer.packed:
+        arrays[0] = "0"
+    values = [f"KWS_{layer.kind}", *arrays, f"&packed_{number}" if layer.packed else "0"]
+    values.append(int(len(layer.scales) > 1))
+    values += [layer.weights.shape[0 if layer.kind == "DEPTHWISE" else 1], layer.to_shape.channels]
+    # ReLU is the lowest value that an output may have
+    values += [layer.input_zero, layer.output_zero, layer.output_zero if layer.relu else -128]
+    values += multiplier_and_shift(float(layer.scales[0]))
+    values += [f"{{{', '.join(map(str, shape))}}}" for shape in (layer.from_shape, layer.to_shape)]
+    values += [*layer.kernel, *layer.strides, *layer.padding]
     return f"    {{{', '.join(map(str, values))}}},\n"
+
+
+# ---- front end ----
 
 
 class MelBands(NamedTuple):
     """The mel filters by bins of the FFT; a bin counts in at most two channels, one above the other."""
 
-    first: int  # bin that is used
-    weights: np.ndarray  # [bins, 2], of a bin in its channel and in the one above
-    ends: np.ndarray  # [MEL_CHANNELS + 1], how many bins are below channel 0, below 1, ..., or in the last
+    first: int  # the first bin with a weight
+    weights: np.ndarray  # float [bins, 2]: in a channel and in the channel above
+    ends: np.ndarray  # int [MEL_CHANNELS + 1]: number of bins whose lower channel is below 0, 1, ...
 
 
 def mel_bands(filters: np.ndarray) -> MelBands:
-    """The filters of mfcc_tables [bins, MEL_CHANNELS], row 0 for bin 1, without bins of no weight."""
+    """Return the bands of mfcc_tables' filters [bins, MEL_CHANNELS], whose row 0 is bin 1 of the FFT."""
     used = np.flatnonzero(filters.any(1))
     rows = filters[used[0] : used[-1] + 1]
-    wide = np.pad(rows, [(0, 0), (1, 1)])  # a channel below and one above, in which nothing counts
+    # two more channels, below and above, in which nothing counts: [bins, MEL_CHANNELS + 2]
+    wide = np.pad(rows, [(0, 0), (1, 1)])
+    # the lower channel of each bin; -1 if only the upper one exists, as below the middle of channel 0
     lower = (rows != 0).argmax(1)
-    # a bin that counts in channel 0 alone is below its middle, unless it is there
     lower -= (np.count_nonzero(rows, axis=1) == 1) & (lower == 0) & (rows[:, 0] < 1)
     numbers = np.arange(len(rows))
     weights = np.stack([wide[numbers, lower + 1], wide[numbers, lower + 2]], 1)
     assert weights.sum() == rows.sum() or np.isclose(weights.sum(), rows.sum(), rtol=1e-6)
-    return MelBands(
-        1 + int(used[0]), weights, np.searchsorted(lower, np.arange(filters.shape[1] + 1) - 1, "right")
-    )
+    ends = np.searchsorted(lower, np.arange(filters.shape[1] + 1) - 1, "right")
+    return MelBands(1 + int(used[0]), weights, ends)
 
 
 CMSIS_DSP_HEADER = """\
@@ -233,16 +241,16 @@ CMSIS_DSP_HEADER = """\
 
 
 def cmsis_dsp_tables(front_end: FrontEnd) -> str:
-    """The tables that CMSIS-DSP's arm_mfcc_init_f32 takes, as a header."""
+    """Return kws_cmsis_dsp.h: the tables that CMSIS-DSP's arm_mfcc_init_f32 takes."""
     window, fft_length, filters, dct = mfcc_tables(front_end)
-    louder = 1e6
+    louder = 1e6  # the header says why
     padded = np.pad(louder * window, (0, fft_length - len(window)))
+    # CMSIS-DSP wants each channel's first bin, its number of bins, and all their weights in a row
     bins = [np.flatnonzero(channel) for channel in filters.T]
     first = [used[0] if len(used) else 0 for used in bins]
     last = [used[-1] + 1 if len(used) else 0 for used in bins]
-    packed = np.concatenate(
-        [filters[start:stop, i] for i, (start, stop) in enumerate(zip(first, last, strict=True))]
-    )
+    weights = [filters[start:stop, i] for i, (start, stop) in enumerate(zip(first, last, strict=True))]
+    packed = np.concatenate(weights)
     offset = dct[:, 0].sum() * math.log(louder)
     arrays = (
         ("float kws_dsp_window[KWS_FFT]", padded),
@@ -257,7 +265,7 @@ def cmsis_dsp_tables(front_end: FrontEnd) -> str:
 
 
 def _numbers(values) -> str:
-    """The values of an array for an initialiser, in lines; a row of a matrix in braces of its own."""
+    """Return the values of an array as lines of an initialiser; rows of a matrix of floats are in braces."""
     values = np.asarray(values)
     if values.ndim == 2 and values.dtype != np.int8:
         return "".join(f"    {{{', '.join(map(_float, row))}}},\n" for row in values)
@@ -266,6 +274,7 @@ def _numbers(values) -> str:
 
 
 def _float(value) -> str:
+    """Return `value` as a float of C, with the 9 digits that tell any two float32 apart."""
     text = f"{float(np.float32(value)):.9g}"
     return f"{text}f" if set(text) & set(".e") else f"{text}.0f"
 
@@ -273,10 +282,12 @@ def _float(value) -> str:
 # ---- vectors ----
 
 
-def vectors(clips, model, verifier: Verifier | None = None) -> str:
+def vectors(clips, model: TFLiteModel, verifier: SecondNetwork | None = None) -> str:
+    """Return kws_vectors.c: of each clip (name, samples) what the PC computes from it."""
     parts = []
     for name, samples in clips:
         values = [samples]
+        # the input and the scores of each network
         for one in (model, verifier.model) if verifier else (model,):
             input_tensor = quantize(mfcc(samples[None], one.settings.front_end), one.input)
             values += [input_tensor[0], one.run(input_tensor)[0]]
