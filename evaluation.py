@@ -9,6 +9,7 @@ from pathlib import Path
 import input_data
 import models
 from kws.base.errors import run
+from kws.base.files import write_json
 from kws.base.flags import bounded, new_parser, options_from
 from kws.base.settings import SettingsFlags
 from kws.data.dataset import DataOptions
@@ -16,7 +17,7 @@ from kws.detect import labelled_streams, measure, streaming
 from kws.detect.streaming import DetectorOptions
 from kws.model import checkpoints
 from kws.report import plots
-from kws.report.reports import Evaluation, Report, comparison_table, paired_tests, protocol_of, write_json
+from kws.report.reports import Evaluation, Report, comparison_table, paired_tests, protocol_of
 
 
 def parse_arguments():

@@ -28,8 +28,7 @@ def parse_arguments():
     parser.add_argument(
         "--packed",
         action="store_true",
-        help="store weights in 3, 4 or 5 bits in fully connected layers that have at most 8, 16 or 32 distinct "
-        "ones",
+        help="fully connected layers with at most 8, 16 or 32 distinct weights store them in 3, 4 or 5 bits",
     )
     return parser.parse_args()
 
