@@ -76,7 +76,7 @@ def dnn_small_modules(tmp_path_factory, dnn_small):
 
 
 def unpacked(kernel, outputs, inputs):
-    """The weights, as kws/packing.py describes their layout."""
+    """Return the weights of a packed kernel, in the layout of kws/board/packing.py."""
     half = (inputs + 1) // 2
     stride = half + half % 2 if kernel.bits == 3 else half
     weights = np.zeros((outputs, 2 * half), int)
