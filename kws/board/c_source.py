@@ -46,6 +46,7 @@ extern const kws_vector kws_vectors[KWS_VECTORS];
 def header(network: Network, settings: Settings, verifier: SecondNetwork | None = None) -> str:
     """Return kws_model.h: the sizes of the front end, the networks and the detector."""
     networks = [network, verifier.network] if verifier else [network]
+    # a function in C is compiled if either network needs it
     layers = [layer for one in networks for layer in one.layers]
     _, fft_length, filters, _ = mfcc_tables(settings.front_end)
     bands = mel_bands(filters)
@@ -89,6 +90,7 @@ def detector_sizes(settings: Settings, verifier: SecondNetwork | None = None) ->
     Its hop is the model's, rounded to whole strides of frames.
     """
     options = DetectorOptions().for_model(settings, verifier and verifier.settings)
+    # in strides and seconds, as kws_detect.c counts
     stride = settings.front_end.stride_samples
     hop = max(1, round(options.hop_samples(settings) / stride))
     hop_ms = 1000 * hop * stride / settings.sample_rate
@@ -146,6 +148,7 @@ def network_tables(network: Network, prefix: str = "") -> list[str]:
 
     `prefix` begins the names of a second network's arrays.
     """
+    # (name, layer), such as verifier_0
     layers = [(f"{prefix}{number}", layer) for number, layer in enumerate(network.layers)]
     parts = [_layer_tables(name, layer) for name, layer in layers]
     entries = "".join(_layer_entry(name, layer) for name, layer in layers)

@@ -43,10 +43,12 @@ def read_second_network(path, settings: Settings, network: Network) -> SecondNet
     """
     model = TFLiteModel(path)
     ours, theirs = settings.front_end, model.settings.front_end
+    # the words in the same order; a verifier on the PC may know more of them
     _check_same(path, "words", settings.wanted_words, model.settings.wanted_words)
     check_fits(model.settings, settings)
     _check_same(path, "samples of a window", ours.window_samples, theirs.window_samples)
     _check_same(path, "coefficients of a frame", ours.dct_coefficient_count, theirs.dct_coefficient_count)
+    # one scale of scores, KWS_SCORE_SCALE, is for both
     second = read_network(model.content, f"{path} ({model.settings.model_architecture})")
     if second.scores != network.scores:
         raise UserError(f"{path} cannot verify this model: its scores have another scale")

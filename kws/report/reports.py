@@ -145,8 +145,10 @@ def misclassified(true: np.ndarray, scores: np.ndarray, count: int) -> np.ndarra
     second of any.
     """
     predicted, confidence = scores.argmax(1), scores.max(1)
+    # [wrong], most confident first
     wrong = np.flatnonzero(predicted != true)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    # the first of each confusion comes before all others
     confusions = np.stack([true[wrong], predicted[wrong]])
     _, first_of_each = np.unique(confusions, axis=1, return_index=True)
     others = np.delete(wrong, first_of_each)
@@ -186,6 +188,7 @@ def comparison_table(evaluations: dict[str, Evaluation]) -> str:
         rows.append([path, *(f"{number:,}" for number in evaluation.cost), *accuracies])
         if agreements:
             rows[-1].append(agreement(evaluation.predicted, first.predicted))
+    # paths to the left, numbers to the right
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -206,6 +209,7 @@ def paired_tests(evaluations: dict[str, Evaluation]) -> str:
     lines = [f"clips on which only the model is right, and only {first} (McNemar's exact test):"]
     for path, evaluation in others:
         sets = []
+        # sets of the same name and the same clips
         for key, correct in evaluation.correct.items():
             if key in reference.correct:
                 gained = int(np.sum(correct & ~reference.correct[key]))

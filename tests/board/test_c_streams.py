@@ -1,4 +1,4 @@
-"""Detections in streams: by the C module those of the PC, alone and with a verifier."""
+"""Detections in streams: the C module and the PC have the same, alone and with a verifier."""
 
 import subprocess
 from dataclasses import replace
@@ -20,13 +20,13 @@ from kws.model.tflite import TFLiteModel, embed_settings
 
 
 def detections(folder, samples):
-    """What the module's program prints for a stream: (seconds, label, score) of each detection."""
+    """Build the module's program; return what it prints for a stream: (seconds, label, score) of each detection."""
     subprocess.run(["make", "-C", folder, "kws"], check=True, capture_output=True)
     return printed(folder, samples)
 
 
 def printed(folder, samples, *flags):
-    """The same of a program that is built."""
+    """Return the same for a program that is built."""
     command = [folder / "kws", "-", *map(str, flags)]
     output = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=True)
     return [tuple(line.replace(" s ", "").split()) for line in output.stdout.decode().splitlines()]
@@ -51,7 +51,7 @@ def test_after_a_wake_word_the_detections_are_those_of_the_pc(shipped, half_hour
 
 
 def by_the_pc(samples, model, verifier, options=DetectorOptions()):  # noqa: B008  (frozen)
-    """The detections with a verifier, in the form of those of the module's program."""
+    """Return the detections of the PC, in the form of detections()."""
     labels = model.settings.labels
     found = streaming.detections_in([samples], model, options, verifier)
     return [(f"{one.seconds:.3f}", labels[one.label], f"{one.score:.4f}") for one in found]
@@ -75,7 +75,7 @@ def second_stage(sample, tmp_path_factory):
 
 
 def test_with_a_verifier_detections_are_those_of_the_pc(shipped, second_stage, tmp_path, half_hour):
-    """One whose frames have another stride, tuned so that about half of the words are verified."""
+    """The verifier's frames have another stride, and its threshold confirms about half of the words."""
     model, verifier = shipped[1], TFLiteModel(second_stage)
     samples = half_hour.samples[: 16000 * 300]
     times = {"hop_ms": 80, "smoothing_ms": 720, "refractory_ms": 600, "gate": 0.4}
@@ -95,7 +95,7 @@ def test_with_a_verifier_detections_are_those_of_the_pc(shipped, second_stage, t
 
 
 def test_a_verifier_with_the_same_frames_is_that_of_the_pc_too(shipped, tmp_path, half_hour):
-    """As it is, from the first window on, watched by sanitizers."""
+    """The verifier works from the first window on; sanitizers watch."""
     write_c_folder(SHIPPED_INT8, tmp_path / "c", verifier_path=SHIPPED["entropy_int8"])
     samples = half_hour.samples[: 16000 * 120]
     sanitized = "CFLAGS=-fsanitize=address,undefined -fno-sanitize-recover"

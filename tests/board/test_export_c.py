@@ -92,7 +92,7 @@ def test_each_exported_architecture_gives_the_scores_of_the_interpreter(tmp_path
 
 @pytest.fixture(scope="module")
 def odd_ds_cnn(tmp_path_factory, c_tools):
-    """One whose numbers of channels and inputs no instruction takes as they are."""
+    """A network whose numbers of channels and inputs fit no vector instruction."""
     size = (3, 5, 3, 10, 1, 3, 6, 10, 2, 3, 1, 3, 2, 1, 1, 2)
     settings = replace(networks.tiny("ds_cnn"), model_size_info=size)
     return exported(settings, tmp_path_factory.mktemp("odd_ds_cnn"))
@@ -216,7 +216,7 @@ def test_every_source_is_cxx_too(shipped, tmp_path, compiler):
 
 
 def module_sources(module):
-    """All sources that were exported, without those that tests added."""
+    """Return all sources that were exported, without files that tests added."""
     return [
         path for path in module.folder.glob("*.c") if (ROOT / "c" / path.name).exists() or path.stem in MODEL
     ]
@@ -394,7 +394,7 @@ def test_boards_give_the_same_however_they_are_compiled(shipped, tmp_path, flags
 
 @pytest.fixture(params=["stand-in", "Arm's"])
 def cmsis_nn(request):
-    """The folder of CMSIS-NN: the tests' own with its interface, and Arm's where there is one."""
+    """Return a folder of CMSIS-NN: the tests' own with the same interface, and Arm's if there is one."""
     if request.param == "stand-in":
         return ROOT / "tests" / "cmsis_nn"
     if not CMSIS_NN:

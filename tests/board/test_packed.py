@@ -66,7 +66,7 @@ def mixed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dnn_small_modules(tmp_path_factory, dnn_small):
-    """Of DNN Small's size, modules and models with 32 and with 16 distinct weights a layer."""
+    """Modules and models of DNN Small's size, with 32 and with 16 distinct weights a layer."""
     folder = tmp_path_factory.mktemp("dnn_small")
     sixteen = clustered_model(folder / "x.tflite", dnn_small, [16] * 4)
     return {
