@@ -20,7 +20,7 @@ from kws.model.tflite import TFLiteModel, embed_settings
 
 
 def detections(folder, samples):
-    """Build the module's program; return what it prints for a stream: (seconds, label, score) of each detection."""
+    """Build the module's program and return what it prints: (seconds, label, score) of each detection."""
     subprocess.run(["make", "-C", folder, "kws"], check=True, capture_output=True)
     return printed(folder, samples)
 
