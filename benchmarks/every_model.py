@@ -1,8 +1,8 @@
-"""Draw images/every_model.png: the accuracy of the small int8 models against their size and their operations.
+"""Draw images/every_model.png: accuracy of the small int8 models against size and multiply-accumulates.
 
     python benchmarks/every_model.py
 
-The figures are those of docs/models.md, and of the shipped DNN Small.
+The figures are in docs/models.md; the shipped DNN Small has its definition.yaml.
 """
 
 import re
@@ -36,7 +36,7 @@ def main():
 
 
 def report(accuracy, count):
-    """A report of which only accuracy and N are known."""
+    """Return a report with this accuracy and N, the only figures that are known."""
     correct = round(accuracy * count)
     return Report(TEST_SET, ("right", "wrong"), np.array([[correct, count - correct], [0, 0]]))
 

@@ -24,13 +24,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "model_archive")]
 
 import c_modules  # noqa: E402
-import export_c  # noqa: E402
 import forks  # noqa: E402
 import input_data  # noqa: E402
 import models  # noqa: E402
 from kws.base.errors import run  # noqa: E402
 from kws.base.flags import new_parser  # noqa: E402
 from kws.base.settings import Settings, SettingsFlags  # noqa: E402
+from kws.board.c_folder import write_c_folder  # noqa: E402
 from kws.data.dataset import DataOptions  # noqa: E402
 from kws.detect import labelled_streams  # noqa: E402
 from kws.model import checkpoints  # noqa: E402
@@ -343,7 +343,7 @@ def verified(tmp_path_factory, ds_cnn_small):
     """The packed module of clustered DNN Small with DS-CNN Small as its verifier, and that one's model."""
     folder = tmp_path_factory.mktemp("verified") / "kws"
     first = SHIPPED["clustered_int8"]
-    export_c.export(first, folder, packed=True, verifier_path=ds_cnn_small[1].path)
+    write_c_folder(first, folder, packed=True, verifier_path=ds_cnn_small[1].path)
     return c_modules.Module(folder), ds_cnn_small[1]
 
 
