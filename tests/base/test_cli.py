@@ -80,6 +80,27 @@ def test_flags_come_from_files_with_comments_and_later_ones_override(parse, tmp_
 
 
 @pytest.mark.fast
+def test_a_file_of_flags_names_others_relative_to_itself(parse, tmp_path, monkeypatch):
+    for folder in ("a", "a/b", "c"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "a" / "words.txt").write_text("@b/words.txt --speed 1")
+    (tmp_path / "a" / "b" / "words.txt").write_text("@../c.txt --words on,off")
+    (tmp_path / "a" / "c.txt").write_text("--speed 0.5 --words up")
+    monkeypatch.chdir(tmp_path / "c")
+    assert parse("@../a/words.txt") == Options(1, ("on", "off"))
+    assert parse("@../a/b/words.txt") == Options(0.5, ("on", "off"))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("content", ["@nothing.txt", "--words 'on", "\xff"])
+def test_a_file_of_flags_that_cannot_be_read_is_named(parse, tmp_path, capsys, content):
+    (tmp_path / "flags.txt").write_text(content, encoding="latin-1")
+    with pytest.raises(SystemExit):
+        parse(f"@{tmp_path}/flags.txt")
+    assert f"error: {tmp_path}/" in capsys.readouterr().err
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize("typed", [["--speed", "3"], ["--speed", "nan"], ["--spee", "1"], ["@nothing.txt"]])
 def test_wrong_flags_are_one_line_and_exit_code_2(parse, typed, capsys):
     with pytest.raises(SystemExit) as exit:
