@@ -6,6 +6,7 @@ missing; with more words or larger numbers it makes what is new.
 """
 
 import shlex
+import sys
 from pathlib import Path
 
 from kws.audio.folders import FLAGS_FILE, NEGATIVES_FOLDER
@@ -114,7 +115,8 @@ def synthesize(folder, words, options, voices):
     corpus.claim(folder, plan_of(options, voices, clip_ms), words)
     made, silent = corpus.make(folder, jobs, clip_ms)
     corpus.write_noise(folder, options.seed)
-    corpus.report_silent(silent)
+    if silent:
+        print(f"{silent} recordings are left out: their voices say nothing", file=sys.stderr)
     there = len(jobs) - made - silent
     print(f"{made:,} recordings made" + (f", {there:,} were there" if there else ""))
     tell_how_to_train(folder, words, clip_ms)

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import sys
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -310,8 +309,3 @@ def _noises(sentences, rng):
         start = rng.integers(count - len(samples) + 1)
         talk[start : start + len(samples)] += rng.uniform(0.2, 1) * samples
     yield "talk", talk
-
-
-def report_silent(silent: int):
-    if silent:
-        print(f"{silent} recordings are left out: their voices say nothing", file=sys.stderr)

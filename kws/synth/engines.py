@@ -85,7 +85,8 @@ def _run(command, text=None) -> bytes:
             start_new_session=True,
         )
     except subprocess.TimeoutExpired:
-        raise UserError(f"{command[0]} gave nothing in {TIMEOUT} s: leave it out by --engines") from None
+        call = " ".join(command[:3])
+        raise UserError(f"{call} gave nothing in {TIMEOUT} s: leave it out by --engines") from None
     if result.returncode:
         lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
         raise Failed(f"{command[0]} failed (exit code {result.returncode}): {lines[-1]}")

@@ -81,7 +81,7 @@ def test_a_synthesiser_that_hangs_is_an_error(program, monkeypatch, engine):
     monkeypatch.setattr(engines, "TIMEOUT", 0.2)
     program("espeak-ng", "exec sleep 20")
     job = corpus.Job("x.wav", Utterance("hello", Voice(engine, "us1")))
-    with pytest.raises(UserError, match="espeak-ng gave nothing in 0.2 s: leave it out by --engines"):
+    with pytest.raises(UserError, match="us1 gave nothing in 0.2 s: leave it out by --engines"):
         list(corpus.spoken([job]))
 
 
