@@ -81,25 +81,31 @@ named() {  # named PATH: a name for a folder, different for paths that end alike
     echo "$(basename "$1")-$(cksum <<< "$1" | cut -d ' ' -f 1)"
 }
 
-sample=false test_set=()
-if [ -n "$data_dir" ]; then
+sample=false status=0 test_set=()
+if [ -z "$data_dir" ]; then
+    python input_data.py --data_dir data/speech_commands_v0.02 || status=$?
+    # 2 with nothing there: the line above says why they cannot be downloaded
+    if [ "$status" = 2 ] && [ -z "$(ls data/speech_commands_v0.02 2> /dev/null)" ]; then
+        sample=true
+    elif [ "$status" != 0 ]; then
+        exit "$status"
+    fi
+fi
+if $sample; then
+    out=work/recreated/sample_data
+    data=(--data_dir sample_data --data_url '')
+    echo "$warning"
+elif [ -n "$data_dir" ]; then
     out=work/recreated/$(named "$data_dir")
     data=(--data_dir "$data_dir" --data_url '')
     canonical=$(dirname "$data_dir")/speech_commands_test_set_v0.02
     if [ -d "$canonical" ]; then test_set=(--test_dir "$canonical"); fi
     python input_data.py "${data[@]}" "${test_set[@]}"
-elif python input_data.py --data_dir data/speech_commands_v0.02; then
+else
     out=work/recreated/speech_commands_v0.02
     data=(--data_dir data/speech_commands_v0.02)
     test_set=(--test_dir data/speech_commands_test_set_v0.02)
     python input_data.py "${data[@]}" "${test_set[@]}" > /dev/null || test_set=()
-elif [ -n "$(ls data/speech_commands_v0.02 2> /dev/null)" ]; then
-    exit 2  # there are recordings, and the message above says what is wrong with them
-else
-    sample=true
-    out=work/recreated/sample_data
-    data=(--data_dir sample_data --data_url '')
-    echo "$warning"
 fi
 teacher=$out/teacher
 if [ -n "$checkpoint" ]; then

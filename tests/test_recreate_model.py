@@ -28,7 +28,12 @@ def recreate(*arguments, repository=ROOT, cwd=ROOT, **variables):
 def copy_of_the_repository(tmp_path):
     """A repository that a test may change and write results into."""
     copy = tmp_path / "copy"
-    ignored = shutil.ignore_patterns(".git", ".venv", "work", "data", "__pycache__", ".p*_cache", ".r*_cache")
+    anywhere = shutil.ignore_patterns("__pycache__", ".p*_cache", ".r*_cache")
+    at_the_top = {".git", ".venv", "work", "data"}
+
+    def ignored(folder, names):
+        return anywhere(folder, names) | (at_the_top if folder == str(ROOT) else set())
+
     shutil.copytree(ROOT, copy, ignore=ignored)
     return copy
 
