@@ -1,11 +1,12 @@
 """Make recordings of your own words by speech synthesis, of what sounds like them, and of running text.
 
-Every synthesiser that is installed is used; MBROLA's voices, and some of RHVoice's and festival's, are
-licensed for non-commercial use alone. The folder is laid out as train.py takes it; the same command makes
-what is missing, and one with more words or larger numbers what is new.
+Every synthesiser that is installed is used. MBROLA's voices, and some of RHVoice's and festival's, are
+licensed for non-commercial use alone. train.py takes the folder as it is. The same command makes what is
+missing; with more words or larger numbers it makes what is new.
 """
 
 import shlex
+import sys
 from pathlib import Path
 
 from kws.audio.folders import FLAGS_FILE, NEGATIVES_FOLDER
@@ -15,8 +16,6 @@ from kws.base.flags import StoreTuple, bounded, flag_adder, new_parser, options_
 from kws.synth import confusables, corpus
 from kws.synth.corpus import PROBES, SAMPLE_RATE, SHORTEST_CLIP_MS, Draw, SynthesisOptions
 from kws.synth.engines import ENGINES, installed_voices
-
-FACTOR = bounded(float, 0.25, 4)
 
 
 def parse_arguments():
@@ -31,14 +30,19 @@ def parse_arguments():
         type=bounded(int, 1),
         metavar="N",
     )
-    add("confusables", "words and phrases that sound near each word, as _unknown_", type=number, metavar="N")
+    add(
+        "confusables",
+        "words and phrases that sound near each word, taught as _unknown_",
+        type=number,
+        metavar="N",
+    )
     add(
         "sentences", f"recordings of running text, in the folder {NEGATIVES_FOLDER}", type=number, metavar="N"
     )
     add("language", "of the voices, as espeak-ng names it: en, en-us, de, ...", metavar="CODE")
     add(
         "engines",
-        "synthesisers to use; all that are installed if not given",
+        "synthesisers to use; if not given, all that are installed",
         nargs="+",
         action=StoreTuple,
         choices=tuple(ENGINES),
@@ -48,18 +52,14 @@ def parse_arguments():
         "folder of downloaded voices of piper: .onnx files, each with its .json",
         metavar="DIR",
     )
-    low_high = {"nargs": 2, "action": StoreTuple, "metavar": ("LOW", "HIGH"), "type": FACTOR}
-    add("speeds", "slowest and fastest speech, as factors of the voice's own speed", **low_high)
-    add("pitches", "lowest and highest voices, as factors of the voice's own pitch", **low_high)
     add(
         "clip_duration_ms",
-        "length of clip that words are centred in; what they need, and at least 1000, if not given",
+        "length of the clips that words are centred in; if not given, what they need, and at least 1000",
         type=bounded(int, 100, 60000),
         metavar="MS",
     )
-    add("word_list", "words to find similar ones in, one a line; the system's if not given", metavar="FILE")
-    add("text", "running text to be read; made up if not given", metavar="FILE")
-    add("seed", "fixes what is drawn", type=bounded(int, 0, 2**32 - 1), metavar="N")
+    add("word_list", "words to find similar ones in, one a line; if not given, the system's", metavar="FILE")
+    add("seed", "decides what is drawn", type=bounded(int, 0, 2**32 - 1), metavar="N")
     return parser.parse_args()
 
 
@@ -86,7 +86,7 @@ def main():
 
 
 def check_words(words, options, voices):
-    """UserError where a word cannot be read by the synthesisers."""
+    """Raise UserError if the synthesisers cannot read a word."""
     if confusables.can_tell_phonemes():
         confusables.check_readable(words.values(), options.language)
     else:
@@ -98,27 +98,32 @@ def check_words(words, options, voices):
 
 
 def synthesize(folder, words, options, voices):
+    """Make the recordings in `folder`, and tell how to train on them."""
     draw = Draw(voices, options)
+    # what is said, beside the words themselves
     word_list = words_to_search(options)
     near = near_words(words, options, word_list)
     texts = corpus.sentence_texts(options, word_list, words.values())
     if options.sentences and not texts:
-        print(f"no running text in --language {options.language}: --text FILE or --word_list FILE gives some")
+        print(f"no running text in --language {options.language}: --word_list FILE gives some")
+    # which recordings
     clip_ms = clip_length(words, draw, options.clip_duration_ms, corpus.read_plan(folder))
     jobs = corpus.word_jobs(draw, words, options.count)
     jobs += corpus.unknown_jobs(draw, words, near, options.count)
     jobs += corpus.sentence_jobs(draw, texts)
+    # making them
     corpus.claim(folder, plan_of(options, voices, clip_ms), words)
     made, silent = corpus.make(folder, jobs, clip_ms)
     corpus.write_noise(folder, options.seed)
-    corpus.report_silent(silent)
+    if silent:
+        print(f"{silent} recordings are left out: their voices say nothing", file=sys.stderr)
     there = len(jobs) - made - silent
     print(f"{made:,} recordings made" + (f", {there:,} were there" if there else ""))
     tell_how_to_train(folder, words, clip_ms)
 
 
 def words_to_search(options) -> list[str]:
-    """The words of --word_list or of the system's list; none where there is neither."""
+    """Return the words of --word_list or of the system's list; none if there is neither."""
     path = options.word_list or confusables.WORD_LISTS.get(options.language.split("-")[0])
     if options.word_list or (path and Path(path).exists()):
         return confusables.read_word_list(path)
@@ -128,7 +133,7 @@ def words_to_search(options) -> list[str]:
 
 
 def near_words(words, options, word_list) -> dict[str, list[str]]:
-    """What sounds near each word; printed."""
+    """Return and print what sounds near each word."""
     if not (word_list and options.confusables):
         return {}
     if not confusables.can_tell_phonemes():
@@ -141,9 +146,10 @@ def near_words(words, options, word_list) -> dict[str, list[str]]:
 
 
 def clip_length(words, draw, typed, stored) -> int:
-    """The clip length in ms that the words are centred in; a line for each that needs more than a second.
+    """Return the length in ms of the clips that the words are centred in.
 
-    That of the recordings which are there holds, where they are of all the words.
+    Print a line for each word that needs more than a second. Recordings of all the words that are there
+    already decide the length.
     """
     new = {name: text for name, text in words.items() if name not in stored.get("words", {})}
     fitting = {text: corpus.fitting_clip_ms(draw.jobs(name, text, PROBES)) for name, text in new.items()}
@@ -159,16 +165,13 @@ def clip_length(words, draw, typed, stored) -> int:
 
 
 def plan_of(options, voices, clip_ms) -> dict:
-    """What recordings depend on beside their text and number."""
+    """Return what recordings depend on beside their text and number."""
     return {
         "--seed": options.seed,
         "--language": options.language,
         "voices": [f"{name} {len(of_engine)}" for name, of_engine in voices.items()],
-        "--speeds": list(options.speeds),
-        "--pitches": list(options.pitches),
         "--clip_duration_ms": clip_ms,
         "--word_list": options.word_list,
-        "--text": options.text,
         "Hz": SAMPLE_RATE,
     }
 

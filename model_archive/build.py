@@ -1,15 +1,14 @@
-"""Write model_archive/ from a checkpoint and its clustered forms: source forms, TFLite files, definitions and
-regression vectors.
+"""Write model_archive/ from what recreate_model.sh made: source forms, TFLite files, definitions, vectors.
 
-    python model_archive/build.py --checkpoint CKPT --clustered CKPT --entropy CKPT --microphone CKPT \
-        --verifier CKPT --pretrained CKPT --ambient D --data_dir D --test_dir D
+    bash recreate_model.sh --train --negatives_dir DIR --ambient DIR
+    python model_archive/build.py --recreated work/recreated/speech_commands_v0.02/trained
 
-Forms of a checkpoint that is not given stay as they are. The detectors of the model for microphones and of
-its verifier are chosen on validation clips and on --ambient, recordings without the words.
+Files that are not in that folder stay as they are in the archive, such as the microphone's after a training
+without --negatives_dir. --pretrained networks are made by recipes/pretraining.txt.
 
-Every figure in the definitions is read from a file, measured by evaluation.py, or comes from TensorFlow Lite
-Micro and Arm's vela (pip install -r tests/firmware_requirements.txt). Regression vectors come from the
-synthetic clips in sample_data, one for each label.
+Every figure in the definitions is read from a file, was measured by evaluation.py in recreate_model.sh, or
+comes from TensorFlow Lite Micro and Arm's vela (pip install -r tests/firmware_requirements.txt). Regression
+vectors come from the synthetic clips in sample_data, one for each label.
 """
 
 import bisect
@@ -25,34 +24,26 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-import models
-
 ARCHIVE = Path(__file__).resolve().parent
 ROOT = ARCHIVE.parent
 sys.path.insert(0, str(ROOT))
 import input_data  # noqa: E402
-from kws.base.errors import run  # noqa: E402
+import models  # noqa: E402
+from kws.base.errors import UserError, run  # noqa: E402
 from kws.base.files import write_text  # noqa: E402
-from kws.base.flags import new_parser, options_from  # noqa: E402
-from kws.base.settings import SettingsFlags  # noqa: E402
+from kws.base.flags import new_parser  # noqa: E402
 from kws.board import firmware  # noqa: E402
 from kws.data.dataset import DataOptions  # noqa: E402
 from kws.model import checkpoints, tflite  # noqa: E402
 from kws.model.tflite import TFLiteModel  # noqa: E402
 
 NAME = "dnn_small"
-CONVERSION_FLAGS = {  # of convert_to_tflite.py
-    "fp32": ["--no-quantize"],
-    "int8": ["--inference_type", "int8"],
-    "int16": ["--inference_type", "int16"],
-}
-KINDS = {  # of files, by the flag that gives their checkpoint
-    "checkpoint": ("fp32", "int8", "int16"),
-    "clustered": ("clustered_int8",),  # clusters of tensorflow-model-optimization
-    "entropy": ("entropy_int8",),
-    "microphone": ("microphone_fp32", "microphone_int8"),
-    "verifier": ("ds_cnn_small_fp32", "ds_cnn_small_int8"),
-}
+MICROPHONE = "microphone_fp32", "microphone_int8"
+VERIFIER = "ds_cnn_small_fp32", "ds_cnn_small_int8"
+KINDS = ("fp32", "int8", "int16", "clustered_int8", "entropy_int8", *MICROPHONE, *VERIFIER)
+WEIGHTS_STAGE = "quantized"
+# folders of model_source: the stage of recreate_model.sh whose best checkpoint goes there
+STAGES = {"weights": WEIGHTS_STAGE, "microphone": "microphone_int8", "verifier": "verifier_3"}
 NPU = "ethos-u55-128"
 PAPER = "Y. Zhang et al., Hello Edge: Keyword Spotting on Microcontrollers, arXiv:1711.07128, 2017"
 HOW_TO_OPEN = {  # the source forms; the keras that TensorFlow comes with is Keras 3, and they are of Keras 2
@@ -70,75 +61,65 @@ LARGEST_ARENA = 256 * 1024  # bytes; more than any shipped file needs
 
 def parse_arguments():
     parser = new_parser(__doc__)
-    parser.add_argument("--checkpoint", metavar="PATH")
-    parser.add_argument("--clustered", metavar="PATH", help="what --method clustering made")
-    parser.add_argument("--entropy", metavar="PATH", help="what --method entropy made")
-    parser.add_argument("--microphone", metavar="PATH", help="DNN Small for an open microphone")
-    parser.add_argument("--verifier", metavar="PATH", help="ds_cnn_small, which verifies what that detects")
+    parser.add_argument("--recreated", metavar="DIR", help="folder that recreate_model.sh --train made")
     parser.add_argument(
         "--pretrained", nargs="+", default=[], metavar="PATH", help="networks of many words, for --start_from"
     )
-    parser.add_argument("--ambient", nargs="+", metavar="DIR", help="validation recordings without the words")
-    parser.add_argument("--test_dir", required=True, metavar="DIR", help="the canonical test set")
-    input_data.add_arguments(parser)
-    models.add_arguments(parser)
-    args = parser.parse_args()
-    if (args.microphone or args.verifier) and not args.ambient:
-        parser.error("--microphone and --verifier need --ambient, on which their detectors are chosen")
-    return args
+    return parser.parse_args()
 
 
 def main():
     args = parse_arguments()
-    data_options, flags = options_from(DataOptions, args), SettingsFlags.from_arguments(args)
-    given = {flag: getattr(args, flag) for flag in KINDS if getattr(args, flag)}
-    for flag in given.keys() & {"microphone", "verifier"}:
-        given[flag] = write_weights(given[flag], ARCHIVE / "model_source" / flag, flags)
+    if args.recreated:
+        take_models(Path(args.recreated))
     for path in args.pretrained:
         architecture = checkpoints.read_settings(path).model_architecture
-        name = "pretrained_dnn" if architecture == "dnn" else "pretrained"
-        write_weights(path, ARCHIVE / "model_source" / name, flags)
-    if args.checkpoint:
-        given["checkpoint"] = write_sources(args.checkpoint, flags)
-    paths = {kind: tflite_path(kind) for flag in given for kind in KINDS[flag]}
-    for flag, checkpoint in given.items():
-        for kind in KINDS[flag]:
-            convert(checkpoint, kind, data_options)
-    detectors = {
-        kind: choose_detector(kind, args.ambient, data_options)
-        for kind in paths
-        if kind in KINDS["microphone"] + KINDS["verifier"]
-    }
-    accuracy = evaluate(["--tflite_path", *paths.values()], args.test_dir, data_options) if paths else {}
-    for kind, path in paths.items():
-        write_vectors(path)
-        measured = {"accuracy": accuracy[str(path)]} | detectors.get(kind, {})
-        write_definition(path.parent, describe(path, kind) | measured)
-    if args.checkpoint:
-        weights = given["checkpoint"]
-        (of_source,) = evaluate(["--checkpoint", weights], args.test_dir, data_options).values()
-        write_definition(ARCHIVE / "model_source", describe_source(weights) | {"accuracy": of_source})
+        copy_checkpoint(path, "pretrained_dnn" if architecture == "dnn" else "pretrained")
+
+
+def take_models(recreated: Path):
+    """Copy the models in `recreated` into the archive, and describe each."""
+    figures = recreated / "accuracy.json"
+    if not figures.exists():
+        raise UserError(f"{figures} is missing: recreate_model.sh --train has to reach its end")
+    accuracy = {Path(path): measured for path, measured in json.loads(figures.read_text()).items()}
+    accuracy = {path.name if path.suffix else path.parent.name: sets for path, sets in accuracy.items()}
+    if WEIGHTS_STAGE not in accuracy:
+        raise UserError(f"{recreated} is not of {NAME}, or was not made with --train")
+    for folder, stage in STAGES.items():
+        if (recreated / stage / "best").exists():
+            copy_checkpoint(recreated / stage / "best", folder)
+    export_sources()
+    source = describe_source() | {"accuracy": accuracy[WEIGHTS_STAGE]}
+    write_definition(ARCHIVE / "model_source", source)
+    for kind in KINDS:
+        path = tflite_path(kind)
+        made = recreated / path.name
+        if made.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(made, path)
+            write_vectors(path)
+            measured = {"accuracy": accuracy[path.name]} | read_detection(made, kind)
+            write_definition(path.parent, describe(path, kind) | measured)
 
 
 # ---- the files ----
 
 
-def write_sources(checkpoint, flags: SettingsFlags) -> Path:
-    """Copy the checkpoint, and export its other forms; returns the folder of the weights."""
-    network, settings = models.load_checkpoint(checkpoint, flags)
-    source = ARCHIVE / "model_source"
-    write_weights(checkpoint, source / "weights", flags)
-    checkpoints.export_saved_model(network, settings, source / "saved_model")
-    checkpoints.export_keras_file(network, settings, source / f"{NAME}.keras")
-    return source / "weights"
-
-
-def write_weights(checkpoint, folder: Path, flags: SettingsFlags) -> Path:
-    """Copy the checkpoint into `folder`, which is returned."""
-    network, settings = models.load_checkpoint(checkpoint, flags)
+def copy_checkpoint(checkpoint, name: str):
+    """Write the checkpoint's weights and settings alone into the folder `name` of model_source."""
+    network, settings = models.load_checkpoint(checkpoint)
+    folder = ARCHIVE / "model_source" / name
     shutil.rmtree(folder, ignore_errors=True)
     checkpoints.save_checkpoint(network, settings, folder / f"{network_of(settings)}.ckpt")
-    return folder
+
+
+def export_sources():
+    """Export the other forms of model_source/weights."""
+    source = ARCHIVE / "model_source"
+    network, settings = models.load_checkpoint(source / "weights")
+    checkpoints.export_saved_model(network, settings, source / "saved_model")
+    checkpoints.export_keras_file(network, settings, source / f"{NAME}.keras")
 
 
 def network_of(settings) -> str:
@@ -146,53 +127,22 @@ def network_of(settings) -> str:
 
 
 def tflite_path(kind: str) -> Path:
-    name = kind if kind in KINDS["verifier"] else f"{NAME}_{kind}"
+    name = kind if kind in VERIFIER else f"{NAME}_{kind}"
     return ARCHIVE / "TFLite" / f"tflite_{kind}" / f"{name}.tflite"
 
 
-def choose_detector(kind: str, ambient: list[str], data_options: DataOptions) -> dict:
-    """Have evaluation.py write the detector of a kind of file into it; its DET curve, for the definition."""
-    first = second = tflite_path(kind)
-    if kind in KINDS["verifier"]:
-        first = tflite_path(kind.replace("ds_cnn_small", "microphone"))
-    verifier = [] if first == second else ["--verifier", second]
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        flags = "--ambient", *ambient, "--stream_minutes", "60", "--write_detector", "--json", report
-        call("evaluation.py", "--tflite_path", first, *verifier, *flags, *data_flags(data_options))
-        (measured,) = json.loads(report.read_text()).values()
+def read_detection(made: Path, kind: str) -> dict:
+    """Return the DET curve that recreate_model.sh measured for a file, or nothing if it has no detector."""
+    if kind not in MICROPHONE + VERIFIER or not made.with_suffix(".json").exists():
+        return {}
+    (measured,) = json.loads(made.with_suffix(".json").read_text()).values()
     points = [{name: round(value, 4) for name, value in point.items()} for point in measured["points"]]
-    role = "verifier of dnn_small_microphone" if verifier else "alone"
+    role = "verifier of dnn_small_microphone" if kind in VERIFIER else "alone"
     return {"detection": {"role": role, "hours_without_words": round(measured["hours"], 3), "points": points}}
 
 
-def convert(checkpoint, kind: str, data_options: DataOptions):
-    path = tflite_path(kind)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = "--checkpoint", checkpoint, "--output", path
-    call(
-        "convert_to_tflite.py", *files, *CONVERSION_FLAGS[kind.rpartition("_")[2]], *data_flags(data_options)
-    )
-
-
-def evaluate(which: list, test_dir: str, data_options: DataOptions) -> dict[str, list[dict]]:
-    """What evaluation.py measures: {path: [figures of one set, ...]}."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        call("evaluation.py", *which, "--test_dir", test_dir, "--json", report, *data_flags(data_options))
-        return json.loads(report.read_text())
-
-
-def call(script, *arguments):
-    subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], check=True)
-
-
-def data_flags(data_options: DataOptions) -> list[str]:
-    return ["--data_dir", data_options.data_dir, "--data_url", data_options.data_url]
-
-
 def write_vectors(path: Path):
-    """One input and output of the model for each label, in the types of its tensors."""
+    """Write one input and output of the model for each label, in the types of its tensors."""
     model = TFLiteModel(path)
     settings = model.settings
     sample = input_data.open_data(DataOptions(data_dir=str(ROOT / "sample_data")), settings)
@@ -212,7 +162,7 @@ def write_vectors(path: Path):
 
 
 def describe(path: Path, kind: str) -> dict:
-    """All of a TFLite file's definition but its accuracy."""
+    """Return a TFLite file's definition without its accuracy and its detections."""
     model = TFLiteModel(path)
     operators = tflite.operator_names(model.content)
     return {
@@ -236,8 +186,9 @@ def describe(path: Path, kind: str) -> dict:
     }
 
 
-def describe_source(weights: Path) -> dict:
-    """All of the definition of the source forms but their accuracy."""
+def describe_source() -> dict:
+    """Return the definition of the source forms without their accuracy."""
+    weights = ARCHIVE / "model_source" / "weights"
     arrays = [array for layer in checkpoints.read_weights(weights) for array in layer.values()]
     return {
         "name": f"{NAME}, source",
@@ -250,7 +201,7 @@ def describe_source(weights: Path) -> dict:
 
 
 def as_dict(settings) -> dict:
-    """The settings in the types of JSON, which are those of YAML, too."""
+    """Return the settings in the types of JSON, which YAML has too."""
     return json.loads(settings.to_json())
 
 
@@ -263,16 +214,19 @@ def describe_tensor(detail: dict) -> dict:
 
 
 def arena_size(path: Path) -> int:
-    """Bytes of working memory with which TensorFlow Lite Micro runs a file; on a 64-bit PC, whose pointers
-    make it larger than on a microcontroller.
+    """Return the bytes of working memory with which TensorFlow Lite Micro runs a file.
+
+    This is measured on a 64-bit PC, whose pointers make it larger than on a microcontroller.
     """
-    importlib.import_module("tflite_micro")  # where it is missing, every size would seem too small
-    sizes = range(16, LARGEST_ARENA, 16)  # TensorFlow Lite Micro aligns what it allocates to 16 bytes
+    # without it every size would seem too small
+    importlib.import_module("tflite_micro")
+    # TensorFlow Lite Micro aligns what it allocates to 16 bytes
+    sizes = range(16, LARGEST_ARENA, 16)
     return sizes[bisect.bisect_left(sizes, True, key=lambda size: runs_in_arena(path, size))]
 
 
 def runs_in_arena(path: Path, size: int) -> bool:
-    """Whether TensorFlow Lite Micro runs a file in `size` bytes of working memory."""
+    """Return whether TensorFlow Lite Micro runs a file in `size` bytes of working memory."""
     program = (
         "import sys; from tflite_micro import runtime; "
         "runtime.Interpreter.from_file(sys.argv[1], arena_size=int(sys.argv[2])).invoke()"
@@ -283,13 +237,15 @@ def runs_in_arena(path: Path, size: int) -> bool:
 
 
 def npu_cost(path: Path) -> dict:
+    """Return what a file costs on NPU, compiled by vela."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(shutil.copy(path, folder))  # vela's output goes beside it
+        # vela's output goes beside its input
+        copy = Path(shutil.copy(path, folder))
         return firmware.compile_for_npu(copy, NPU)[1]._asdict()
 
 
 def write_definition(folder: Path, definition: dict):
-    """definition.yaml for programs, README.md for people."""
+    """Write a definition as definition.yaml for programs and README.md for people."""
     text = yaml.safe_dump(definition, sort_keys=False, width=110, default_flow_style=None)
     write_text(folder / "definition.yaml", text)
     write_text(folder / "README.md", readme(definition))
@@ -311,13 +267,13 @@ def readme(definition: dict) -> str:
 
 
 def lines_about_source(definition: dict) -> list[str]:
-    """How each source form is opened."""
+    """Return the lines of README.md that say how each source form is opened."""
     rows = [f"| `{form}` | {how} |" for form, how in definition["how_to_open"].items()]
     return ["", "| form | how to open it |", "| --- | --- |", *rows]
 
 
 def lines_about_file(definition: dict) -> list[str]:
-    """What a TFLite file is, and what it needs on a board."""
+    """Return the lines of README.md that say what a TFLite file is and what it needs on a board."""
     micro = definition["tensorflow_lite_micro"]
     lines = [
         "",
@@ -351,7 +307,7 @@ def accuracy_table(accuracy: list[dict]) -> list[str]:
 
 
 def sensitivity_table(definition: dict) -> list[str]:
-    """What the detector that is in the file was measured to give, on validation recordings."""
+    """Return the table of misses and false alarms of the file's detector, on validation recordings."""
     detector, detection = definition["settings"]["detector"], definition["detection"]
     title = f"Detections, {detection['role']}, {detection['hours_without_words']:.1f} hours without the words"
     lines = [f"{title}, validation:", ""]

@@ -1,10 +1,11 @@
-"""Make the synthetic speech of this folder with espeak-ng (Debian: apt-get install espeak-ng) and SciPy.
+"""Make the recordings in this folder, with which everything runs without a download.
 
     python sample_data/synthesize.py
 
-The folder is laid out like Speech Commands: <word>/<speaker>_nohash_<n>.flac and _background_noise_/. Each
-speaker is a voice, a speed and a pitch; there are 16 of them for training and 4 each for validation and
-testing. It lets everything run without a download. Figures measured on it say nothing about real speech.
+It needs espeak-ng (Debian: apt-get install espeak-ng) and SciPy. The folder has the ten words of Speech
+Commands, four others and noise, in the same layout: <word>/<speaker>_nohash_<n>.flac. A speaker is a voice, a
+speed and a pitch: 16 are for training, 4 each for validation and testing. Figures measured on this folder say
+nothing about real speech. Recordings of your own words are made by synthesize.py at the top.
 """
 
 import hashlib

@@ -21,7 +21,7 @@ ARCHIVE = ROOT / "model_archive"
 TFLITE_FOLDERS = sorted((ARCHIVE / "TFLite").iterdir())
 EXPECTED = Settings(**models.PRESETS["dnn_small"])
 VERIFIER = Settings(**models.PRESETS["ds_cnn_small"])
-ON_MICROPHONE = build.KINDS["microphone"] + build.KINDS["verifier"]
+ON_MICROPHONE = build.MICROPHONE + build.VERIFIER
 MOST_MISSES = {
     "microphone_fp32": 0.28,
     "microphone_int8": 0.28,
@@ -53,8 +53,7 @@ def by_name(folder):
 
 @pytest.mark.fast
 def test_there_is_a_file_of_each_kind():
-    kinds = [kind for kinds in build.KINDS.values() for kind in kinds]
-    assert [folder.name for folder in TFLITE_FOLDERS] == sorted(f"tflite_{kind}" for kind in kinds)
+    assert [folder.name for folder in TFLITE_FOLDERS] == sorted(f"tflite_{kind}" for kind in build.KINDS)
 
 
 @pytest.mark.fast
@@ -79,7 +78,7 @@ def test_files_for_microphones_carry_their_detector(kind):
     folder = ARCHIVE / "TFLite" / f"tflite_{kind}"
     settings = checkpoints.read_settings(tflite_file(folder))
     assert dataclasses.replace(settings, detector=None) == expected(folder)
-    assert (settings.detector.gate is not None) == (kind in build.KINDS["verifier"])
+    assert (settings.detector.gate is not None) == (kind in build.VERIFIER)
     points = {point["threshold"]: point for point in definition(folder)["detection"]["points"]}
     for name, most in (("low", 1), ("normal", 5), ("high", 20)):
         one = getattr(settings.detector, name)

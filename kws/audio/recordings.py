@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import io
 import os
 import struct
+import wave
 from collections.abc import Iterator
 
 import numpy as np
@@ -197,6 +199,21 @@ def read_audio(source, sample_rate: int) -> tuple[np.ndarray, tuple[str, ...]]:
             "from float samples at the scale of 16-bit integers": recording.gain != 1,
         }
     return samples, tuple(change for change, made in changes.items() if made)
+
+
+def wav_bytes(samples: np.ndarray, sample_rate: int) -> bytes:
+    """Return a WAV file of 16 bits and one channel with `samples`, int16 or float from -1 to 1.
+
+    It is not written by soundfile, whose callbacks lose a Ctrl-C.
+    """
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        whole = samples if samples.dtype == np.int16 else _rounded(samples)
+        file.writeframes(whole.astype("<i2").tobytes())
+    return content.getvalue()
 
 
 def one_clip(samples: np.ndarray, length: int) -> np.ndarray:

@@ -5,6 +5,8 @@ import dataclasses
 import itertools
 import math
 import shlex
+import sys
+from pathlib import Path
 
 from kws.base.text import composed
 
@@ -78,20 +80,41 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
-    def convert_arg_line_to_args(self, arg_line):
-        return shlex.split(arg_line, comments=True)
+    def parse_known_args(self, typed=None, namespace=None):
+        typed = sys.argv[1:] if typed is None else typed
+        return super().parse_known_args(self._with_files(typed, Path()), namespace)
+
+    def _with_files(self, words, folder: Path) -> list[str]:
+        """Return `words` with the words in FILE in place of each `@FILE`.
+
+        A file may name other files, relative to its own folder; argparse would look in the current one.
+        """
+        found = []
+        for word in words:
+            if not word.startswith("@"):
+                found.append(word)
+                continue
+            file = folder / word[1:]
+            try:
+                words_of_file = shlex.split(file.read_text(encoding="utf-8"), comments=True)
+            except OSError as error:
+                self.error(f"{file}: {error.strerror}")
+            except ValueError as error:  # no UTF-8, or a quotation mark that is not closed
+                self.error(f"{file}: {error}")
+            found += self._with_files(words_of_file, file.parent)
+        return found
 
 
 def new_parser(description: str) -> argparse.ArgumentParser:
     """A parser that takes flags only as they are spelled in --help, from the command line and from files.
 
-    `@recipes/dnn_small.txt` stands for the flags in that file; later flags override earlier ones.
+    `@recipes/dnn_small.txt` stands for the flags in that file; later flags override earlier ones. A path
+    behind `@` in such a file is relative to the file.
     """
     return OneLineParser(
         description=description,
         formatter_class=HelpFormatter,
         allow_abbrev=False,  # an abbreviation would change its meaning when a flag is added
-        fromfile_prefix_chars="@",
     )
 
 

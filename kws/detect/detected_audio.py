@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import os
 import re
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kws.audio.recordings import wav_bytes
 from kws.base.errors import UserError
 from kws.base.files import write_bytes
 
@@ -66,14 +66,10 @@ class DetectionFolder:
         of a recording's detections are of one speaker, as names with _nohash_ say, so that none is learnt
         while another is tested on. The same detection has the same name, others have others.
         """
-        import soundfile
-
-        content = io.BytesIO()
-        soundfile.write(content, samples, self._rate, "PCM_16", format="WAV")
         path = self._folder / word / f"{self._stem(source)}_nohash_{seconds:.3f}s_{score:.2f}.wav"
         with _writing(self._folder):
             path.parent.mkdir(exist_ok=True)
-            write_bytes(path, content.getvalue())
+            write_bytes(path, wav_bytes(samples, self._rate))
         return path
 
     def _stem(self, source):

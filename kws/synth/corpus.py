@@ -1,11 +1,10 @@
 """A data set of synthetic speech: which recordings of which voices, made in parallel, each once."""
 
-import io
+import itertools
 import json
 import os
-import sys
-import wave
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kws.audio.folders import NEGATIVES_FOLDER, NOISE_FOLDER
-from kws.audio.recordings import read_audio
+from kws.audio.recordings import read_audio, wav_bytes
 from kws.base.errors import UserError
 from kws.base.files import delete_leftovers, write_bytes, write_text
 from kws.base.settings import UNKNOWN_LABEL
@@ -26,8 +25,10 @@ from kws.synth.engines import ENGINES, Utterance, Voice, centred, finished, part
 SAMPLE_RATE = 16000
 PLAN_FILE = "synthesis.json"
 DRAWS, SENTENCES, NOISE = 0, 1, 2  # independent streams of random numbers of --seed
-PARTS = "first", "last"  # of a phrase that is cut: no word, but it sounds like the phrase for a while
-PART_FRACTION = 0.35, 0.6  # of its length
+# factors of a voice's own speed and pitch: lowest and highest
+SPEEDS, PITCHES = (0.75, 1.3), (0.8, 1.25)
+PARTS = "first", "last"  # a phrase that is cut is no word, but sounds like the phrase for a while
+PART_FRACTION = 0.35, 0.6  # the shortest and the longest part
 CLIP_STEP_MS, SHORTEST_CLIP_MS = 100, 1000
 PROBES = 24  # recordings of a phrase that say how long it is
 NOISE_SECONDS, PEAK_OF_NOISE = 20, 0.7
@@ -35,27 +36,18 @@ NOISE_SECONDS, PEAK_OF_NOISE = 20, 0.7
 
 @dataclass(frozen=True)
 class SynthesisOptions:
-    """What is made: the flags of synthesize.py."""
+    """What is made: the flags of synthesize.py, whose help says what each is."""
 
     output: str = ""
     count: int = 500
     confusables: int = 40
     sentences: int = 300
     language: str = "en"
-    engines: tuple[str, ...] = ()  # all that are installed where empty
+    engines: tuple[str, ...] = ()  # all that are installed if empty
     piper_voices: str | None = None
-    speeds: tuple[float, ...] = (0.75, 1.3)
-    pitches: tuple[float, ...] = (0.8, 1.25)
-    clip_duration_ms: int | None = None  # fitted where None
+    clip_duration_ms: int | None = None  # fitted if None
     word_list: str | None = None
-    text: str | None = None
     seed: int = 0
-
-    def __post_init__(self):
-        for name in ("speeds", "pitches"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise UserError(f"--{name} {low:g} {high:g}: the lowest comes first")
 
 
 class Job(NamedTuple):
@@ -63,13 +55,13 @@ class Job(NamedTuple):
 
     path: str  # in the data folder
     utterance: Utterance
-    part: str = ""  # one of PARTS, or all of it
+    part: str = ""  # one of PARTS; all of it if empty
     fraction: float = 1
-    is_clip: bool = True  # or a long recording
+    is_clip: bool = True  # a long recording if not
 
 
 def folder_name(text: str) -> str:
-    """The name of a phrase's folder, which is the label: without spaces, as in `hey_robot`."""
+    """Return the name of a phrase's folder, which is the label: without spaces, as in `hey_robot`."""
     words = words_in(composed(_plain(text).casefold()), others="_'-")
     name = "_".join(word for word in words if any(map(str.isalnum, word))).strip("_")
     if not name:
@@ -78,12 +70,12 @@ def folder_name(text: str) -> str:
 
 
 def _plain(text):
-    """With the apostrophe that synthesisers know: some leave out the other, and read she’ll as shell."""
+    """Return a text with the apostrophe that every synthesiser reads; to some she’ll is shell."""
     return text.replace("’", "'")
 
 
 def folders_of(phrases) -> dict[str, str]:
-    """{folder: phrase}; UserError where two phrases would have the same."""
+    """Return {folder: phrase}. Raise UserError if two phrases would have the same folder."""
     found = {}
     for phrase in phrases:
         name = folder_name(phrase)
@@ -97,25 +89,27 @@ def folders_of(phrases) -> dict[str, str]:
 
 
 class Draw:
-    """Draws how texts are said. The recording of a number depends on the text, not on how many there are."""
+    """Draws how texts are said. A recording depends on its text and number alone, not on the others."""
 
     def __init__(self, voices: dict[str, list[Voice]], options: SynthesisOptions):
-        self._voices, self._options = voices, options
+        self._voices = list(voices.values())
+        self._seed = options.seed
         # an engine with few voices is used too, one with many more often
         shares = [ENGINES[name].weight * len(of_engine) ** 0.5 for name, of_engine in voices.items()]
         self._shares = np.divide(shares, sum(shares))
 
     def job(self, folder: str, text: str, number: int, part: str = "", is_clip=True) -> Job:
-        options = self._options
-        rng = np.random.default_rng([options.seed, DRAWS, zlib.crc32(folder.encode()), number])
-        of_engine = list(self._voices.values())[rng.choice(len(self._shares), p=self._shares)]
+        """Return the recording `number` of a text."""
+        rng = np.random.default_rng([self._seed, DRAWS, zlib.crc32(folder.encode()), number])
+        of_engine = self._voices[rng.choice(len(self._shares), p=self._shares)]
         voice = of_engine[rng.integers(len(of_engine))]
-        speed, pitch = (float(np.exp(rng.uniform(*np.log(r)))) for r in (options.speeds, options.pitches))
+        speed, pitch = (float(np.exp(rng.uniform(*np.log(limits)))) for limits in (SPEEDS, PITCHES))
         fraction = float(rng.uniform(*PART_FRACTION))
         path = f"{folder}/{voice}_nohash_{number}.wav"
         return Job(path, Utterance(text, voice, speed, pitch), part, fraction, is_clip)
 
     def jobs(self, folder, text, count, part="") -> list[Job]:
+        """Return the first `count` recordings of a text."""
         return [self.job(folder, text, number, part) for number in range(count)]
 
 
@@ -124,19 +118,22 @@ def word_jobs(draw: Draw, words: dict[str, str], count: int) -> list[Job]:
 
 
 def unknown_jobs(draw: Draw, words: dict[str, str], near: dict[str, list[str]], count: int) -> list[Job]:
-    """What sounds like the words: for each about `count` recordings, of its parts and of what is near."""
+    """Return about `count` recordings for each word of what sounds like it: its parts, and what is near."""
     found = {}
     for folder, text in words.items():
         each = max(1, count // 10)
+        # halves of its sound, but half of "kitchen lights" may be the other word "lights"
         others = [other for other in words.values() if other != text]
-        cut = () if confusables.holds_any(text, others) else PARTS  # half of "kitchen lights" may be "lights"
-        for part in cut:
-            name = f"{UNKNOWN_LABEL}/{folder}.{part}_part"
-            found[name] = draw.jobs(name, text, each, part)
+        halves = () if confusables.holds_any(text, others) else PARTS
+        for half in halves:
+            name = f"{UNKNOWN_LABEL}/{folder}.{half}_part"
+            found[name] = draw.jobs(name, text, each, half)
+        # words of a phrase, which are no wanted words
         parts = [part for part in text.split() if part != text and any(map(str.isalnum, part))]
         parts = [part for part in parts if folder_name(part) not in words]
+        # what sounds near shares the rest
         alike = near.get(text, [])
-        left = max(0, count - each * (len(cut) + len(parts)))
+        left = max(0, count - each * (len(halves) + len(parts)))
         amounts = [(part, each) for part in parts] + [(one, -(-left // len(alike))) for one in alike]
         for one, amount in amounts:
             name = f"{UNKNOWN_LABEL}/{folder_name(one)}"
@@ -150,21 +147,18 @@ def sentence_jobs(draw: Draw, texts: list[str]) -> list[Job]:
 
 
 def sentence_texts(options: SynthesisOptions, words: list[str], forbidden) -> list[str]:
-    """The running text: --text, again and again, or else made up."""
-    if options.text:
-        texts = confusables.text_sentences(options.text, forbidden)
-        return [texts[number % len(texts)] for number in range(options.sentences)]
+    """Return the running text, made up of `words` and without the phrases `forbidden`."""
     english = options.language.split("-")[0] == "en"
     rng = np.random.default_rng([options.seed, SENTENCES])
     endless = confusables.sentences(words, english, forbidden, rng)
-    return [text for _, text in zip(range(options.sentences), endless, strict=False)]
+    return list(itertools.islice(endless, options.sentences))
 
 
 # ---- how long they are ----
 
 
 def fitting_clip_ms(jobs: list[Job]) -> int:
-    """The length of clip, in ms, that these recordings fit into: a multiple of CLIP_STEP_MS."""
+    """Return the length of clip, in ms, that these recordings fit into: a multiple of CLIP_STEP_MS."""
     lengths = [len(samples) for _, samples in spoken(jobs) if samples is not None]
     if not lengths:
         raise UserError(f"{jobs[0].utterance.text!r}: no voice says anything")
@@ -176,7 +170,10 @@ def fitting_clip_ms(jobs: list[Job]) -> int:
 
 
 def read_plan(folder: Path) -> dict:
-    """What the recordings in a folder are made by, and of; empty where there are none."""
+    """Return how the recordings in a folder are made, and of which words; nothing if there are none.
+
+    Raise UserError if the file that says so is damaged.
+    """
     note = folder / PLAN_FILE
     try:
         stored = json.loads(note.read_text(encoding="utf-8"))
@@ -190,10 +187,11 @@ def read_plan(folder: Path) -> dict:
 
 
 def claim(folder: Path, plan: dict, words: dict[str, str]) -> None:
-    """Note in `folder` what its recordings are made by, and of; UserError where others are there.
+    """Note in `folder` how its recordings are made, and of which words.
 
-    More words, and more of everything, are the same plan. Where words are added, running text, which may
-    hold them, is deleted and made again.
+    More words, and more of everything, are the same plan. If words are added, running text, which may hold
+    them, is deleted and made again. Raise UserError if the folder has recordings of another plan, or an added
+    word among the unknown ones.
     """
     stored = read_plan(folder)
     for name, value in plan.items() if stored else ():
@@ -213,7 +211,7 @@ def claim(folder: Path, plan: dict, words: dict[str, str]) -> None:
 
 
 def _delete_running_text(folder):
-    """And the noise that is mixed of it; recordings by people stay."""
+    """Delete running text and the noise that is mixed of it; recordings by people stay."""
     for file in (folder / NEGATIVES_FOLDER).glob("*"):
         if is_synthetic(file.name):
             file.unlink()
@@ -228,77 +226,62 @@ def _shown(value):
 
 
 def make(folder: Path, jobs: list[Job], clip_ms: int) -> tuple[int, int]:
-    """Make the recordings that are not there yet; how many were made, and how many are silent."""
+    """Make the recordings that are not there yet. Return how many were made, and how many are silent."""
     from tqdm import tqdm
 
     missing = [job for job in jobs if not (folder / job.path).exists()]
     for place in sorted({(folder / job.path).parent for job in missing}):
         place.mkdir(parents=True, exist_ok=True)
         delete_leftovers(place / "*.wav")
-    made = silent = 0
-    with tqdm(total=len(missing), desc="speaking", unit=" recordings", disable=None) as progress:
-        for job, samples in spoken(missing):
-            if samples is None:
-                silent += 1
-            else:
-                if job.is_clip:
-                    samples = centred(samples, SAMPLE_RATE * clip_ms // 1000)
-                write_wav(folder / job.path, samples)
-                made += 1
-            progress.update()
-    return made, silent
+    silent = 0
+    progress = {"total": len(missing), "desc": "speaking", "unit": " recordings", "disable": None}
+    for job, samples in tqdm(spoken(missing), **progress):
+        if samples is None:
+            silent += 1
+            continue
+        if job.is_clip:
+            samples = centred(samples, SAMPLE_RATE * clip_ms // 1000)
+        _write(folder / job.path, samples)
+    return len(missing) - silent, silent
 
 
-def spoken(jobs: list[Job]):
-    """(job, float32 [samples] or None where it is silent) of each, in any order, on all cores."""
-    by_engine = {}
-    for job in jobs:
-        by_engine.setdefault(job.utterance.voice.engine, []).append(job)
+def _write(path, samples):
+    # leftovers of killed processes were deleted once for the folder
+    write_bytes(path, wav_bytes(samples, SAMPLE_RATE), sweep=False)
+
+
+def spoken(jobs: list[Job]) -> Iterator[tuple[Job, np.ndarray | None]]:
+    """Yield (job, float32 [samples] or None if it is silent) of each job, in any order, on all cores."""
+    # a voice's jobs in a row, as loading a voice may take seconds
+    in_order = sorted(jobs, key=lambda job: job.utterance.voice)
     calls = []
-    for name, of_engine in by_engine.items():
-        engine = ENGINES[name]
-        if name == "piper":  # loading a voice takes seconds
-            of_engine = sorted(of_engine, key=lambda job: job.utterance.voice.name)
-        calls += [
-            (engine, of_engine[start : start + engine.at_once])
-            for start in range(0, len(of_engine), engine.at_once)
-        ]
-
-    def call(engine, some):
-        found = []
-        for job, (samples, rate) in zip(some, engine.speak([job.utterance for job in some]), strict=True):
-            samples = finished(samples, rate, SAMPLE_RATE)
-            if job.part and samples is not None:
-                samples = part_of(samples, job.part, job.fraction)
-            found.append((job, samples))
-        return found
-
+    for name, of_engine in itertools.groupby(in_order, key=lambda job: job.utterance.voice.engine):
+        left, size = list(of_engine), ENGINES[name].at_once
+        calls += [left[start : start + size] for start in range(0, len(left), size)]
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        for future in as_completed([pool.submit(call, *one) for one in calls]):
+        for future in as_completed([pool.submit(_say, call) for call in calls]):
             yield from future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def write_wav(path: Path, samples: np.ndarray):
-    """Write a recording of 16 bits; it appears when it is complete.
-
-    Not by soundfile: its errors do not say that a disk is full, and Ctrl-C is lost in its callbacks.
-    """
-    content = io.BytesIO()
-    with wave.open(content, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes(np.clip(np.rint(32768 * samples), -32768, 32767).astype("<i2").tobytes())
-    write_bytes(path, content.getbuffer(), sweep=False)
+def _say(jobs):
+    """Return [(job, samples)] of jobs for one engine, by one call of it."""
+    engine = ENGINES[jobs[0].utterance.voice.engine]
+    found = []
+    for job, (samples, rate) in zip(jobs, engine.speak([job.utterance for job in jobs]), strict=True):
+        samples = finished(samples, rate, SAMPLE_RATE)
+        if job.part and samples is not None:
+            samples = part_of(samples, job.part, job.fraction)
+        found.append((job, samples))
+    return found
 
 
 def write_noise(folder: Path, seed: int):
-    """Noises of a room, those that are not there: of four spectra, a humming machine, and people who talk.
+    """Write the noises that are not there yet, NOISE_SECONDS each.
 
-    NOISE_SECONDS each. Recordings of real places are better.
+    They have four spectra, a humming machine, and people who talk. Recordings of real places are better.
     """
     place = folder / NOISE_FOLDER
     place.mkdir(parents=True, exist_ok=True)
@@ -307,10 +290,11 @@ def write_noise(folder: Path, seed: int):
     sentences = sorted((folder / NEGATIVES_FOLDER).glob("*_nohash_*.wav"))
     for name, samples in _noises([file for file in sentences if is_synthetic(file.name)], rng):
         if not (place / f"{name}.wav").exists():
-            write_wav(place / f"{name}.wav", PEAK_OF_NOISE * samples / np.abs(samples).max())
+            _write(place / f"{name}.wav", PEAK_OF_NOISE * samples / np.abs(samples).max())
 
 
 def _noises(sentences, rng):
+    """Yield (name, float [samples]) of each noise; the talk is mixed of the files `sentences`."""
     count = NOISE_SECONDS * SAMPLE_RATE
     for name, slope in {"white": 0, "pink": -0.5, "brown": -1, "blue": 0.5}.items():
         spectrum = np.fft.rfft(rng.normal(size=count))
@@ -325,8 +309,3 @@ def _noises(sentences, rng):
         start = rng.integers(count - len(samples) + 1)
         talk[start : start + len(samples)] += rng.uniform(0.2, 1) * samples
     yield "talk", talk
-
-
-def report_silent(silent: int):
-    if silent:
-        print(f"{silent} recordings are left out: their voices say nothing", file=sys.stderr)

@@ -1,7 +1,4 @@
-"""Speech synthesisers that are installed, and what each says.
-
-espeak-ng with its own voices and with MBROLA's, flite, festival, RHVoice, SVOX Pico, piper.
-"""
+"""The speech synthesisers that are installed, and what each says."""
 
 import functools
 import io
@@ -22,22 +19,26 @@ import numpy as np
 from kws.base.errors import UserError
 
 WORDS_PER_MINUTE = 175  # espeak-ng's normal speed
-MBROLA_WORDS_PER_MINUTE = 110  # as people say single words; at 175 "yes" takes 0.25 s, theirs 0.46
+MBROLA_WORDS_PER_MINUTE = 110  # as people say single words
 NO_PEOPLE = re.compile(  # variants of espeak-ng's voices that nobody would speak with
     "robosoft|.*robot|demonic|croak|whisper|storm|tweaky|ricishay|anxious|fast|kaukovalta", re.IGNORECASE
 )
-# festvox voices for one task alone cannot say other things, and kal is kal16 at half its rate
+# voices of festvox for one task cannot say other things, and kal is kal16 at half its rate
 UNSUITABLE = re.compile(".*_time$|kal$")
-TIMEOUT = 120  # s, of one call: something hangs
-NOTHING = np.zeros(0, np.float32), 16000  # said by a voice that cannot say it
+TIMEOUT = 120  # s, of one call: if it takes longer, something hangs
+NOTHING = np.zeros(0, np.float32), 16000  # what a voice says of a text that it cannot say
+
+
+class Failed(UserError):
+    """A synthesiser ended with an exit code that is not 0."""
 
 
 class Voice(NamedTuple):
-    """A voice of a synthesiser: what a file name has as its speaker."""
+    """A voice of a synthesiser, the speaker in a file's name."""
 
     engine: str
     name: str
-    speaker: int | None = None  # of a voice that has several
+    speaker: int | None = None  # if the voice has several
 
     def __str__(self):
         name = f"{self.engine}-{Path(self.name).stem}" + ("" if self.speaker is None else f"-s{self.speaker}")
@@ -45,7 +46,7 @@ class Voice(NamedTuple):
 
 
 class Utterance(NamedTuple):
-    """What to say and how: speed and pitch are factors, 1 being the voice's own."""
+    """What to say, and how: speed and pitch are factors, 1 is the voice's own."""
 
     text: str
     voice: Voice
@@ -54,24 +55,27 @@ class Utterance(NamedTuple):
 
 
 class Engine(NamedTuple):
-    """A synthesiser. `speak` yields the samples of utterances, of any of its voices, and their rate.
+    """A synthesiser.
 
-    Where a synthesiser cannot change the pitch it speaks slower, and its samples are said to be of a higher
-    rate, or the other way round.
+    `speak` yields the samples and the rate of each utterance, by any of its voices. A synthesiser that cannot
+    change the pitch speaks slower and says that its samples have a higher rate, or the other way round.
     """
 
     name: str
     install: str
-    voices: object  # (language, piper_voices) -> list[Voice], empty where it is not installed
+    voices: object  # (language, piper_voices) -> list[Voice], empty if it is not installed
     speak: object  # list[Utterance] -> Iterator of (float32 [samples], Hz)
-    at_once: int  # utterances of a call
+    at_once: int  # utterances in a call
     weight: float = 1  # how often it is drawn, times the square root of its number of voices
 
 
 def _run(command, text=None) -> bytes:
-    """The standard output of a synthesiser; UserError with its last line where it fails."""
+    """Return the standard output of a synthesiser.
+
+    Raise Failed, with its last line, if its exit code is not 0, and UserError if it takes too long.
+    """
     try:
-        # in a session of its own, so that Ctrl-C is for us alone, and what is running ends in order
+        # in a session of its own Ctrl-C does not reach it, and what is running ends in order
         result = subprocess.run(
             command,
             input=None if text is None else text.encode(),
@@ -81,10 +85,11 @@ def _run(command, text=None) -> bytes:
             start_new_session=True,
         )
     except subprocess.TimeoutExpired:
-        raise UserError(f"{command[0]} gave nothing in {TIMEOUT} s: leave it out by --engines") from None
+        call = " ".join(command[:3])
+        raise UserError(f"{call} gave nothing in {TIMEOUT} s: leave it out by --engines") from None
     if result.returncode:
         lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-        raise UserError(f"{command[0]} failed (exit code {result.returncode}): {lines[-1]}")
+        raise Failed(f"{command[0]} failed (exit code {result.returncode}): {lines[-1]}")
     return result.stdout
 
 
@@ -95,9 +100,9 @@ def _decoded(source):
 
 
 def _by_file(command, utterances, is_read=False) -> Iterator:
-    """What a program says that writes each utterance to a file: command(path, *utterance) is its call.
+    """Yield what a program says that writes to a file; command(path, *utterance) is its call.
 
-    `is_read` where it reads the text from standard input. Where it writes no file it says nothing.
+    With `is_read` it reads the text from standard input. If it writes no file it says nothing.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "said.wav")
@@ -108,7 +113,7 @@ def _by_file(command, utterances, is_read=False) -> Iterator:
 
 
 def _is_of(code: str, language: str) -> bool:
-    """Whether a voice's language, as en-GB, is the one that is asked for, as en or en-gb."""
+    """Return whether a voice's language, such as en-GB, is what was asked for, such as en or en-gb."""
     return f"{code}-".lower().startswith(f"{language}-".lower())
 
 
@@ -118,6 +123,7 @@ def _is_of(code: str, language: str) -> bool:
 def _espeak_voices(language, _):
     if not shutil.which("espeak-ng"):
         return []
+    # the language's voices, without MBROLA's and without variants
     names = []
     for line in _run(["espeak-ng", f"--voices={language.split('-')[0]}"]).decode().splitlines()[1:]:
         code, file = line.split()[1], line.split()[4]
@@ -125,6 +131,7 @@ def _espeak_voices(language, _):
             names.append(code)
     if names == [] and _run(["espeak-ng", "--voices"]).decode().find(f" {language} ") < 0:
         raise UserError(f"espeak-ng has no --language {language} (espeak-ng --voices lists them)")
+    # each in all variants
     listed = _run(["espeak-ng", "--voices=variant"]).decode()
     variants = sorted(name for name in re.findall(r"!v/(\S+)\s*\n", listed) if not NO_PEOPLE.match(name))
     return [
@@ -143,9 +150,10 @@ def _mbrola_voices(language, _):
     for line in _run(["espeak-ng", "--voices=mb"]).decode().splitlines()[1:]:
         _, code, _, _, file, *others = line.split()
         codes = [code, *re.findall(r"\((\S+)", " ".join(others))]
+        # de4-en speaks English with the data of de4
         name = file.removeprefix("mb/mb-")
-        data = name.split("-")[0]  # de4-en speaks English with the data of de4
-        # it lists those too whose data are not installed
+        data = name.split("-")[0]
+        # espeak-ng lists voices too whose data are not installed
         there = any((MBROLA_DATA / place).is_file() for place in (data, f"{data}/{data}", f"voices/{data}"))
         if there and any(_is_of(code, language) for code in codes):
             names.append(name)
@@ -153,6 +161,7 @@ def _mbrola_voices(language, _):
 
 
 def _espeak_says(name, words_per_minute, utterance):
+    """Return what a voice of espeak-ng says: float32 [samples], Hz."""
     # its 100 steps of pitch are two octaves
     steps = str(min(99, max(0, round(50 + 50 * math.log2(utterance.pitch)))))
     rate = str(max(80, round(words_per_minute * utterance.speed)))
@@ -170,7 +179,8 @@ def _mbrola(utterances) -> Iterator:
     for utterance in utterances:
         try:
             said = _espeak_says(f"mb-{utterance.voice.name}", MBROLA_WORDS_PER_MINUTE, utterance)
-        except (UserError, RuntimeError):  # data of a voice that are damaged; soundfile's where it is silent
+        # it fails if a voice's data are damaged, and soundfile raises RuntimeError if it said nothing
+        except (Failed, RuntimeError):
             said = NOTHING
         yield said
 
@@ -183,7 +193,7 @@ def _speaks_english(program, language):
 
 
 def _ascii(text):
-    """Without accents, which they do not read."""
+    """Return a text without accents, which these synthesisers do not read."""
     return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
 
 
@@ -206,7 +216,7 @@ def _flite(utterances) -> Iterator:
 def _festival_voices(language, _):
     if not _speaks_english("festival", language):
         return []
-    # a voice of another language, or one that cannot be loaded, is not named
+    # voices that cannot be loaded are left out of the list
     line = '(format t "%s %s\\n" voice (cadr (assoc \'language (cadr (voice.description voice)))))'
     listing = f"(mapcar (lambda (voice) (unwind-protect {line} nil)) (voice.list))"
     listed = _run(["festival", "-b", listing]).decode(errors="replace")
@@ -219,8 +229,9 @@ def _festival(utterances) -> Iterator:
         lines = []
         for number, (text, voice, speed, pitch) in enumerate(utterances):
             quoted = re.sub(r'["\\]', " ", _ascii(text))
+            # choosing a voice sets the stretch to the voice's own
             lines += [
-                f"(voice_{voice.name})",  # which sets the stretch to its own
+                f"(voice_{voice.name})",
                 f"(Parameter.set 'Duration_Stretch {pitch / speed:.4f})",
                 f'(utt.save.wave (utt.synth (Utterance Text "{quoted}")) "{folder}/{number}.wav" \'riff)',
             ]
@@ -293,7 +304,7 @@ def _pico_voices(language, _):
 def _pico(utterances) -> Iterator:
     def command(path, text, voice, speed, pitch):
         levels = [round(100 * min(high, max(low, x))) for x, low, high in ((speed, 0.2, 5), (pitch, 0.5, 2))]
-        # it reads & as "and" but knows no &lt;, and < or > are words to it where they are no tags
+        # it reads & as "and" but knows no &lt;, and reads < or > outside of tags as words
         plain = re.sub("[<>]", " ", text)
         tagged = '<speed level="{}"><pitch level="{}">{}</pitch></speed>'.format(*levels, plain)
         return ["pico2wave", "-l", voice.name, "-w", path, tagged]
@@ -301,7 +312,7 @@ def _pico(utterances) -> Iterator:
     return _by_file(command, utterances)
 
 
-# ---- piper: voices that the user has downloaded ----
+# ---- piper, with voices that the user has downloaded ----
 
 
 def _piper_voices(language, folder):
@@ -327,7 +338,7 @@ def _piper_voices(language, folder):
     return voices
 
 
-_PIPER_LOCK = threading.Lock()  # it uses all cores for one utterance, and loads a voice in seconds
+_PIPER_LOCK = threading.Lock()  # piper uses all cores for one utterance
 
 
 @functools.lru_cache(maxsize=2)
@@ -354,7 +365,7 @@ def _piper(utterances) -> Iterator:
 ENGINES = {
     engine.name: engine
     for engine in (
-        # one synthesiser with other formants, which a model of people's words understands least
+        # all its voices are one with other formants, which models of people's words understand least
         Engine("espeak-ng", "apt-get install espeak-ng", _espeak_voices, _espeak, 8, weight=0.25),
         Engine(
             "mbrola",
@@ -370,7 +381,7 @@ ENGINES = {
             "apt-get install festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k",
             _festival_voices,
             _festival,
-            16,  # starting it takes as long as some words
+            16,
         ),
         Engine(
             "rhvoice",
@@ -386,9 +397,9 @@ ENGINES = {
 
 
 def installed_voices(names: tuple[str, ...], language: str, piper_voices=None) -> dict[str, list[Voice]]:
-    """The voices of each synthesiser that has any, of those `names` (all where empty).
+    """Return the voices of each of the synthesisers `names` that has any; of all synthesisers if empty.
 
-    UserError where there are none, or one that was asked for has none.
+    Raise UserError if there are no voices, or none of a synthesiser that was asked for.
     """
     found = {name: ENGINES[name].voices(language, piper_voices) for name in names or ENGINES}
     missing = [name for name, voices in found.items() if not voices]
@@ -400,13 +411,16 @@ def installed_voices(names: tuple[str, ...], language: str, piper_voices=None) -
 
 # ---- from what was said to a recording ----
 
-QUIET = 0.01  # of the peak: what is quieter at the ends is cut
+QUIET = 0.01  # of the peak: quieter ends are cut
 MARGIN_SECONDS = 0.02
 PEAK = 0.7  # of full scale
 
 
 def finished(samples: np.ndarray, rate: float, sample_rate: int) -> np.ndarray | None:
-    """What was said at `sample_rate`, its silent ends cut, its peak at PEAK; None where all is silent."""
+    """Return what was said at `sample_rate`, or None if all is silent.
+
+    Its silent ends are cut, and its peak is PEAK.
+    """
     import soxr
 
     if samples.ndim > 1:
@@ -422,13 +436,13 @@ def finished(samples: np.ndarray, rate: float, sample_rate: int) -> np.ndarray |
 
 
 def centred(samples: np.ndarray, length: int) -> np.ndarray:
-    """With zeros on both sides where there are fewer than `length`."""
+    """Return `samples` with zeros on both sides if there are fewer than `length`."""
     room = max(0, length - len(samples))
     return np.pad(samples, (room // 2, room - room // 2))
 
 
 def part_of(samples: np.ndarray, part: str, fraction: float) -> np.ndarray:
-    """The first or the last `fraction` of samples, faded over a tenth of it where it is cut."""
+    """Return the first or the last `fraction` of samples; the cut end fades over a tenth of the part."""
     count = max(1, int(fraction * len(samples)))
     fade = np.linspace(0, 1, max(1, count // 10), dtype=np.float32)
     if part == "first":

@@ -34,11 +34,13 @@ def test_unknown_and_shortened_flags_are_errors(script, flag):
     assert_one_clear_line(result, flag)
 
 
-@pytest.mark.parametrize("script", ["benchmarks/run.py", "model_archive/build.py"])
-def test_the_makers_scripts_start_from_anywhere(script, tmp_path):
+@pytest.mark.parametrize(
+    ("script", "flag"), [("benchmarks/run.py", "--data_dir"), ("model_archive/build.py", "--recreated")]
+)
+def test_the_makers_scripts_start_from_anywhere(script, flag, tmp_path):
     command = [sys.executable, ROOT / script, "--help"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert "--data_dir" in result.stdout
+    assert flag in result.stdout
 
 
 # ---- types and parsers ----
@@ -77,6 +79,27 @@ def test_flags_come_from_files_with_comments_and_later_ones_override(parse, tmp_
     (tmp_path / "flags.txt").write_text("# slow, as\n--speed 0.5  # a comment\n--words 'on,off'\n\n")
     assert parse(f"@{tmp_path}/flags.txt") == Options(0.5, ("on", "off"))
     assert parse(f"@{tmp_path}/flags.txt", "--speed", "2") == Options(2, ("on", "off"))
+
+
+@pytest.mark.fast
+def test_a_file_of_flags_names_others_relative_to_itself(parse, tmp_path, monkeypatch):
+    for folder in ("a", "a/b", "c"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "a" / "words.txt").write_text("@b/words.txt --speed 1")
+    (tmp_path / "a" / "b" / "words.txt").write_text("@../c.txt --words on,off")
+    (tmp_path / "a" / "c.txt").write_text("--speed 0.5 --words up")
+    monkeypatch.chdir(tmp_path / "c")
+    assert parse("@../a/words.txt") == Options(1, ("on", "off"))
+    assert parse("@../a/b/words.txt") == Options(0.5, ("on", "off"))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("content", ["@nothing.txt", "--words 'on", "\xff"])
+def test_a_file_of_flags_that_cannot_be_read_is_named(parse, tmp_path, capsys, content):
+    (tmp_path / "flags.txt").write_text(content, encoding="latin-1")
+    with pytest.raises(SystemExit):
+        parse(f"@{tmp_path}/flags.txt")
+    assert f"error: {tmp_path}/" in capsys.readouterr().err
 
 
 @pytest.mark.fast

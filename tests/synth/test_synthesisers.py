@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from conftest import RATE
+from kws.base.errors import UserError
+from kws.data.clips import SYNTHESISERS, is_synthetic
 from kws.synth import corpus, engines
 from kws.synth.engines import Utterance, Voice, finished
 
@@ -72,6 +74,22 @@ def test_what_a_voice_of_mbrola_cannot_say_is_left_out(program):
     program("espeak-ng", "cat >/dev/null; echo 'mbrola: FATAL ERROR' >&2; exit 1")
     job = corpus.Job("x.wav", Utterance("hello", Voice("mbrola", "us1")))
     assert [samples for _, samples in corpus.spoken([job])] == [None]
+
+
+@pytest.mark.parametrize("engine", ["mbrola", "espeak-ng"])
+def test_a_synthesiser_that_hangs_is_an_error(program, monkeypatch, engine):
+    monkeypatch.setattr(engines, "TIMEOUT", 0.2)
+    program("espeak-ng", "exec sleep 20")
+    job = corpus.Job("x.wav", Utterance("hello", Voice(engine, "us1")))
+    with pytest.raises(UserError, match="us1 gave nothing in 0.2 s: leave it out by --engines"):
+        list(corpus.spoken([job]))
+
+
+@pytest.mark.fast
+def test_every_synthesiser_is_known_by_the_names_of_its_recordings():
+    assert sorted(SYNTHESISERS) == sorted(engines.ENGINES)
+    for name, engine in engines.ENGINES.items():
+        assert engine.name == name and is_synthetic(f"hello/{Voice(name, 'x')}_nohash_0.wav")
 
 
 def test_festivals_voices_of_other_languages_and_broken_ones_are_not_used(program):

@@ -153,15 +153,6 @@ def test_a_flag_that_is_typed_overrides_that_of_the_folder(made):
     assert labels == ["_silence_", "_unknown_", "lights", "all"]
 
 
-@needs_espeak
-def test_the_text_of_a_file_is_read_but_for_sentences_with_the_words(tmp_path, word_list):
-    text = tmp_path / "text.txt"
-    text.write_text("The lights are on. It is a fine day!\n\nNobody came.")
-    assert confusables.text_sentences(text, ["lights"]) == ["It is a fine day!", "Nobody came."]
-    synthesize(tmp_path / "x", "lights", count=2, text=text, word_list=word_list)
-    assert len([*(tmp_path / "x" / "_negatives_").glob("*.wav")]) == SENTENCES
-
-
 # ---- what cannot be made ----
 
 
@@ -177,7 +168,8 @@ def test_a_phrase_that_is_longer_than_a_second_says_how_long_clips_must_be(tmp_p
 
 @needs_espeak
 @pytest.mark.parametrize(
-    ("word", "reason"), [("привет", "--language, such as ru"), ("...", "no letters"), ("你好", "such as cmn")]
+    ("word", "reason"),
+    [("привет", "give its --language"), ("...", "no letters"), ("你好", "give its --language")],
 )
 def test_a_word_that_cannot_be_read_is_one_clear_line(tmp_path, word, reason):
     assert_one_clear_line(synthesize(tmp_path / "x", word, check=False), word, reason)
@@ -185,9 +177,12 @@ def test_a_word_that_cannot_be_read_is_one_clear_line(tmp_path, word, reason):
 
 
 @needs_espeak
-def test_a_word_of_another_script_is_read_in_its_language(tmp_path):
-    synthesize(tmp_path / "x", "привет", count=2, language="ru")
-    assert len([*(tmp_path / "x" / "привет").glob("espeak-ng-ru*.wav")]) == 2
+@pytest.mark.parametrize(
+    ("word", "language"), [("привет", "ru"), ("안녕", "ko"), ("नमस्ते", "hi"), ("café", "en")]
+)
+def test_a_word_is_read_in_the_language_that_is_asked_for(tmp_path, word, language):
+    synthesize(tmp_path / "x", word, count=2, language=language)
+    assert len([*(tmp_path / "x" / word).glob(f"espeak-ng-{language}*.wav")]) == 2
 
 
 def test_without_a_synthesiser_there_is_one_line_that_says_how_to_install_them(tmp_path, monkeypatch):
@@ -390,6 +385,7 @@ def test_the_name_of_a_phrase_is_its_words(text, name):
 
 def test_words_are_found_in_scripts_without_spaces_and_not_within_others():
     assert confusables.holds_any("你好世界", ["你好"]) and confusables.holds_any("Turn on!", ["turn ON"])
+    assert confusables.holds_any("สวัสดีครับ", ["สวัสดี"])
     assert not confusables.holds_any("lightsaber", ["light"])
 
 
