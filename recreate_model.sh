@@ -162,7 +162,7 @@ if $train; then
                 --start_from "$checkpoint" --teacher "$teacher/best" --train_dir "$out/microphone"
             python optimisations.py @recipes/quantize.txt $(short 100) "${data[@]}" "${negatives[@]}" \
                 ${ambient[@]+"${ambient[@]}"} --negatives_percentage 20 --hard_negatives_percentage 25 \
-                --cut_words_percentage 10 --prior_correction \
+                --prior_correction \
                 --checkpoint "$out/microphone/best" --teacher "$out/microphone/best" --train_dir "$out/microphone_int8"
         fi
     else

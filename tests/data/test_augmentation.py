@@ -240,7 +240,7 @@ def test_a_run_that_starts_in_the_middle_gets_the_same_rooms_and_microphones(sam
 
     def batches(steps, rows=slice(None)):
         made = training_batches(
-            sample, variation, dnn_small.front_end, batch_size=12, seed=5, steps=steps, worker_rows=rows
+            sample, variation, dnn_small.front_end, batch_size=12, seed=5, steps=steps, rows=rows
         )
         return [batch.features for batch in made]
 

@@ -12,7 +12,6 @@ from kws.model import checkpoints
 from kws.model.batch_norm import fold_batch_norm_in_place
 from kws.train import compression, loop
 from kws.train.compression import CompressionOptions
-from kws.train.loop import TrainingOptions
 
 CLUSTERS = 5
 CLIPS = 64
@@ -30,11 +29,10 @@ def tuned(architecture, sample, steps=4, rate=0.01, start=None, **options):
     tuning = compression.fine_tuning(
         network, CompressionOptions(**options), steps, sample.validation, settings, seed=0
     )
-    latent = tuning.latent or LatentWeights(tuning.model, {})
+    latent = tuning.latent or LatentWeights(tuning.network, {})
     optimizer = keras.optimizers.Adam()
     optimizer.build(latent.variables_to_train)
-    training_options = TrainingOptions((steps,), (rate,), "", batch_size=CLIPS)
-    train = loop.compiled_steps(tuning.model, latent, optimizer, training_options)
+    train = loop.compiled_steps(tuning.network, latent, optimizer, CLIPS)
     labels = np.arange(CLIPS, dtype=np.int32) % len(settings.labels)
     batches = Batch(np.tile(features, (steps, 1, 1)), np.tile(labels, (steps, 1)))
     train(np.full(steps, rate, np.float32), batches)
@@ -77,7 +75,7 @@ def test_clustering_leaves_few_values_and_what_was_validated(architecture, sampl
     _, tuning, _, features = tuned(architecture, sample, clusters=CLUSTERS)
     plain = tuning.plain()
     np.testing.assert_allclose(
-        scores(plain, features), scores(tuning.model, features), atol=FLOAT32_TOLERANCE
+        scores(plain, features), scores(tuning.network, features), atol=FLOAT32_TOLERANCE
     )
     after = kernels(plain)
     assert len(after) == len(kernels(networks.network(architecture, 1)[1]))
@@ -121,7 +119,7 @@ def test_quantization_aware_training_ends_with_kernels_of_int8(architecture, sam
         axes = tuple(range(kernel.ndim - 1)) if kernel.ndim > 2 else None  # convolutions: one scale a channel
         steps = kernel / np.abs(kernel).max(axes, keepdims=True) * 127
         np.testing.assert_allclose(steps, np.round(steps), atol=0.01)
-    difference = np.abs(scores(plain, features) - scores(tuning.model, features)).max()
+    difference = np.abs(scores(plain, features) - scores(tuning.network, features)).max()
     assert 0 < difference < 0.3  # activations are rounded in one and not in the other
 
 
@@ -144,17 +142,26 @@ def test_pruning_zeroes_the_weights_and_clusters_keep_the_zeros(sample):
     assert pruned.keep_from <= 21  # half of the steps
     zeros = {name: kernel == 0 for name, kernel in kernels(plain).items()}
     assert all(zero.mean() == pytest.approx(0.4, abs=0.5 / zero.size) for zero in zeros.values())
-    np.testing.assert_array_equal(scores(plain, features), scores(pruned.model, features))
+    np.testing.assert_array_equal(scores(plain, features), scores(pruned.network, features))
 
-    _, clustered, *_ = tuned("dnn", sample, start=plain, clusters=CLUSTERS, preserve_sparsity=True)
+    _, clustered, *_ = tuned("dnn", sample, start=plain, clusters=CLUSTERS)
     plain = clustered.plain()
-    _, quantized, *_ = tuned("dnn", sample, start=plain, method="cqat", preserve_sparsity=True)
+    _, quantized, *_ = tuned("dnn", sample, start=plain, method="cqat")
     for stage in (clustered, quantized):
         for name, kernel in kernels(stage.plain()).items():
             assert (kernel[zeros[name]] == 0).all() and len(np.unique(kernel)) <= CLUSTERS + 1
 
 
-def test_a_run_is_what_its_options_say():
-    assert str(CompressionOptions()) == "clustering, 32 clusters"
-    assert str(CompressionOptions(clusters=8, preserve_sparsity=True)) == "clustering, 8 clusters, zeros kept"
-    assert str(CompressionOptions("pruning", sparsity=62.5)) == "pruning, 62.5 % zeros"
+@pytest.mark.parametrize(("method", "kept"), [("clustering", False), ("pruning", True)])
+def test_only_the_zeros_of_a_pruned_model_are_kept(method, kept, sample):
+    """Rounding to int8 makes some zeros too, and clusters may as well."""
+    settings, network, *_ = networks.network("ds_cnn", 1)
+    assert not compression.is_pruned(network)
+    for layer, kernel in compression.kernels_to_compress(network):
+        assert "depthwise" not in layer.name
+        values = kernel.numpy()
+        values.reshape(-1)[: values.size // 10] = 0
+        kernel.assign(values)
+    assert not compression.is_pruned(network)
+    _, tuning, *_ = tuned("ds_cnn", sample, steps=40, start=network, method=method, sparsity=40)
+    assert compression.is_pruned(tuning.plain()) == kept

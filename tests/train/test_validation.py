@@ -8,7 +8,7 @@ import soundfile
 
 import models
 from conftest import DATA, RATE, ROOT, call_here
-from kws.train.run_folder import read_history
+from kws.train.runs import read_history
 from kws.train.validation import Validated, validation
 
 WEIGHTS = ROOT / "model_archive" / "model_source" / "weights"
