@@ -76,6 +76,7 @@ def main():
     steps, clips = training.total_steps, data.validation
     trainee = dataclasses.replace(
         compression.fine_tuning(network, how, steps, clips, settings, training.seed),
+        starts_trained=True,
         teacher=load_teacher(training.teacher, settings, models.build_model),
         start=fingerprint(checkpoints.checkpoint_files(args.checkpoint)),
         made_by=(how, adjustment),

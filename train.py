@@ -81,10 +81,10 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    how, options = options_from(StartOptions, args), RunOptions.from_arguments(args)
+    start_options, options = options_from(StartOptions, args), RunOptions.from_arguments(args)
 
     # 1. Settings: from the checkpoint to start from, and from the flags.
-    settings = settings_of(how, SettingsFlags.from_arguments(args))
+    settings = settings_of(start_options, SettingsFlags.from_arguments(args))
 
     # 2. Data: labelled clips by partition, noise, negatives.
     data = input_data.open_data(options.data, settings)
@@ -93,7 +93,7 @@ def main():
     # 3. What is trained: a network in training, and the plain network to keep of it.
     devices = open_devices(args.distribute)
     keras.utils.set_random_seed(options.training.seed)
-    trainee = new_trainee(how, settings, data, options, devices)
+    trainee = new_trainee(start_options, settings, data, options, devices)
 
     # 4. Training: the checkpoint that validates best is kept in `train_dir`/best.
     loop.fit(trainee, data, settings, options)
@@ -105,48 +105,50 @@ def main():
         print(f"{devices} is done; the first one has the model")
 
 
-def settings_of(how: StartOptions, flags: SettingsFlags) -> Settings:
+def settings_of(start_options: StartOptions, flags: SettingsFlags) -> Settings:
     """Return the settings of the model to train."""
-    if how.start_checkpoint:
-        return checkpoints.settings_to_start(how.start_checkpoint, flags)
+    if start_options.start_checkpoint:
+        return checkpoints.settings_to_start(start_options.start_checkpoint, flags)
     return flags.resolve()
 
 
 def new_trainee(
-    how: StartOptions, settings: Settings, data: Data, options: RunOptions, devices: Devices
+    start_options: StartOptions, settings: Settings, data: Data, options: RunOptions, devices: Devices
 ) -> Trainee:
     """Build the network in training, and say which plain network is validated and kept of it."""
     # random weights, or those of the checkpoint
     start, same_labels = "random", True
     with devices.scope():
         network = models.build_model(settings)
-        if how.start_checkpoint:
-            same_labels = start_from(how.start_checkpoint, network, settings)
-            start = fingerprint(checkpoints.checkpoint_files(how.start_checkpoint))
+        if start_options.start_checkpoint:
+            same_labels = start_from(start_options.start_checkpoint, network, settings)
+            start = fingerprint(checkpoints.checkpoint_files(start_options.start_checkpoint))
     start_weights = network.get_weights()
     if not same_labels:
         del start_weights[-2:]  # the last layer's, some of which are random
 
     # batch normalisation around it, which is folded into a plain network again
     plain_network = network
-    if how.batch_norm:
+    if start_options.batch_norm:
         with devices.scope():
-            network = normalised(network, data, options, settings, how.start_checkpoint)
+            network = normalised(network, data, options, settings, start_options.start_checkpoint)
         plain_network = models.build_model(settings)
 
     def plain():
-        return fold_batch_norm_into_plain_model(network, plain_network) if how.batch_norm else network
+        if start_options.batch_norm:
+            fold_batch_norm_into_plain_model(network, plain_network)
+        return plain_network
 
     trainee = Trainee(
         network,
         plain,
-        starts_trained=bool(how.start_checkpoint),
+        starts_trained=bool(start_options.start_checkpoint),
         teacher=load_teacher(options.training.teacher, settings, models.build_model),
         start=start,
-        made_by=(how,),
+        made_by=(start_options,),
     )
     # blended weights and a corrected bias are validated and kept instead
-    return adjusted(trainee, how, data, lambda: models.build_model(settings), start_weights)
+    return adjusted(trainee, start_options, data, lambda: models.build_model(settings), start_weights)
 
 
 def normalised(network, data: Data, options: RunOptions, settings: Settings, starts_trained):

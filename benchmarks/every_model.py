@@ -36,7 +36,7 @@ def main():
 
 
 def report(accuracy, count):
-    """A report of which only accuracy and N are known."""
+    """Return a report of which only accuracy and N are known."""
     correct = round(accuracy * count)
     return Report(TEST_SET, ("right", "wrong"), np.array([[correct, count - correct], [0, 0]]))
 

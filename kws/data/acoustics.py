@@ -1,4 +1,4 @@
-"""What rooms and microphones do to a word before it is recorded: impulse responses, colouring, level."""
+"""Rooms and microphones around a word before it is recorded: impulse responses, colouring, level."""
 
 import functools
 
@@ -127,7 +127,7 @@ def colour(audio: np.ndarray, chosen: np.ndarray, rate: int) -> None:
     Straight lines over the logarithm of frequency join the gains. The corners are of second order
     (Butterworth). Phases stay as they are, since the features do not see them.
     """
-    # zeros keep the end, where the filter rings, from reaching the beginning
+    # zeros in between keep the ringing of the end from reaching the beginning
     size = fft_length(audio.shape[1] + rate // 20)
     points, place, fraction, square = _colour_grid(size, rate)
     for samples, numbers in zip(audio, chosen, strict=True):

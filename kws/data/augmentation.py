@@ -58,24 +58,16 @@ def add_arguments(parser):
     ratio = bounded(float, 0, 1)
     add("background_volume", "loudest background noise, 0 to 1", type=ratio, metavar="V")
     add("background_frequency", "ratio of clips that get background noise", type=ratio, metavar="P")
-    add(
-        "time_shift_ms",
-        "clips are moved by up to this much, either way",
-        type=bounded(float, 0),
-        metavar="MS",
-    )
+    shift = "clips are moved by up to this much, either way"
+    add("time_shift_ms", shift, type=bounded(float, 0), metavar="MS")
     add(
         "speed_change",
-        "clips are played faster or slower by up to this many %%, which changes their pitch too",
+        "clips are played faster or slower by up to P %%, which changes their pitch too",
         type=bounded(float, 0, 50),
         metavar="P",
     )
-    add(
-        "volume_change_db",
-        "clips are made louder or quieter by up to this much",
-        type=bounded(float, 0, 60),
-        metavar="DB",
-    )
+    volume = "clips are made louder or quieter by up to this much"
+    add("volume_change_db", volume, type=bounded(float, 0, 60), metavar="DB")
     add(
         "silence_volume",
         "loudest background noise in clips of silence; --background_volume if not given",
@@ -121,7 +113,7 @@ class Variations(NamedTuple):
     speed: np.ndarray  # float [clips]: 1 is unchanged
     gain: np.ndarray  # float32 [clips]
     noise_volume: np.ndarray  # float32 [clips]: 0 for no noise
-    noise_place: np.ndarray  # float [clips, 2]: which recording of noise, and where in it; 0 to 1
+    noise_place: np.ndarray  # float [clips, 2]: recording of noise, and place in it; 0 to 1
     floor: np.ndarray | None = None  # float32 [clips]: root mean square of the noise floor; 0 for none
     floor_everywhere: np.ndarray | None = None  # bool [clips]: not only in what a shift leaves empty
     room: np.ndarray | None = None  # int [clips]: which room's echoes, -1 for none
@@ -138,7 +130,7 @@ def draw_variations(
 ) -> Variations:
     """Draw the variations of clips: uniform within the limits, either way, independently for each clip.
 
-    `is_silence`, bool [clips], says which clips are generated silence. Every number is drawn, even where a
+    `is_silence`, bool [clips], says which clips are generated silence. Every number is drawn, even if a
     limit is 0, so that switching off one variation leaves the others as they are.
     """
     count = len(is_silence)

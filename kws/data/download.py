@@ -35,7 +35,7 @@ def prepare_recordings(data_dir, data_url: str, wanted_words=()) -> Path:
     populated = is_populated(folder, data_url)
     if not populated:
         if not data_url:
-            raise UserError(f"{folder} has no recordings, and no --data_url says where to get some")
+            raise UserError(f"{folder} has no recordings, and there is no --data_url to get them from")
         fetch_archive(data_url, folder)
     if not word_folders(folder) or _is_wrapped(folder, wanted_words):
         expected = f"{folder}/<word>/<clip>.wav{hint(folder, wanted_words) or hint(folder)}"

@@ -63,10 +63,10 @@ def fine_tuning(
     # this project's methods train latent weights, and leave the network plain
     if options.method == "entropy":
         latent = entropy_clusters(network, options, clips, settings, seed)
-        return Trainee(network, lambda: network, latent=latent, starts_trained=True)
+        return Trainee(network, lambda: network, latent=latent)
     if options.method == "quantization":
-        return Trainee(network, lambda: network, latent=int8_weights(network), starts_trained=True)
-    # tfmot's wrap its layers; the warnings are for kernels that it leaves as they are, which we say ourselves
+        return Trainee(network, lambda: network, latent=int8_weights(network))
+    # tfmot's methods wrap its layers; they warn of kernels left as they are, which optimisations.py says
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
         trainee = METHODS[options.method](network, options, steps)
@@ -97,8 +97,7 @@ def clustering(network, options, steps):
         )
 
     clustered = _clone(network, wrapped, "cluster")
-    strip = tfmot.clustering.keras.strip_clustering
-    return Trainee(clustered, lambda: strip(clustered), starts_trained=True)
+    return Trainee(clustered, lambda: tfmot.clustering.keras.strip_clustering(clustered))
 
 
 def pruning(network, options, steps):
@@ -129,7 +128,7 @@ def pruning(network, options, steps):
             layer.pruning_obj.weight_mask_op()
         return tfmot.sparsity.keras.strip_pruning(wrapping)
 
-    return Trainee(wrapping, plain, keep_from=last_update, starts_trained=True)
+    return Trainee(wrapping, plain, keep_from=last_update)
 
 
 def _clone(network, wrapped, verb):
@@ -204,7 +203,7 @@ def _quantization_aware(network, scheme):
                     layer.bias.assign(wrapper.layer.bias)
         return network
 
-    return Trainee(rounding, plain, starts_trained=True)
+    return Trainee(rounding, plain)
 
 
 def _fix_input_range(network, calibration):

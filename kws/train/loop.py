@@ -45,46 +45,48 @@ def fit(trainee: Trainee, data: Data, settings: Settings, options: RunOptions) -
     that is running, or if training diverges.
     """
     training, network = options.training, trainee.network
+
+    # 1. What cannot be trained here is said before anything is written.
     devices = devices_of(network)
     devices.check(network, training.batch_size)
     if data.hard_negatives_per_epoch and not trainee.starts_trained:
         raise UserError("--hard_negatives_percentage needs a model that finds them: --start_from")
-    fit_momentum(network, training.total_steps)
 
-    # 1. The folder: one run at a time, and the same one if there is something to resume.
+    # 2. The folder: one run at a time, and the same one if there is something to resume.
     identity = run_identity(trainee, data, settings, options)
     folder = claimed_folder(training.train_dir, identity) if devices.is_first else contextlib.nullcontext()
     with folder:
-        # 2. The state: weights, optimiser, step and best checkpoint so far; restored if there are any.
+        # 3. The state: weights, optimiser, step and best checkpoint so far, as an earlier run left them.
+        fit_momentum(network, training.total_steps)
         with devices.scope():
             state, manager = _restored_state(trainee, training)
         steps = range(int(state.step.read_value()), training.total_steps)
         rates = training.learning_rates()  # [total_steps]
 
-        # 3. The batches, made ahead on all cores: [batch_size, feature_count] with labels [batch_size].
-        batches = _batches(trainee, data, settings, options, steps)
+        # 4. The batches, made ahead on all cores: features [batch_size, feature_count], labels [batch_size].
+        batches = _batches(trainee, data, settings, options, steps, devices.rows)
 
-        # 4. The training step, compiled, and the validation.
+        # 5. The training step, compiled, and the validation.
         train = compiled_steps(network, state.latent, state.optimizer, training.batch_size)
         if devices.is_first:
             on_microphone = training.ambient, training.false_alarms_per_hour
             validate = validation(trainee.validated or network, data, settings, *on_microphone)
 
         for end in _validation_steps(steps, training.eval_step_interval):
-            # 5. Train until the next validation.
+            # 6. Train until the next validation.
             started, first = time.perf_counter(), int(state.step.read_value())
-            loss, right = _train_until(end, first, batches, train, rates)
+            loss, correct = _train_until(end, first, batches, train, rates)
             pace = (end - first) / (time.perf_counter() - started)
             state.step.assign(end)
             if not devices.is_first:
                 continue
 
-            # 6. Validate. The plain network comes first, as the validated one may get its weights from it.
+            # 7. Validate. The plain network comes first, as the validated one may get its weights from it.
             plain = trainee.plain()
             result = validate()
 
-            # 7. Keep the plain network if it is the best so far, then the state to resume from.
-            row = end, float(rates[end - 1]), loss, right / training.batch_size, *result
+            # 8. Keep the plain network if it is the best so far, then the state to resume from.
+            row = end, float(rates[end - 1]), loss, correct / training.batch_size, *result
             with writing(training.train_dir):
                 if end >= trainee.keep_from:
                     _keep_if_best(plain, result, state, settings, training)
@@ -93,16 +95,16 @@ def fit(trainee: Trainee, data: Data, settings: Settings, options: RunOptions) -
             log_progress(training, row, pace)
 
 
-def _batches(trainee, data, settings, options, steps):
+def _batches(trainee, data, settings, options, steps, rows):
     """Yield a Batch for each of `steps`, with the scores of the teacher; find hard negatives first."""
     training = options.training
     if data.hard_negatives_per_epoch and steps:
-        data = mining.with_hard_negatives(
-            data,
-            lambda: KerasModel(trainee.plain(), settings),
-            training.train_dir,
-            resumed=steps.start > 0,
-        )
+        resumed = steps.start > 0
+
+        def model():
+            return KerasModel(trainee.plain(), settings)
+
+        data = mining.with_hard_negatives(data, model, training.train_dir, resumed)
     yield from training_batches(
         data,
         options.variation,
@@ -111,7 +113,7 @@ def _batches(trainee, data, settings, options, steps):
         seed=training.seed,
         steps=steps,
         echo=training.echo_factor,
-        rows=devices_of(trainee.network).rows,
+        rows=rows,
         teacher=trainee.teacher,
     )
 
@@ -123,24 +125,24 @@ def _validation_steps(steps, interval):
 
 
 def _train_until(end, step, batches, train, rates):
-    """Take the steps from `step` to `end`; return their mean loss and mean number of right clips."""
+    """Take the steps from `step` to `end`; return the mean loss and the mean of correct clips in a step."""
     from tqdm import tqdm
 
-    first, loss_sum, right_sum = step, 0.0, 0
+    first, loss_sum, correct_sum = step, 0.0, 0
     with tqdm(initial=step, total=end, desc="training", unit=" steps", leave=False, disable=None) as progress:
         while step < end:
             # [steps, batch_size, ...]
             taken = Batch.stack(list(itertools.islice(batches, min(STEPS_AT_ONCE, end - step))))
             count = len(taken.labels)
-            loss, right = train(rates[step : step + count], taken)
-            loss_sum, right_sum, step = loss_sum + float(loss), right_sum + int(right), step + count
+            loss, correct = train(rates[step : step + count], taken)
+            loss_sum, correct_sum, step = loss_sum + float(loss), correct_sum + int(correct), step + count
             progress.update(count)
             stop_if_interrupted()
     if not math.isfinite(loss_sum):
         raise UserError(
             f"training diverged before step {end:,}: the loss is {loss_sum}; lower --learning_rate"
         )
-    return loss_sum / (end - first), right_sum / (end - first)
+    return loss_sum / (end - first), correct_sum / (end - first)
 
 
 def _keep_if_best(plain, result, state, settings, training):
@@ -175,20 +177,20 @@ def compiled_steps(network, latent, optimizer, batch_size: int):
         optimizer.apply_gradients(zip(gradients, latent.variables_to_train, strict=True))
         latent.quantize_into_model()
         predicted = tf.argmax(logits, 1, output_type=batch.labels.dtype)  # [batch]
-        right_no_word = (batch.labels == NO_WORD) & (predicted <= UNKNOWN_INDEX)
-        right = (predicted == batch.labels) | right_no_word
-        return loss, tf.reduce_sum(tf.cast(right, tf.float32))
+        no_word_either = (batch.labels == NO_WORD) & (predicted <= UNKNOWN_INDEX)
+        correct = (predicted == batch.labels) | no_word_either
+        return loss, tf.reduce_sum(tf.cast(correct, tf.float32))
 
     step_of_all = devices_of(network).spread(step)
 
     @tf.function(reduce_retracing=True)
     def train(rates, batches: Batch):
-        loss_sum, right_sum = 0.0, 0.0
+        loss_sum, correct_sum = 0.0, 0.0
         for i in tf.range(tf.shape(rates)[0]):
             optimizer.learning_rate.assign(rates[i])
-            loss, right = step_of_all(batches.map(lambda part: part[i]))  # noqa: B023  (called at once)
-            loss_sum, right_sum = loss_sum + loss, right_sum + right
-        return loss_sum, right_sum
+            loss, correct = step_of_all(batches.map(lambda part: part[i]))  # noqa: B023  (called at once)
+            loss_sum, correct_sum = loss_sum + loss, correct_sum + correct
+        return loss_sum, correct_sum
 
     return train
 

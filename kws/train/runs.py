@@ -32,7 +32,7 @@ HISTORY_COLUMNS = (
     *("validation_accuracy", "validation_loss", "validation_miss_rate"),
 )
 STEPS, RATES = "--how_many_training_steps", "--learning_rate"
-# Where files are and where results go: no part of a run's identity.
+# Places of files and results are no part of a run's identity.
 PLACES = "train_dir", "summaries_dir", "teacher", "data_dir", "data_url", "start_checkpoint"
 # Values of a flag that do what a version without the flag does.
 WITHOUT_EFFECT = "not given", "0", "False"
@@ -218,7 +218,7 @@ def _check_same_run(identity, note):
         before, now = (",".join(group[STEPS].split()) for group in (theirs, identity))
         print(
             f"{note.parent} had {STEPS} {before}: it continues with {now}; the learning rate from step "
-            f"{done + 1:,} on is that of the new schedule{cosine}",
+            f"{done + 1:,} on follows the new schedule{cosine}",
             flush=True,
         )
 

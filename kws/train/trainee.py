@@ -1,4 +1,4 @@
-"""What is trained, in each of its forms, and the models that it starts and learns from."""
+"""The trainee: a network in each of its forms, and the models that it starts and learns from."""
 
 import argparse
 import dataclasses
@@ -35,7 +35,7 @@ class StartOptions:
 
 @dataclass(frozen=True)
 class Trainee:
-    """What `loop.fit` trains, in each of its forms.
+    """A network that `loop.fit` trains, in each of its forms.
 
     The *network in training* may have what only training needs: batch normalisation, wrappers of tfmot. The
     *plain network* is the one of the settings, and computes what the network in training does; it is saved.

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture
 def batches_of(sample, dnn_small):
-    """The batches of training_batches, as a function of its arguments."""
+    """Return a function of the arguments of training_batches that gives its batches."""
 
     def take(**arguments):
         return list(input_data.training_batches(sample, Augmentation(), dnn_small.front_end, **arguments))
@@ -92,7 +92,7 @@ def test_augmentation_is_fresh_in_each_epoch(sample, dnn_small, batches_of):
 
 @pytest.fixture
 def small_batches(batches_of):
-    """Batches of four clips."""
+    """Return a function that makes batches of four clips."""
     return functools.partial(batches_of, batch_size=4, seed=1)
 
 

@@ -20,14 +20,14 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture
 def server(tmp_path):
-    """A web server for the folder tmp_path/www."""
+    """Serve the folder tmp_path/www; the address of the server."""
     (tmp_path / "www").mkdir()
     with web_server(tmp_path / "www") as address:
         yield address
 
 
 def pack(tmp_path, name="words.tar.gz", members=()):
-    """An archive of a small data set, with more members for mischief."""
+    """Pack a small data set as an archive, with more members for mischief."""
     make_words(tmp_path / "source")
     with tarfile.open(tmp_path / "www" / name, "w:gz") as tar:
         tar.add(tmp_path / "source", arcname=".")

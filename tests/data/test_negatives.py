@@ -23,7 +23,7 @@ CLIP = RATE  # samples
 
 @pytest.fixture
 def ramps(tmp_path):
-    """A folder of two recordings, one below it and of another rate, whose samples say where they are."""
+    """Make a folder of two recordings, one in a folder below, whose samples tell their place."""
     (tmp_path / "below").mkdir()
     soundfile.write(tmp_path / "a.wav", np.arange(3 * CLIP // 2, dtype=np.int16), RATE)
     soundfile.write(tmp_path / "below" / "b.flac", -np.arange(2 * CLIP, dtype=np.int16), RATE)
@@ -138,7 +138,7 @@ def test_training_sees_negatives_as_no_word(data_options, dnn_small, ramps):
 
 
 def knocks(at_seconds, seconds=4):
-    """Silence with loud noise at these times, for 0.2 s each; float [samples]."""
+    """Return silence with loud noise at these times, for 0.2 s each; float [samples]."""
     samples = np.zeros(seconds * RATE)
     for start in at_seconds:
         samples[int(start * RATE) : int((start + 0.2) * RATE)] = 0.5
@@ -146,7 +146,7 @@ def knocks(at_seconds, seconds=4):
 
 
 def taken_for_words(settings):
-    """A model that takes windows with loud frames for the word `yes`."""
+    """Return a model that takes windows with loud frames for the word `yes`."""
 
     def predict(features):
         loud = (features.reshape(len(features), settings.frame_count, -1)[:, :, 0] > 0).mean(1)

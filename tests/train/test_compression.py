@@ -1,4 +1,4 @@
-"""What each method of optimisations.py makes of a network, before and after its fine-tuning."""
+"""Each method of optimisations.py: the network that it makes, before and after its fine-tuning."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from conftest import FLOAT32_TOLERANCE
 from convert_to_tflite import convert
 from kws.base.errors import UserError
 from kws.data.batches import Batch
-from kws.model import checkpoints
+from kws.model import checkpoints, inspection
 from kws.model.batch_norm import fold_batch_norm_in_place
 from kws.train import compression, loop
 from kws.train.compression import CompressionOptions
@@ -18,7 +18,7 @@ CLIPS = 64
 
 
 def tuned(architecture, sample, steps=4, rate=0.01, start=None, **options):
-    """A tiny network, and the same after `steps` of what the options say."""
+    """Return a tiny network, the trainee after `steps` of what the options say, settings and features."""
     from kws.base.quiet_tf import keras
     from kws.model.quantizers import LatentWeights
 
@@ -40,12 +40,12 @@ def tuned(architecture, sample, steps=4, rate=0.01, start=None, **options):
 
 
 def kernels(network):
-    """{layer's name: kernel} of all kernels that tfmot clusters."""
+    """Return {layer's name: kernel} for all kernels that tfmot clusters."""
     return {
         f"{layer.name} {number}": kernel.numpy()
         for layer in network.layers
         if "depthwise" not in layer.name
-        for number, kernel in enumerate(kernels(layer))
+        for number, kernel in enumerate(inspection.kernels(layer))
     }
 
 
@@ -54,7 +54,7 @@ def scores(network, features):
 
 
 def int8_kernels(network, settings, features):
-    """Each kernel in the int8 file, int8 [scales, weights of one scale]."""
+    """Return each kernel in the int8 file, int8 [scales, weights of one scale]."""
     from ai_edge_litert import schema_py_generated as schema
 
     content = convert(network, settings, features, "int8")
@@ -154,8 +154,8 @@ def test_pruning_zeroes_the_weights_and_clusters_keep_the_zeros(sample):
 
 @pytest.mark.parametrize(("method", "kept"), [("clustering", False), ("pruning", True)])
 def test_only_the_zeros_of_a_pruned_model_are_kept(method, kept, sample):
-    """Rounding to int8 makes some zeros too, and clusters may as well."""
-    settings, network, *_ = networks.network("ds_cnn", 1)
+    # rounding to int8 makes some zeros, and centroids may be zero too
+    _, network, *_ = networks.network("ds_cnn", 1)
     assert not compression.is_pruned(network)
     for layer, kernel in compression.kernels_to_compress(network):
         assert "depthwise" not in layer.name

@@ -27,14 +27,14 @@ from networks import TINY
 
 
 def optimising(checkpoint, folder, *flags):
-    """The command that clusters `checkpoint`, or does what the flags say, briefly."""
+    """Return the command that clusters `checkpoint`, or does what the flags say, briefly."""
     brief = "--how_many_training_steps 40,20 --eval_step_interval 20".split()
     return ["optimisations.py", "--checkpoint", checkpoint, *DATA, "--train_dir", folder, *brief, *flags]
 
 
 @pytest.fixture(scope="session")
 def clustered(trained, tmp_path_factory):
-    """A folder in which optimisations.py has run."""
+    """Return a folder in which optimisations.py has run."""
 
     def make(folder):
         (folder / "output.txt").write_text(call(*optimising(trained / "best", folder)).stdout)

@@ -1,4 +1,4 @@
-"""The folder of a training run: whose it is, what continues it, and the history in it."""
+"""A training run: what makes it the same one, what continues it, and the history in its folder."""
 
 import json
 
@@ -29,7 +29,7 @@ def claim(folder, **changes):
 
 @pytest.fixture
 def finished(tmp_path):
-    """The folder of RUN, all of whose 80 steps are done."""
+    """Make the folder of RUN, all 80 steps of which are done."""
     claim(tmp_path)
     (tmp_path / "resume").mkdir()
     (tmp_path / "resume" / "checkpoint").write_text('model_checkpoint_path: "ckpt-80"\n')
@@ -67,7 +67,7 @@ def test_the_same_run_says_nothing(finished, capsys):
 def test_a_cosine_over_more_steps_is_said_to_be_another(finished, capsys):
     (finished / "run.json").write_text(json.dumps(RUN | {"--learning_rate_schedule": "cosine"}))
     claim(finished, how_many_training_steps="60 40", learning_rate_schedule="cosine")
-    assert "is that of the new schedule (a cosine over the new steps)" in capsys.readouterr().out
+    assert "follows the new schedule (a cosine over the new steps)" in capsys.readouterr().out
 
 
 def test_fewer_steps_than_are_done_are_an_error(finished):
