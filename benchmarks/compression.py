@@ -103,7 +103,7 @@ def tune(checkpoint, stage: str, folder: Path, seed: int, args, data_options: Da
 
 
 def measure(checkpoint, data, seed: int) -> dict[str, float]:
-    """Measure the figures of a line of the table."""
+    """The figures of a line of the table."""
     network, settings = models.load_checkpoint(checkpoint)
     labels, features = data.validation.label, input_data.features(data.validation, settings.front_end)
 
@@ -129,7 +129,7 @@ def measure(checkpoint, data, seed: int) -> dict[str, float]:
 
 
 def distinct_values(content: bytes) -> tuple[int, int]:
-    """Return the most values that a kernel has, and the most that weights of one scale have."""
+    """How many values the weights of a kernel have, and those of them that share a scale: the most of any."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(content)

@@ -2,7 +2,7 @@
 
     python benchmarks/every_model.py
 
-The figures are those of docs/results.md, "Every model of the paper", and of the shipped DNN Small.
+The figures are those of docs/models.md, and of the shipped DNN Small.
 """
 
 import re
@@ -23,7 +23,7 @@ TEST_SET = "canonical, the clips in speech_commands_test_set_v0.02"
 
 
 def main():
-    text = (ROOT / "docs" / "results.md").read_text()
+    text = (ROOT / "docs" / "models.md").read_text()
     shipped = yaml.safe_load((ROOT / "model_archive/TFLite/tflite_int8/definition.yaml").read_text())
     (figures,) = (figures for figures in shipped["accuracy"] if figures["set"] == TEST_SET)
     reports, costs = {}, {}
@@ -36,7 +36,7 @@ def main():
 
 
 def report(accuracy, count):
-    """Return a report of which only accuracy and N are known."""
+    """A report of which only accuracy and N are known."""
     correct = round(accuracy * count)
     return Report(TEST_SET, ("right", "wrong"), np.array([[correct, count - correct], [0, 0]]))
 

@@ -1,4 +1,4 @@
-"""Measure the MFCC front end beside other libraries' on the same clips.
+"""Measure the MFCC front end against those of other libraries, side by side on the same clips.
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/features.py
@@ -66,7 +66,7 @@ def main():
 
 
 def rate_of(features: Callable[[np.ndarray, FrontEnd], np.ndarray]) -> Rate:
-    """Return the rate of a function of several clips, called by that number of threads."""
+    """The rate of a function of several clips, called by so many threads."""
 
     def rate(audio, front_end, cores):
         parts = [audio[start : start + CLIPS_AT_ONCE] for start in range(0, len(audio), CLIPS_AT_ONCE)]
@@ -80,7 +80,7 @@ def rate_of(features: Callable[[np.ndarray, FrontEnd], np.ndarray]) -> Rate:
 
 
 def measure(rates: dict[str, Rate], audio, front_end, runs) -> dict[str, dict[int, list[float]]]:
-    """Return clips per second of each run, by library and number of cores; the libraries take turns."""
+    """Clips per second of each run, by library and number of cores; the libraries take turns."""
     cores = sorted({1, os.cpu_count()})
     measured = {name: {count: [] for count in cores} for name in rates}
     for number in range(runs + 1):
@@ -112,13 +112,13 @@ def print_table(title, measured):
 
 
 def spread(values) -> str:
-    """Return the median (lowest to highest) as text."""
+    """Median (lowest to highest)."""
     digits = ",.0f" if max(values) >= 1000 else ".3g"
     return f"{statistics.median(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})"
 
 
 def kaldi_mfcc(audio: np.ndarray, front_end: FrontEnd) -> np.ndarray:
-    """Return MFCCs [clips, feature_count] by Kaldi's front end, which takes clip by clip."""
+    """MFCCs [clips, feature_count] by Kaldi's front end, which takes clip by clip."""
     import kaldi_native_fbank
 
     options = kaldi_native_fbank.MfccOptions()
@@ -143,7 +143,7 @@ def kaldi_mfcc(audio: np.ndarray, front_end: FrontEnd) -> np.ndarray:
 
 
 def librosa_mfcc(audio: np.ndarray, front_end: FrontEnd) -> np.ndarray:
-    """Return MFCCs [clips, feature_count] by librosa, of all clips at once."""
+    """MFCCs [clips, feature_count] by librosa, of all clips at once."""
     import librosa
 
     # its frames are as long as the FFT, so without zeros at the end the last would not fit in

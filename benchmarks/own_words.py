@@ -100,7 +100,7 @@ def main():
 
 
 def misses_at_rates(model: Path, stream: Path, ambient: str, report: Path) -> str:
-    """Return the share of the words in STREAM.wav that `model` misses at each of RATES, as text."""
+    """The share of the words in STREAM.wav that `model` misses at each of RATES, as text."""
     call(
         "evaluation.py", "--tflite_path", model, "--ambient", ambient,
         "--stream_wav", stream.with_suffix(".wav"), "--stream_words", stream.with_suffix(".csv"),
@@ -112,7 +112,7 @@ def misses_at_rates(model: Path, stream: Path, ambient: str, report: Path) -> st
 
 
 def some_of_few_speakers(folder: Path, count: int) -> list[Path]:
-    """Return `count` recordings, of the training speakers with most of them."""
+    """`count` recordings, of those speakers for training that have most."""
     of_speakers = defaultdict(list)
     for path in by_speakers_for(folder, LEARNT_FROM):
         of_speakers[speaker_of(path.name)].append(path)
@@ -124,7 +124,7 @@ def some_of_few_speakers(folder: Path, count: int) -> list[Path]:
 
 
 def by_speakers_for(folder: Path, partitions: set[str]) -> list[Path]:
-    """Return the recordings by speakers of these partitions, sorted."""
+    """The recordings by speakers of these partitions, sorted."""
     return sorted(path for path in folder.iterdir() if which_partition(path.name, *PARTITIONS) in partitions)
 
 
@@ -136,7 +136,7 @@ def link(recordings: list[Path], folder: Path):
 
 
 def link_other_words(data: Path, words: list[str], partitions: set[str], folder: Path) -> Path:
-    """Link recordings of all but `words`, by speakers of these partitions, into `folder`; return it."""
+    """Link recordings of all but `words`, by speakers of these partitions, into `folder`; it is returned."""
     for other in sorted(data.iterdir()):
         if other.is_dir() and other.name not in (*words, NOISE_FOLDER) and not other.name.startswith("."):
             folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def link_other_words(data: Path, words: list[str], partitions: set[str], folder:
 
 
 def write_stream(tested: Path, data: Path, model: Path, minutes: float, target: Path):
-    """Write the stream as TARGET.wav, and the words in it as TARGET.csv."""
+    """The stream as TARGET.wav, and the words in it as TARGET.csv."""
     settings = checkpoints.read_settings(model)
     clips = input_data.open_test_dir(tested, settings)
     noise = load_noise(data, settings.front_end)

@@ -22,7 +22,7 @@ from kws.model.tflite import TFLiteModel, quantize
 
 
 def mfcc(samples, front_end: FrontEnd):
-    """Return MFCCs [feature_count] of one clip [clip_samples], by TensorFlow's ops."""
+    """MFCCs [feature_count] of one clip [clip_samples], by TensorFlow's ops."""
     spectrogram = tf.raw_ops.AudioSpectrogram(
         input=samples[:, None],
         window_size=front_end.window_samples,
@@ -41,13 +41,13 @@ def mfcc(samples, front_end: FrontEnd):
 
 
 def read(path, settings: Settings):
-    """Read the samples [clip_samples] of a WAV file."""
+    """The samples [clip_samples] of a WAV file."""
     audio, _ = tf.audio.decode_wav(tf.io.read_file(path), 1, settings.clip_samples)
     return audio[:, 0]
 
 
 def training_data(paths, labels, noise, settings: Settings, batch_size=100):
-    """Return an endless tf.data pipeline of augmented (features, label) batches."""
+    """An endless tf.data pipeline of augmented (features, label) batches."""
     length, shift = settings.clip_samples, settings.sample_rate // 10
     recordings = tf.RaggedTensor.from_row_lengths(
         np.concatenate(noise), [len(recording) for recording in noise]
@@ -66,7 +66,7 @@ def training_data(paths, labels, noise, settings: Settings, batch_size=100):
 
 
 def training_steps_per_second(paths, labels, noise, settings: Settings, steps=300) -> float:
-    """Return steps per second of Keras' own training loop, after a warm-up."""
+    """Steps per second of Keras' own training loop, after a warm-up."""
     model = models.build_model(settings)
     model.compile(keras.optimizers.Adam(0.0005), "sparse_categorical_crossentropy", ["accuracy"])
     data = training_data(paths, labels, noise, settings)
@@ -77,7 +77,7 @@ def training_steps_per_second(paths, labels, noise, settings: Settings, steps=30
 
 
 def features_per_second(audio: np.ndarray, front_end: FrontEnd, cores: int | None = None) -> float:
-    """Return clips per second of TensorFlow's ops on float32 clips in memory, on some cores; all if None.
+    """Clips per second of TensorFlow's ops on float32 clips in memory, on so many cores; all where None.
 
     Tracing the ops is not timed, copying the clips into the pipeline is: it is part of the plain way.
     """
@@ -90,7 +90,7 @@ def features_per_second(audio: np.ndarray, front_end: FrontEnd, cores: int | Non
 
 
 def evaluate(tflite_path, paths, labels, settings: Settings) -> tuple[float, float]:
-    """Return (accuracy, clips per second) of a TFLite file whose interpreter is fed clip by clip."""
+    """(accuracy, clips per second) of a TFLite file whose interpreter is fed clip by clip."""
     from ai_edge_litert.interpreter import Interpreter  # slow to import
 
     interpreter = Interpreter(model_path=str(tflite_path))
@@ -108,7 +108,7 @@ def evaluate(tflite_path, paths, labels, settings: Settings) -> tuple[float, flo
 
 
 def files(data_dir, clips: Clips) -> tuple[list[str], np.ndarray]:
-    """Return paths and labels of the clips that are files."""
+    """Paths and labels of the clips that are files."""
     real = [number for number, name in enumerate(clips.names) if name]
     return [str(Path(data_dir) / clips.names[number]) for number in real], clips.label[real]
 

@@ -41,7 +41,7 @@ SCRIPTS = ("train.py", "optimisations.py", "convert_to_tflite.py", "evaluation.p
 
 @dataclass(frozen=True)
 class Measured:
-    """The data, settings and steps that the measurements are taken on."""
+    """What the measurements are taken on."""
 
     data_dir: str
     data: Data
@@ -93,7 +93,7 @@ def main():
 
 
 def spread(values) -> str:
-    """Return the median (lowest to highest) as text."""
+    """Median (lowest to highest)."""
     return " ".join(
         [f"{statistics.median(values):,.3g}", f"({min(values):,.3g} to {max(values):,.3g})"]
         if max(values) < 1000
@@ -102,7 +102,7 @@ def spread(values) -> str:
 
 
 def timed(script, *arguments, **options):
-    """Return (seconds, standard output) of a script as a process."""
+    """(seconds, standard output) of a script as a process."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     start = time.perf_counter()
     output = subprocess.run(command, check=True, capture_output=True, text=True, **options).stdout
@@ -153,7 +153,7 @@ def our_process(subject: Measured) -> float:
 
 
 def first_step(subject: Measured) -> float:
-    """Return the seconds until train.py has taken its first step."""
+    """Seconds until train.py has taken its first step."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-u", str(ROOT / "train.py"), "--data_dir", subject.data_dir, *RECIPE]
         command += ["--train_dir", folder, "--how_many_training_steps", "2", "--eval_step_interval", "1"]
@@ -166,7 +166,7 @@ def first_step(subject: Measured) -> float:
 
 
 def growth(subject: Measured, count: int) -> tuple[float, float, float]:
-    """Return seconds to decode `count` clips and to train on them, and the peak resident set in GB."""
+    """Seconds to decode `count` clips and to train on them, and the peak resident set in GB."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "clips"
         link_clips(Path(subject.data_dir), target, count)
@@ -184,7 +184,7 @@ def growth(subject: Measured, count: int) -> tuple[float, float, float]:
 
 
 def peak_memory(process_id):
-    """Return the peak resident set of a process so far in GB (Linux), 0 if it has ended."""
+    """The peak resident set of a process so far in GB (Linux), 0 where it has ended."""
     with contextlib.suppress(OSError):
         status = Path(f"/proc/{process_id}/status").read_text()
         if match := re.search(r"VmHWM:\s+(\d+) kB", status):
@@ -193,7 +193,7 @@ def peak_memory(process_id):
 
 
 def link_clips(source, target, count):
-    """Link `count` clips of `source` as a data set, words in proportion, each as often as needed."""
+    """A data set of `count` clips of `source`, as links, the words in proportion; as often as is needed."""
     names = [(word, name) for word in word_folders(source) for name, _, _ in list_recordings(source / word)]
     for number in np.linspace(0, max(len(names), count) - 1, count).astype(int):
         word, name = names[number % len(names)]

@@ -3,7 +3,7 @@
     python benchmarks/synthesisers.py MODEL N
 
 MODEL is a checkpoint or TFLite file, N the number of recordings of each of its words by each synthesiser,
-drawn as synthesize.py does. CPU seconds are the synthesisers' processes' (none of piper's).
+drawn as synthesize.py does. CPU seconds are those of the synthesisers' processes (none of piper's).
 """
 
 import resource
@@ -32,7 +32,7 @@ def main(path, count):
 
 
 def understood(model, said):
-    """Return whether the model tells the word of each (word, samples), bool [recordings]."""
+    """Whether the model tells the word of each (word, samples), bool [recordings]."""
     front_end, labels = model.settings.front_end, model.settings.labels
     clips = np.stack([middle(samples, front_end.clip_samples) for _, samples in said])
     predicted = np.asarray(model.predict(mfcc(clips, front_end))).argmax(1)

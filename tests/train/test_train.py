@@ -46,7 +46,7 @@ RECIPE = (
 
 @pytest.fixture(scope="session")
 def distilled(trained, tmp_path_factory):
-    """Return a folder in which train.py has run with all flags of the recipe, taught by the model in `trained`."""
+    """Return a folder in which train.py has run with all flags of the recipe, taught by `trained`."""
 
     def make(folder):
         output = train_here(folder, "--teacher", trained / "best", *RECIPE).stdout
