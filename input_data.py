@@ -121,6 +121,7 @@ def _used_folders(folder, options, settings):
         raise UserError(f"{there}{hint(folder, settings.wanted_words)}{unused}")
     report_misnamed(folder, settings.wanted_words)
     labels = [name for name in populated_folders(folder) if name in LABEL_FOLDERS]
+    # nothing is decoded that no partition takes
     if not (options.unknown_percentage or options.unknown_in_training):
         words, labels = list(settings.wanted_words), [name for name in labels if name != UNKNOWN_LABEL]
     report_unused(folder, [*words, *labels, NOISE_FOLDER, NEGATIVES_FOLDER])
@@ -149,6 +150,7 @@ def _label_clips(rows_by_word, shards, options, settings, all_unknown=False):
 
     wanted = clips_of(settings.wanted_words)
     others = rows_by_word.keys() - {*settings.wanted_words, SILENCE_LABEL}
+    # the first of these by hash, so that more clips of a word change few of those drawn
     unknown = sorted(clips_of(others), key=drawing_order)
     if not all_unknown:
         unknown = unknown[: percent_of(len(wanted), options.unknown_percentage)]
@@ -160,6 +162,7 @@ def _label_clips(rows_by_word, shards, options, settings, all_unknown=False):
 
 def _clips(table, shards, silent, settings):
     """Return Clips of (folder, row, label) entries, followed by `silent` clips of zeros."""
+    # generated silence is one more array after the shards', with a single row
     order = list(shards)
     position = {name: index for index, name in enumerate(order)}
     zeros = np.zeros((1, settings.clip_samples), np.int16)

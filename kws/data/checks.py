@@ -38,7 +38,7 @@ def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentat
 
 
 def _check_words(training, validation, settings, data_dir):
-    words = range(UNKNOWN_INDEX + 1, len(settings.labels))
+    words = range(UNKNOWN_INDEX + 1, len(settings.labels))  # their labels
     for label in words:
         if not training[label]:
             raise UserError(

@@ -37,6 +37,7 @@ def prepare_recordings(data_dir, data_url: str, wanted_words=()) -> Path:
         if not data_url:
             raise UserError(f"{folder} has no recordings, and there is no --data_url to get them from")
         fetch_archive(data_url, folder)
+    # no words: perhaps they are one folder further down, or in files of other kinds
     if not word_folders(folder) or _is_wrapped(folder, wanted_words):
         expected = f"{folder}/<word>/<clip>.wav{hint(folder, wanted_words) or hint(folder)}"
         if populated:
@@ -75,6 +76,7 @@ def fetch_archive(url: str, folder: Path):
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder / ".lock", f"waiting for another run that downloads to {folder}"):
         try:
+            # another process may have filled it while this one waited
             if not is_populated(folder, url):
                 _fetch_archive(url, folder, downloads)
         except UserError:
@@ -149,6 +151,7 @@ def extract(archive: Path, folder: Path):
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+    # all complete: move it to its place
     for name in entries(unfinished):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)

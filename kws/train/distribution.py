@@ -50,6 +50,7 @@ class Devices:
         """
         replicas = self._strategy.num_replicas_in_sync // self._workers  # of this process
 
+        # every replica gets the whole batch of its process, and takes each `replicas`-th row
         def step_of_replica(batch: Batch):
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group % replicas
             return step(batch.map(lambda part: part[replica::replicas]))
@@ -87,6 +88,7 @@ def _worker_index_and_count(strategy) -> tuple[int, int]:
     resolver = strategy.cluster_resolver
     if not resolver or not resolver.cluster_spec().as_dict():
         return 0, 1
+    # TensorFlow numbers a chief, if there is one, before the workers
     cluster = resolver.cluster_spec().as_dict()
     workers = [(task, index) for task in ("chief", "worker") for index in range(len(cluster.get(task, ())))]
     return workers.index((resolver.task_type, resolver.task_id)), len(workers)

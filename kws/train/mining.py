@@ -43,6 +43,7 @@ def hard_windows(recordings: LongRecordings, model) -> tuple[np.ndarray, np.ndar
     """
     from tqdm import tqdm
 
+    # windows every `hop` samples, a recording's blocks one after the other
     hop = HOP_STRIDES * model.settings.front_end.stride_samples
     numbers, scores = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
     with tqdm(total=recordings.windows, desc="hard negatives", unit=" windows", disable=None) as progress:
@@ -70,5 +71,6 @@ def drawn_by_score(data: Data, numbers: np.ndarray, scores: np.ndarray) -> Data:
     """
     if not len(numbers):
         return replace(data, hard_negatives=None)
+    # a uniform number falls between two of these sums with the later one's share of all scores
     chance = np.cumsum(scores, dtype=np.float64)
     return replace(data, hard_negatives=(numbers, chance / chance[-1]))

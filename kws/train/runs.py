@@ -150,6 +150,7 @@ def run_identity(trainee: Trainee, data: Data, settings: Settings, options: RunO
     All fields of all options are part of it but PLACES.
     """
     values = {}
+    # all options as flags, whatever is added to them later
     for group in (options.training, options.data, options.variation, settings, *trainee.made_by):
         values |= {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}
     identity = {
@@ -157,6 +158,7 @@ def run_identity(trainee: Trainee, data: Data, settings: Settings, options: RunO
         for name, value in values.items()
         if name not in PLACES
     }
+    # files by their contents, data by its size
     teacher, windows = options.training.teacher, data.negatives.windows if data.negatives else 0
     return identity | {
         "--data_dir": str(Path(options.data.data_dir).resolve()),
@@ -185,6 +187,7 @@ def claimed_folder(train_dir, identity: dict[str, str]):
             raise UserError(
                 f"another run is training in {folder}: wait for its end, or give another --train_dir"
             ) from None
+        # without a state to resume from, what is logged is of a run that failed at once
         if (folder / "resume" / "checkpoint").exists():
             _check_same_run(identity, note)
         else:
@@ -203,6 +206,7 @@ def _check_same_run(identity, note):
         theirs = dict(json.loads(note.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         raise UserError(f"{note} is damaged; delete {note.parent} to start over") from None
+    # flags that either version lacks count too
     for name in theirs | identity:
         known, value = theirs.get(name), identity.get(name)
         if not (name == STEPS or _agree(known, value) or name == RATES and _continues(theirs, value)):
