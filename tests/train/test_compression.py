@@ -152,16 +152,12 @@ def test_pruning_zeroes_the_weights_and_clusters_keep_the_zeros(sample):
             assert (kernel[zeros[name]] == 0).all() and len(np.unique(kernel)) <= CLUSTERS + 1
 
 
-@pytest.mark.parametrize(("method", "kept"), [("clustering", False), ("pruning", True)])
-def test_only_the_zeros_of_a_pruned_model_are_kept(method, kept, sample):
-    # rounding to int8 makes some zeros, and centroids may be zero too
+def test_few_zeros_such_as_rounding_to_int8_makes_are_not_kept(sample):
     _, network, *_ = networks.network("ds_cnn", 1)
-    assert not compression.is_pruned(network)
     for layer, kernel in compression.kernels_to_compress(network):
         assert "depthwise" not in layer.name
         values = kernel.numpy()
         values.reshape(-1)[: values.size // 10] = 0
         kernel.assign(values)
-    assert not compression.is_pruned(network)
-    _, tuning, *_ = tuned("ds_cnn", sample, steps=40, start=network, method=method, sparsity=40)
-    assert compression.is_pruned(tuning.plain()) == kept
+    _, tuning, *_ = tuned("ds_cnn", sample, start=network, clusters=CLUSTERS)
+    assert all(kernel.numpy().all() for _, kernel in compression.kernels_to_compress(tuning.plain()))
