@@ -50,9 +50,9 @@ def rows() -> list[Row]:
         found.append(Row(f"{count} clusters, CQAT", (clusters, "cqat")))
         found.append(Row(f"{count} clusters, entropy", (f"entropy --clusters {count}",)))
     for count in CLUSTERS:
-        sparse = "pruning --sparsity 50", f"clustering --clusters {count} --preserve_sparsity"
+        sparse = "pruning --sparsity 50", f"clustering --clusters {count}"
         found.append(Row(f"50 % zeros, {count} clusters", sparse))
-        found.append(Row(f"50 % zeros, {count} clusters, PCQAT", (*sparse, "cqat --preserve_sparsity")))
+        found.append(Row(f"50 % zeros, {count} clusters, PCQAT", (*sparse, "cqat")))
     return found
 
 

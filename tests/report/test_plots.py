@@ -8,7 +8,7 @@ from conftest import DATA, DNN_SMALL_FLAGS, assert_one_clear_line, call
 from kws.model.tflite import Cost
 from kws.report import plots
 from kws.report.reports import Report
-from kws.train import run_folder
+from kws.train import runs
 
 SHORT = [
     *DATA,
@@ -28,7 +28,7 @@ def test_training_draws_its_curves_and_confusions(tmp_path):
     output = call("train.py", *SHORT, "--train_dir", tmp_path / "run", "--plots", tmp_path / "plots").stdout
     names = "learning_curves", "testing_confusion", "testing_recall", "testing_misclassified"
     assert_pictures(tmp_path / "plots", *names)
-    history = run_folder.read_history(tmp_path / "run")
+    history = runs.read_history(tmp_path / "run")
     np.testing.assert_array_equal(history[:, 0], [10, 20, 30])
     for step, _, loss, _, validated, *_ in history:
         assert f"step {step:.0f} of 30: rate 0.001, loss {loss:.3f}" in output
@@ -81,5 +81,5 @@ def of_accuracy(percent):
 
 @pytest.mark.fast
 def test_a_training_without_validations_has_a_picture(tmp_path):
-    plots.write_training_plots(tmp_path, run_folder.read_history(tmp_path))
+    plots.write_training_plots(tmp_path, runs.read_history(tmp_path))
     assert (tmp_path / "learning_curves.png").exists()
