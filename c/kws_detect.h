@@ -1,11 +1,11 @@
-/* Words in an endless stream: what kws/streaming.py detects on the PC, at the same times.
+/* Words in an endless stream: what kws/detect/streaming.py detects on the PC, at the same times.
  *
- * Scores of the latest windows are averaged; a word is detected where its mean is the highest of all labels and
- * reaches the word's threshold, unless something was detected less than the refractory time ago (as in P. Warden,
+ * Scores of the latest windows are averaged. A word is detected if its mean is the highest of all labels and
+ * reaches the threshold, unless something was detected less than the refractory time ago (as in P. Warden,
  * arXiv:1804.03209, section 7). Hop, smoothing, refractory time and thresholds are the model's own.
  *
  * With a verifier, a word whose mean reaches KWS_GATE is detected where the verifier's mean score of it, over the same
- * windows, reaches the threshold (kws/verifier.py). It classifies them in that one call of kws_detect, so that a
+ * windows, reaches the threshold (kws/detect/verifier.py). It classifies them in that one call of kws_detect, so that a
  * microphone must go on recording meanwhile. */
 #ifndef KWS_DETECT_H
 #define KWS_DETECT_H

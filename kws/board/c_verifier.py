@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from kws.base.errors import UserError
 from kws.base.settings import Settings
-from kws.base.text import show
 from kws.board.layers import Network, read_network
+from kws.detect.verifier import check_same
 from kws.model.tflite import TFLiteModel
 
 
@@ -38,18 +38,16 @@ def read_verifier(path, settings: Settings, network: Network) -> Verifier:
     """The verifier in a TFLite file for a first network; UserError where it does not go with that."""
     model = TFLiteModel(path)
     ours, theirs = settings.front_end, model.settings.front_end
-    for name, one, other in (
-        ("words", settings.wanted_words, model.settings.wanted_words),
-        ("sample rate, Hz", ours.sample_rate, theirs.sample_rate),
-        ("samples of a clip", ours.clip_samples, theirs.clip_samples),
-        ("samples of a window", ours.window_samples, theirs.window_samples),
-        ("coefficients of a frame", ours.dct_coefficient_count, theirs.dct_coefficient_count),
-    ):
-        if one != other:
-            raise UserError(
-                f"{path} cannot verify this model: {name} must be the same, but are {show(other)}, "
-                f"not {show(one)}"
-            )
+    check_same(
+        str(path),
+        (
+            ("words", settings.wanted_words, model.settings.wanted_words),
+            ("sample rate, Hz", ours.sample_rate, theirs.sample_rate),
+            ("samples of a clip", ours.clip_samples, theirs.clip_samples),
+            ("samples of a window", ours.window_samples, theirs.window_samples),
+            ("coefficients of a frame", ours.dct_coefficient_count, theirs.dct_coefficient_count),
+        ),
+    )
     second = read_network(model.content, f"{path} ({model.settings.model_architecture})")
     if second.scores != network.scores:
         raise UserError(f"{path} cannot verify this model: its scores have another scale")
