@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import input_data
 import models
 from conftest import RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call, python
 from kws.audio import recordings
+from kws.base.settings import DetectorSettings, Sensitivity
 from kws.detect import labelled_streams, streaming
 from kws.model import checkpoints
 
@@ -26,11 +28,12 @@ def test_the_words_of_a_long_recording_are_told_as_text_json_and_from_a_pipe(
     tflite, long_recording, tmp_path
 ):
     path, _, recording = long_recording
-    flags = ["--threshold", "0.25"]
-    output = call("label_wav.py", tflite["fp32"], path, *flags, "--json", tmp_path / "x.jsonl").stdout
-    text = output.splitlines()
-    objects = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     settings = checkpoints.read_settings(tflite["fp32"])
+    detector = DetectorSettings(100, 200, 1000, *3 * [Sensitivity(0.25, 1, 0.5)])
+    model = shutil.copy(tflite["fp32"], tmp_path / "tuned.tflite")
+    checkpoints.write_settings(model, replace(settings, detector=detector))
+    text = call("label_wav.py", model, path, "--json", tmp_path / "x.jsonl").stdout.splitlines()
+    objects = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert len(text) == len(objects)
     assert text[0] == (
         f"{path}: {objects[0]['seconds']:.1f} s  {objects[0]['label']} {objects[0]['score']:.2f}"
@@ -41,7 +44,7 @@ def test_the_words_of_a_long_recording_are_told_as_text_json_and_from_a_pipe(
     ]
     assert sum(labelled_streams.matches(found, recording.words)) >= len(recording.words) / 3
     with subprocess.Popen(
-        [python(), ROOT / "label_wav.py", tflite["fp32"], "-", *flags, "--json", "-"],
+        [python(), ROOT / "label_wav.py", model, "-", "--json", "-"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
