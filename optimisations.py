@@ -14,7 +14,7 @@ import input_data
 import models
 from kws.base.errors import run
 from kws.base.files import fingerprint
-from kws.base.flags import new_parser, options_from
+from kws.base.flags import add_model, new_parser, options_from, parse_with_model
 from kws.base.quiet_tf import keras
 from kws.base.settings import SettingsFlags
 from kws.data.checks import check_data
@@ -31,19 +31,14 @@ from kws.train.trainee import StartOptions, add_prior_correction, adjusted, load
 
 def parse_arguments():
     parser = new_parser(__doc__)
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="PATH",
-        help="model to start from: a checkpoint, a folder of checkpoints, or a SavedModel",
-    )
+    add_model(parser, "model to start from: a checkpoint, a folder of checkpoints, or a SavedModel")
     compression.add_arguments(parser)
     input_data.add_arguments(parser)
     input_data.add_training_arguments(parser)
     models.add_arguments(parser)
     group = runs.add_arguments(parser, steps="3750,750", rates="0.001,0.0001", train_dir="clustered")
     add_prior_correction(group)
-    return parser.parse_args()
+    return parse_with_model(parser)
 
 
 def main():

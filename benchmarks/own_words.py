@@ -160,7 +160,7 @@ def write_stream(tested: Path, data: Path, model: Path, minutes: float, target: 
     settings = checkpoints.read_settings(model)
     clips = input_data.open_test_dir(tested, settings)
     noise = load_noise(data, settings.front_end)
-    stream = labelled_streams.make_recording("stream", clips, noise, minutes, [0, 0], settings)
+    stream = labelled_streams.make_stream("stream", clips, noise, minutes, [0, 0], settings)
     with wave.open(str(target.with_suffix(".wav")), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

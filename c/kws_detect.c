@@ -99,7 +99,7 @@ int kws_detect(kws_detector *detector, const int16_t samples[KWS_STRIDE], kws_de
     if (best < KWS_FIRST_WORD || seconds - detector->last < KWS_REFRACTORY_S) return 0;
     const int wakes = best == detector->wake_label;
     if (detector->wake_label && !wakes && seconds > detector->awake_until) return 0;
-    const double least = kws_thresholds[detector->sensitivity][best - KWS_FIRST_WORD];
+    const double least = kws_thresholds[detector->sensitivity];
 #if KWS_VERIFIER
     if (mean < KWS_GATE) return 0;
     mean = verifier_mean(detector, best, count, least);

@@ -1,7 +1,7 @@
 /* Detect words in an endless stream, at the same times as kws/detect/streaming.py on the PC.
  *
  * Scores of the latest windows are averaged. A word is detected if its mean is the highest of all labels and
- * reaches the word's threshold, unless something was detected less than the refractory time ago (as in P. Warden,
+ * reaches the threshold, unless something was detected less than the refractory time ago (as in P. Warden,
  * arXiv:1804.03209, section 7). Hop, smoothing, refractory time and thresholds are the model's own.
  *
  * With a verifier, a word whose mean reaches KWS_GATE is detected if the verifier's mean score of it, over the same

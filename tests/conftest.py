@@ -277,7 +277,7 @@ def long_recording(tmp_path, trained, data_options):
     """Path of a recording of the sample data's words, and the words in it."""
     settings = checkpoints.read_settings(trained / "best")
     data = input_data.open_data(data_options(), settings)
-    recording = labelled_streams.make_recording("x", data.training, data.noise, 1, [0], settings)
+    recording = labelled_streams.make_stream("x", data.training, data.noise, 1, [0], settings)
     soundfile.write(tmp_path / "long.wav", recording.samples, RATE)
     lines = [f"{seconds:.3f},{settings.labels[label]}\n" for seconds, label in recording.words]
     (tmp_path / "words.csv").write_text("".join(lines))
@@ -359,9 +359,9 @@ def half_hour(tmp_path_factory, sample, dnn_small):
     """A Stream for the shipped int8 model."""
 
     def make(folder):
-        recording = labelled_streams.make_recording("x", sample.training, sample.noise, 30, [0], dnn_small)
+        recording = labelled_streams.make_stream("x", sample.training, sample.noise, 30, [0], dnn_small)
         soundfile.write(folder / "stream.wav", recording.samples, RATE)
-        detections = call("label_wav.py", SHIPPED_INT8, folder / "stream.wav", "--json").stdout
+        detections = call("label_wav.py", SHIPPED_INT8, folder / "stream.wav", "--json", "-").stdout
         (folder / "detections.jsonl").write_text(detections)
 
     folder = made_once(tmp_path_factory, "half_hour", make)

@@ -114,7 +114,7 @@ def test_lists_of_words(tmp_path, dnn_small):
     recording = tmp_path.parent / f"{tmp_path.name}.wav"
     soundfile.write(recording, np.zeros(20 * 16000), 16000)
     read, refused = survives(
-        lambda path: labelled_streams.read_recording(recording, path, dnn_small),
+        lambda path: labelled_streams.read_stream(recording, path, dnn_small),
         content,
         tmp_path,
         "words.csv",

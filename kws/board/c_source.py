@@ -12,7 +12,7 @@ from kws.board.firmware import c_string
 from kws.board.layers import Layer, Network, multiplier_and_shift
 from kws.board.packing import ROWS
 from kws.board.second_network import SecondNetwork
-from kws.detect.streaming import DetectorOptions, tuned_detector
+from kws.detect.streaming import DetectorOptions, detector_parameters, tuned_detector
 from kws.model.tflite import TFLiteModel, quantize
 
 VECTORS_HEADER = """\
@@ -89,32 +89,29 @@ def detector_sizes(settings: Settings, verifier: SecondNetwork | None = None) ->
 
     Its hop is the model's, rounded to whole strides of frames.
     """
-    options = DetectorOptions().for_model(settings, verifier and verifier.settings)
+    chosen = detector_parameters(DetectorOptions(), settings, verifier and verifier.settings)
     # in strides and seconds, as kws_detect.c counts
     stride = settings.front_end.stride_samples
-    hop = max(1, round(options.hop_samples(settings) / stride))
+    hop = max(1, round(chosen.hop_samples(settings) / stride))
     hop_ms = 1000 * hop * stride / settings.sample_rate
     return {
         "HOP_STRIDES": hop,
         "CLIP_STRIDES": -(-settings.clip_samples // stride),
-        "SMOOTHED": 1 + int(options.smoothing_ms / hop_ms),
+        "SMOOTHED": 1 + int(chosen.smoothing_ms / hop_ms),
         "HOP_S": repr(hop * stride / settings.sample_rate),
         "CLIP_S": repr(settings.clip_samples / settings.sample_rate),
-        "REFRACTORY_S": repr(options.refractory_ms / 1000),
+        "REFRACTORY_S": repr(chosen.refractory_ms / 1000),
         "FIRST_WORD": UNKNOWN_INDEX + 1,
-        "WORDS": len(settings.wanted_words),
-        **({"GATE": repr(float(options.gate))} if verifier else {}),
+        **({"GATE": repr(float(chosen.gate))} if verifier else {}),
     }
 
 
 def thresholds(settings: Settings, verifier: SecondNetwork | None = None) -> str:
-    """Of each sensitivity and word, as initialisers; all the same where none were chosen."""
-    rows, models = [], (settings, verifier and verifier.settings)
-    for name in SENSITIVITIES:
-        options = DetectorOptions(sensitivity=name if tuned_detector(*models) else None).for_model(*models)
-        row = np.broadcast_to(options.threshold, len(settings.wanted_words))
-        rows.append(f"    {{{', '.join(repr(float(value)) for value in row)}}},\n")
-    return "".join(rows)
+    """Return the threshold of each sensitivity as initialisers; all the same if none were chosen."""
+    models = settings, verifier and verifier.settings
+    names = SENSITIVITIES if tuned_detector(*models) else [None] * len(SENSITIVITIES)
+    chosen = [detector_parameters(DetectorOptions(sensitivity=name), *models).threshold for name in names]
+    return ", ".join(repr(float(value)) for value in chosen)
 
 
 def tables(network: Network, settings: Settings, verifier: SecondNetwork | None = None) -> str:
@@ -127,7 +124,7 @@ def tables(network: Network, settings: Settings, verifier: SecondNetwork | None 
     parts = ['#include "kws.h"\n']
     names = ", ".join(map(c_string, settings.labels))
     parts.append(f"const char *const kws_labels[KWS_LABELS] = {{{names}}};\n")
-    parts.append(f"const double kws_thresholds[3][KWS_WORDS] = {{\n{thresholds(settings, verifier)}}};\n")
+    parts.append(f"const double kws_thresholds[3] = {{{thresholds(settings, verifier)}}};\n")
     parts += network_tables(network)
     if verifier:
         parts += network_tables(verifier.network, "verifier_")

@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 from kws.base.errors import UserError
 from kws.base.settings import Settings
-from kws.base.text import show
 from kws.board.layers import Network, read_network
-from kws.detect.verifier import check_fits
+from kws.detect.verifier import check_fits, check_same
 from kws.model.tflite import TFLiteModel
 
 
@@ -44,20 +43,17 @@ def read_second_network(path, settings: Settings, network: Network) -> SecondNet
     model = TFLiteModel(path)
     ours, theirs = settings.front_end, model.settings.front_end
     # the words in the same order; a verifier on the PC may know more of them
-    _check_same(path, "words", settings.wanted_words, model.settings.wanted_words)
+    check_same(str(path), [("words", settings.wanted_words, model.settings.wanted_words)])
     check_fits(model.settings, settings)
-    _check_same(path, "samples of a window", ours.window_samples, theirs.window_samples)
-    _check_same(path, "coefficients of a frame", ours.dct_coefficient_count, theirs.dct_coefficient_count)
+    check_same(
+        str(path),
+        [
+            ("samples of a window", ours.window_samples, theirs.window_samples),
+            ("coefficients of a frame", ours.dct_coefficient_count, theirs.dct_coefficient_count),
+        ],
+    )
     # one scale of scores, KWS_SCORE_SCALE, is for both
     second = read_network(model.content, f"{path} ({model.settings.model_architecture})")
     if second.scores != network.scores:
         raise UserError(f"{path} cannot verify this model: its scores have another scale")
     return SecondNetwork(model, second)
-
-
-def _check_same(path, name, ours, theirs):
-    if ours != theirs:
-        raise UserError(
-            f"{path} cannot verify this model: {name} must be the same, but are {show(theirs)}, "
-            f"not {show(ours)}"
-        )

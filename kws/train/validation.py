@@ -11,9 +11,9 @@ from kws.data.clips import features
 from kws.data.dataset import Data
 from kws.data.negatives import open_long_recordings
 from kws.detect import measure
-from kws.detect.labelled_streams import make_recording
+from kws.detect.labelled_streams import make_stream
 from kws.detect.measure import Measured
-from kws.detect.streaming import DetectorOptions
+from kws.detect.streaming import DetectorOptions, detector_parameters
 from kws.model.checkpoints import KerasModel
 
 LEAST_SCORE = 1e-7  # scores are raised to this before a logarithm is taken
@@ -68,16 +68,16 @@ def _misses(model, data, folders, false_alarms_per_hour):
     """Return a function that measures the miss rate of `model`, as it is when called."""
     settings = model.settings
     recordings = open_long_recordings(folders, settings.front_end)
-    words = make_recording("validation", data.validation, data.noise, STREAM_MINUTES, [0, 0], settings)
-    options = DetectorOptions().for_model(settings)
+    words = make_stream("validation", data.validation, data.noise, STREAM_MINUTES, [0, 0], settings)
+    parameters = detector_parameters(DetectorOptions(), settings)
 
     def misses():
         negatives = [
-            measure.track(str(number), blocks, model, options)
+            measure.track(str(number), blocks, model, parameters)
             for number, (_, blocks) in enumerate(recordings.pieces())
         ]
-        stream = measure.track(words.name, [words.samples], model, options)
-        points = measure.sweep(Measured(negatives, stream, words, settings, options))
+        stream = measure.track(words.name, [words.samples], model, parameters)
+        points = measure.sweep(Measured(negatives, stream, words, settings, parameters))
         wanted = [rate * false_alarms_per_hour for rate in RATES]
         return float(np.mean([measure.operating_point(points, rate).miss_rate for rate in wanted]))
 

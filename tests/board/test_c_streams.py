@@ -78,18 +78,18 @@ def test_with_a_verifier_detections_are_those_of_the_pc(shipped, second_stage, t
     """The verifier's frames have another stride, and its threshold confirms about half of the words."""
     model, verifier = shipped[1], TFLiteModel(second_stage)
     samples = half_hour.samples[: 16000 * 300]
-    times = {"hop_ms": 80, "smoothing_ms": 720, "refractory_ms": 600, "gate": 0.4}
-    scores = [
-        float(score)
-        for *_, score in by_the_pc(samples, model, verifier, DetectorOptions(**times, threshold=1e-6))
-    ]
-    chosen = Sensitivity((float(np.median(scores)),) * 10, 1.0, 0.5)
-    detector = DetectorSettings(**times, low=chosen, normal=chosen, high=chosen)
-    (tmp_path / "x.tflite").write_bytes(
-        embed_settings(verifier.content, replace(verifier.settings, detector=detector))
-    )
-    write_c_folder(SHIPPED_INT8, tmp_path / "c", verifier_path=tmp_path / "x.tflite")
-    expected = by_the_pc(samples, model, TFLiteModel(tmp_path / "x.tflite"))
+
+    def tuned(threshold):
+        detector = DetectorSettings(80, 720, 600, *3 * [Sensitivity(threshold, 1.0, 0.5)], gate=0.4)
+        (tmp_path / "x.tflite").write_bytes(
+            embed_settings(verifier.content, replace(verifier.settings, detector=detector))
+        )
+        return TFLiteModel(tmp_path / "x.tflite")
+
+    scores = [float(score) for *_, score in by_the_pc(samples, model, tuned(1e-6))]
+    chosen = tuned(float(np.median(scores)))
+    write_c_folder(SHIPPED_INT8, tmp_path / "c", verifier_path=chosen.path)
+    expected = by_the_pc(samples, model, chosen)
     assert len(scores) > len(expected) > 20 and len({score for *_, score in expected}) > 10
     assert detections(tmp_path / "c", samples) == expected
 

@@ -548,7 +548,7 @@ def test_the_readme_lights_an_led_at_a_word(shipped, tmp_path, sample, dnn_small
 
 def test_a_stream_gives_the_detections_of_the_pc_as_tuned(shipped, tmp_path, sample, dnn_small):
     """The same words at the same times, with a detector in the model; test_c_streams.py has one without."""
-    tuned = [Sensitivity((threshold,) * 10, 1.0, 0.5) for threshold in (0.9, 0.4, 0.3)]
+    tuned = [Sensitivity(threshold, 1.0, 0.5) for threshold in (0.9, 0.4, 0.3)]
     detector = DetectorSettings(80, 320, 600, tuned[1], tuned[0], tuned[2])
     settings = replace(shipped[1].settings, detector=detector)
     path, folder = tmp_path / "tuned.tflite", tmp_path / "c"
@@ -556,7 +556,7 @@ def test_a_stream_gives_the_detections_of_the_pc_as_tuned(shipped, tmp_path, sam
     model = TFLiteModel(path)
     call("export_c.py", path, "--output", folder)
     subprocess.run(["make", "-C", folder, "kws"], check=True, capture_output=True)
-    recording = labelled_streams.make_recording("x", sample.training, sample.noise, 4, [0], dnn_small)
+    recording = labelled_streams.make_stream("x", sample.training, sample.noise, 4, [0], dnn_small)
     expected = [
         (f"{found.seconds:.3f}", settings.labels[found.label])
         for found in streaming.detections_in([recording.samples], model, DetectorOptions())

@@ -84,9 +84,7 @@ def dishwasher(seed, seconds=60):
 
 def commands_for_the_dishwasher():
     """Read the commands of docs/help.md for what fires wrongly: [(script, arguments)]."""
-    text = (ROOT / "docs" / "help.md").read_text().split("when my dishwasher runs:", 1)[1].split("
-
-")[1]
+    text = (ROOT / "docs" / "help.md").read_text().split("when my dishwasher runs:", 1)[1].split("\n\n")[1]
     lines = text.replace("\\\n", " ").splitlines()
     commands = [shlex.split(line) for line in lines]
     assert len(text.splitlines()) <= 5 and all(command[0] == "python" for command in commands)

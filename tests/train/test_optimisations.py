@@ -115,7 +115,7 @@ def test_a_checkpoint_without_clusters_cannot_keep_them(trained, tmp_path):
 def test_thresholds_that_were_chosen_for_the_weights_before_are_left_out(trained, tmp_path):
     shutil.copytree(trained / "best", tmp_path / "start")
     settings = checkpoints.read_settings(trained / "best")
-    detector = DetectorSettings(20, 500, 1000, *3 * [Sensitivity((0.5,) * 10, 1, 0.1)])
+    detector = DetectorSettings(20, 500, 1000, *3 * [Sensitivity(0.5, 1, 0.1)])
     checkpoints.write_settings(tmp_path / "start", dataclasses.replace(settings, detector=detector))
     brief = "--how_many_training_steps 2 --learning_rate 0.001 --method entropy".split()
     output = call_here(*optimising(tmp_path / "start", tmp_path / "after"), *brief).stdout

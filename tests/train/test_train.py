@@ -177,7 +177,7 @@ def start(checkpoint, folder, *flags, check=True):
 def test_a_training_starts_from_a_checkpoint_and_needs_no_flag_of_its_network(trained, tmp_path):
     shutil.copytree(trained / "best", tmp_path / "start")
     settings = checkpoints.read_settings(trained / "best")
-    sensitivity = Sensitivity((0.5,) * 10, 1, 0.1)
+    sensitivity = Sensitivity(0.5, 1, 0.1)
     detector = DetectorSettings(20, 500, 1000, *3 * [sensitivity])
     checkpoints.write_settings(tmp_path / "start", dataclasses.replace(settings, detector=detector))
     start(tmp_path / "start", tmp_path)
