@@ -11,7 +11,7 @@ import numpy as np
 
 from kws.base.errors import UserError
 from kws.base.quiet_tf import quiet
-from kws.base.settings import Settings, SettingsFlags
+from kws.base.settings import Settings, SettingsFlags, settings_to_use
 
 METADATA_NAME = "keyword_spotting_settings"
 CLIPS_AT_ONCE = 500  # of a call of the interpreter; more gain nothing
@@ -148,7 +148,7 @@ class TFLiteModel:
         self._resizable = True
         text = settings_text(self.content)
         stored = None if text is None else Settings.from_json(text, str(path))
-        self.settings = required(stored, path) if flags is None else flags.resolve(stored, str(path))
+        self.settings = settings_to_use(stored, flags, path)
         self._check_shapes()
 
     def _check_shapes(self):
@@ -195,12 +195,6 @@ class TFLiteModel:
     def cost(self) -> "Cost":
         parameters, macs = _parameters_and_macs(self.content)
         return Cost(len(self.content), zipped_size(self.content), parameters, macs)
-
-
-def required(settings: Settings | None, path) -> Settings:
-    if settings is None:
-        raise UserError(f"{path} carries no settings, so how to compute its features is unknown")
-    return settings
 
 
 def _read_bytes(path):

@@ -13,7 +13,7 @@ import numpy as np
 from kws.base.errors import UserError, stop_if_interrupted
 from kws.base.flags import StoreTuple, bounded, flag_adder, number_list
 from kws.base.quiet_tf import keras, tf
-from kws.base.settings import NO_WORD, OF_THE_DATA, UNKNOWN_INDEX, Settings, SettingsFlags
+from kws.base.settings import DATA_FIELDS, NO_WORD, UNKNOWN_INDEX, Settings, SettingsFlags
 from kws.base.text import show
 from kws.data.augmentation import Augmentation
 from kws.data.batches import Batch, training_batches
@@ -176,7 +176,7 @@ def start_from(path, model, settings: Settings) -> bool:
     """
     stored = read_settings(path) or settings
     print(f"starting from {path}:", *load_start(model, settings, path), sep="\n  ")
-    for name in OF_THE_DATA[1:]:
+    for name in DATA_FIELDS[1:]:
         if getattr(stored, name) != getattr(settings, name):
             print(
                 f"{path} was trained with --{name} {show(getattr(stored, name))}: if on the same recordings, "

@@ -15,7 +15,7 @@ import numpy as np
 from kws.base.errors import UserError, as_interrupt
 from kws.base.files import fingerprint, lock, write_text
 from kws.base.quiet_tf import tf
-from kws.base.settings import FIELDS, OF_THE_DATA
+from kws.base.settings import DATA_FIELDS, FIELDS
 from kws.base.text import show
 from kws.model.checkpoints import checkpoint_files, refuse_wildcards, writing
 
@@ -117,7 +117,7 @@ def _how_to_go_on(folder, name, theirs, value):
     """Why a run with `name` `value` cannot resume the run in `folder`, and what to do."""
     differs = f"{folder} holds a run with {name} {theirs}, not {value}"
     setting = name.removeprefix("--")
-    if setting in FIELDS and setting not in OF_THE_DATA:  # the weights are of another network
+    if setting in FIELDS and setting not in DATA_FIELDS:  # the weights are of another network
         return f"{differs}: give another --train_dir, or delete {folder}"
     return (
         f"{differs}: give another --train_dir, with train.py's --start_checkpoint {folder / 'best'} to start "
