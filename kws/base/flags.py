@@ -1,4 +1,4 @@
-"""How the scripts read flags, and how they report what the user can put right."""
+"""Flags of the scripts: types, the parser, and options as typed values."""
 
 import argparse
 import dataclasses
@@ -12,11 +12,12 @@ from kws.base.text import composed
 
 
 def word_list(text: str) -> tuple[str, ...]:
+    """Return comma-separated words; a type for flags."""
     return tuple(composed(word.strip()) for word in text.split(","))
 
 
 def number_list(number_type):
-    """A type for flags that take comma-separated positive numbers, such as --learning_rate."""
+    """Return a type for flags that take comma-separated positive numbers, such as --learning_rate."""
 
     def parse(text):
         values = tuple(number_type(part) for part in text.split(","))
@@ -24,14 +25,13 @@ def number_list(number_type):
             raise ValueError
         return values
 
-    parse.__name__ = (
-        f"comma-separated list of positive {number_type.__name__}"  # argparse prints it in errors
-    )
+    # argparse prints the name in errors
+    parse.__name__ = f"comma-separated list of positive {number_type.__name__}"
     return parse
 
 
 def bounded(number_type, lower, upper=1e9):
-    """A type for flags that take one number from `lower` to `upper`."""
+    """Return a type for flags that take one number from `lower` to `upper`."""
 
     def parse(text):
         value = number_type(text)
@@ -39,12 +39,13 @@ def bounded(number_type, lower, upper=1e9):
             raise ValueError
         return value
 
-    parse.__name__ = f"{number_type.__name__} from {lower} to {upper:.10g}"  # argparse prints it in errors
+    # argparse prints the name in errors
+    parse.__name__ = f"{number_type.__name__} from {lower} to {upper:.10g}"
     return parse
 
 
 class StoreTuple(argparse.Action):
-    """For flags with several values, kept as a tuple."""
+    """The action of a flag with several values, kept as a tuple."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         setattr(namespace, self.dest, tuple(values))
@@ -54,10 +55,10 @@ class StoreTuple(argparse.Action):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows only required arguments in the usage line, and each default as it would be typed."""
+    """Help with only the required arguments in the usage line, and each default as it would be typed."""
 
     def add_usage(self, usage, actions, groups, prefix=None):
-        # argparse would list all of up to 40 flags, which hides the few that a script cannot do without
+        # argparse would list all flags, which hides the few that are required
         required = sorted(
             (action for action in actions if action.required), key=lambda a: not a.option_strings
         )
@@ -73,7 +74,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Reports a wrong flag in one line, without the list of all flags, and reads flags from `@FILE`."""
+    """A parser that reports a wrong flag in one line, and reads flags from `@FILE`."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
@@ -83,14 +84,15 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def new_parser(description: str) -> argparse.ArgumentParser:
-    """A parser that takes flags only as they are spelled in --help, from the command line and from files.
+    """Return a parser that takes flags as they are spelled in --help, typed or in files.
 
     `@recipes/dnn_small.txt` stands for the flags in that file; later flags override earlier ones.
     """
     return OneLineParser(
         description=description,
         formatter_class=HelpFormatter,
-        allow_abbrev=False,  # an abbreviation would change its meaning when a flag is added
+        # an abbreviation would change its meaning when a flag is added
+        allow_abbrev=False,
         fromfile_prefix_chars="@",
     )
 
@@ -99,7 +101,7 @@ def new_parser(description: str) -> argparse.ArgumentParser:
 
 
 def flag_adder(group, options_class):
-    """A function that adds the flag of a field of `options_class` (a dataclass) to `group`.
+    """Return a function that adds the flag of a field of `options_class` (a dataclass) to `group`.
 
     The field's default is the flag's, so that a library call and a command line agree.
     """
@@ -112,9 +114,6 @@ def flag_adder(group, options_class):
 
 
 def options_from(options_class, namespace: argparse.Namespace):
-    """The parsed flags that are fields of `options_class`; those the script does not offer are defaults."""
+    """Return the parsed flags as `options_class`; fields without a flag in the script keep their defaults."""
     names = {field.name for field in dataclasses.fields(options_class)}
     return options_class(**{name: value for name, value in vars(namespace).items() if name in names})
-
-
-# ---- running a script ----
