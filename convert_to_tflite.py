@@ -1,7 +1,7 @@
 """Convert a checkpoint to a TFLite file with its settings inside, and evaluate what was written.
 
-By default the weights and activations become int8. The batch is fixed to 1, and every tensor has one scale
-(but for kernels of convolutions), so that kernels for microcontrollers take the file as it is.
+By default the weights and activations become int8. The batch is fixed to 1, and every tensor but a
+convolution's kernel has one scale, so that kernels for microcontrollers take the file as it is.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from kws.report.reports import Report, protocol_of
 from kws.train import calibration
 
 ACCEPTED_LOSS = 0.005  # of accuracy
-# Of labels of clips with much digital silence. No microphone gives it, so what is lost there says little; but
-# some networks tell silence by nothing else.
+# Share of labels that may change if clips hold much digital silence. No microphone gives it, so accuracy says
+# little there; but some networks tell silence by nothing else.
 ACCEPTED_CHANGES = 0.1
-WORTH_A_WARNING = 2  # points
+WORTH_A_WARNING = 2  # points of accuracy
 
 
 def parse_arguments():
@@ -36,8 +36,8 @@ def parse_arguments():
         "--inference_type",
         choices=("fp32", "int8", "int16"),
         default="fp32",
-        help="what goes in and out of the quantized model: fp32 has float in and out around int8 "
-        "weights and activations, int8 is integer throughout, int16 has int16 activations",
+        help="type of the quantized model's input and output: fp32 has floats around int8 weights and "
+        "activations, int8 is integer throughout, int16 has int16 activations",
     )
     parser.add_argument(
         "--quantize",
@@ -48,8 +48,8 @@ def parse_arguments():
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="file to write; by default named like the architecture: work/dnn_quantized.tflite, or "
-        "work/dnn.tflite with --no-quantize. With x.c, x.cc or x.cpp: x.tflite, and an array of it",
+        help="file to write; by default named after the architecture: work/dnn_quantized.tflite, or "
+        "work/dnn.tflite with --no-quantize. x.c, x.cc or x.cpp stands for x.tflite and an array of it",
     )
     parser.add_argument(
         "--vela",
@@ -89,7 +89,8 @@ def main():
     output = Path(args.output or f"work/{settings.model_architecture}{suffix}.tflite")
     array = output if output.suffix in (".c", ".cc", ".cpp") else None
     output = output.with_suffix(".tflite") if array else output
-    with errors_name(output):  # before minutes of calibration
+    # before minutes of calibration
+    with errors_name(output):
         output.parent.mkdir(parents=True, exist_ok=True)
     if args.quantize:
         content = quantized(network, settings, data.validation, args.inference_type, args.seed)
@@ -112,29 +113,28 @@ def main():
 
 
 def quantized(network, settings, clips, inference_type: str, seed: int) -> bytes:
-    """The quantized form of a Keras model, calibrated on `clips` in the first way that is accepted for the
-    labels it gives them, or else the most accurate.
+    """Return a Keras model quantized, calibrated on `clips` in the first way that costs little.
+
+    If each way costs more than is accepted, the most accurate file is returned.
     """
-    features, found = input_data.features(clips, settings.front_end), []
-    much_silence = calibration.much_digital_silence(features, settings)
+    features = input_data.features(clips, settings.front_end)  # [clips, feature_count]
     labels = checkpoints.KerasModel(network, settings).predict(features).argmax(1)
-    before = (labels == clips.label).mean()
-    with tempfile.TemporaryDirectory() as folder:
-        for calibrated in calibration.calibrations(clips, settings, seed):
-            content = convert(network, settings, calibrated, inference_type)
-            path = Path(folder) / "tried.tflite"
-            write_bytes(path, embed_settings(content, settings))
-            quantized_labels = TFLiteModel(path).predict(features).argmax(1)
-            accuracy = (quantized_labels == clips.label).mean()
-            found.append((accuracy, content))
-            if much_silence:
-                accepted = (quantized_labels != labels).mean() <= ACCEPTED_CHANGES
-            else:
-                accepted = before - accuracy <= ACCEPTED_LOSS
-            if accepted:
-                return content
-    best, content = max(found, key=lambda each: each[0])
-    lost = 100 * (before - best)
+    accuracy = (labels == clips.label).mean()
+    much_silence = calibration.much_digital_silence(features, settings)
+    tried = []
+    for calibrated in calibration.calibrations(clips, settings, seed):
+        content = convert(network, settings, calibrated, inference_type)
+        labels_now = labels_by(content, settings, features)
+        accuracy_now = (labels_now == clips.label).mean()
+        if much_silence:
+            accepted = (labels_now != labels).mean() <= ACCEPTED_CHANGES
+        else:
+            accepted = accuracy - accuracy_now <= ACCEPTED_LOSS
+        if accepted:
+            return content
+        tried.append((accuracy_now, content))
+    best, content = max(tried, key=lambda way: way[0])
+    lost = 100 * (accuracy - best)
     if lost > WORTH_A_WARNING:
         print(
             f"{inference_type} costs {lost:.1f} points of validation accuracy: fine-tune the checkpoint with "
@@ -143,8 +143,20 @@ def quantized(network, settings, clips, inference_type: str, seed: int) -> bytes
     return content
 
 
+def labels_by(content: bytes, settings, features):
+    """Return the labels, int [clips], that a TFLite model without settings gives [clips, feature_count]."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tried.tflite"
+        write_bytes(path, embed_settings(content, settings))
+        return TFLiteModel(path).predict(features).argmax(1)
+
+
 def convert(model, settings, calibration, inference_type) -> bytes:
-    """The TFLite form of a Keras model; float where `calibration` is None."""
+    """Return a Keras model as a TFLite model; with floats if `calibration` is None.
+
+    `calibration` is float32 [clips, feature_count]: the range of each tensor is taken from it.
+    """
+    # a fixed batch of 1, as boards take it
     model = models.unrolled(model)
     shape = tf.TensorSpec([1, settings.feature_count], tf.float32, name="input")
     function = tf.function(model).get_concrete_function(shape)

@@ -1,8 +1,10 @@
 """The networks of "Hello Edge" (arXiv:1711.07128), and one to teach them.
 
-Each builder takes Settings and gives a Keras model from `input` [batch, feature_count] to class scores, whose
-last layer is softmax alone; or None where --model_size_info does not fit the architecture. As a script this
-prints what the networks of the paper cost, or the settings that a model carries.
+Each builder takes Settings and the size info. It returns a Keras model from `input` [batch, feature_count] to
+class scores [batch, labels], or None if the size info does not fit the architecture. As a script this prints
+what the networks of the paper cost, or the settings that a model carries.
+
+In the comments on shapes, batch is left out: [frames, coefficients] is [batch, frames, coefficients].
 """
 
 import argparse
@@ -20,26 +22,26 @@ from kws.model.inspection import memory, operations
 
 # Beyond these, --model_size_info is more likely to hold numbers in the wrong order than a real network.
 LARGEST = 65536  # units or channels of a layer
-MOST_LAYERS = 16  # of GRUs
+MOST_LAYERS = 16  # layers of GRUs
 
 
 class Architecture(NamedTuple):
     """A kind of network."""
 
-    build: Callable  # (settings, size) -> Keras model, or None where the size does not fit
-    size_info: str  # what --model_size_info expects, in words
+    build: Callable  # (settings, size) -> Keras model, or None if the size does not fit
+    size_info: str  # the numbers that --model_size_info takes, in words
     example: str
 
 
 def add_arguments(parser):
-    """Add the flags that say what the network looks like."""
+    """Add the flags that choose the network."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
         type=preset,
         metavar="NAME",
-        help="a network of the paper with its features, such as dnn_small, crnn_medium or ds_cnn_large, in "
-        "place of the five flags that say so one by one",
+        help="a network of the paper with its features, such as dnn_small, crnn_medium or ds_cnn_large; it "
+        "stands for five flags",
     )
     add_setting(group, "model_architecture", "kind of network", choices=sorted(ARCHITECTURES))
     add_setting(
@@ -54,10 +56,10 @@ def add_arguments(parser):
 
 
 def build_model(settings: Settings):
-    """A new Keras model: input `input` [batch, feature_count], output softmax over Settings.labels.
+    """Return a new Keras model from `input` [batch, feature_count] to softmax over Settings.labels.
 
-    Softmax is a layer of its own, the last, so that training can compare what comes before it.
-    Raises UserError where the architecture is unknown or the size info does not fit it.
+    Softmax is a layer of its own, the last, so that training can use the logits before it. Raises UserError
+    if the architecture is unknown or the size info does not fit it.
     """
     if settings.model_architecture not in ARCHITECTURES:
         raise UserError(
@@ -79,7 +81,7 @@ def build_model(settings: Settings):
 
 
 def build_single_fc(settings, size):
-    """One fully connected layer."""
+    """Build one fully connected layer."""
     if size not in ((), FIELDS["model_size_info"].default):
         return None
     features = _input(settings)
@@ -87,12 +89,12 @@ def build_single_fc(settings, size):
 
 
 def build_dnn(settings, size):
-    """Fully connected layers with ReLU."""
+    """Build fully connected layers with ReLU."""
     if not size:
         return None
-    hidden = features = _input(settings)
+    hidden = features = _input(settings)  # [feature_count]
     for number, count in enumerate(size, 1):
-        hidden = keras.layers.Dense(count, activation="relu", name=f"hidden_{number}")(hidden)
+        hidden = keras.layers.Dense(count, activation="relu", name=f"hidden_{number}")(hidden)  # [count]
     return _classifier(features, hidden, settings)
 
 
@@ -101,14 +103,14 @@ def _input(settings):
 
 
 def _frames(features, settings, *channels):
-    """The features as [batch, frame_count, dct_coefficient_count, *channels]."""
+    """Return the features as [batch, frame_count, dct_coefficient_count, *channels]."""
     shape = settings.frame_count, settings.dct_coefficient_count, *channels
     return keras.layers.Reshape(shape)(features)
 
 
 def _classifier(features, hidden, settings):
-    """The model from the input `features` over its last layer `hidden` to scores."""
-    logits = keras.layers.Dense(len(settings.labels), name="output")(hidden)
+    """Return the model from the input `features` to scores, with `hidden` as its last hidden layer."""
+    logits = keras.layers.Dense(len(settings.labels), name="output")(hidden)  # [labels]
     scores = keras.layers.Activation("softmax", name="scores")(logits)
     return keras.Model(features, scores, name=settings.model_architecture)
 
@@ -117,9 +119,9 @@ def _classifier(features, hidden, settings):
 
 
 def build_cnn(settings, size):
-    """Two convolutions over time and frequency, a linear layer and a fully connected one.
+    """Build two convolutions over time and frequency, a linear layer and a fully connected one.
 
-    As in the authors' code, with batch normalisation before each ReLU; no padding.
+    As in the authors' code, batch normalisation comes before each ReLU, and nothing is padded.
     """
     if len(size) != 12:
         return None
@@ -129,14 +131,15 @@ def build_cnn(settings, size):
     for channels, height, width, *strides in (size[:5], size[5:10]):
         if height > x.shape[1] or width > x.shape[2]:
             return None
+        # [frames, coefficients, channels]: fewer frames and coefficients each time
         x = _normalised_relu(layers.Conv2D(channels, (height, width), strides)(x))
-    x = layers.Dense(size[10], name="linear")(layers.Flatten()(x))
-    x = _normalised_relu(layers.Dense(size[11], name="hidden")(x))
+    x = layers.Dense(size[10], name="linear")(layers.Flatten()(x))  # [linear units]
+    x = _normalised_relu(layers.Dense(size[11], name="hidden")(x))  # [hidden units]
     return _classifier(features, x, settings)
 
 
 def build_ds_cnn(settings, size):
-    """A convolution, depthwise separable ones (arXiv:1704.04861), and the mean over all places."""
+    """Build a convolution, depthwise separable ones (arXiv:1704.04861), and the mean over all places."""
     if not size or len(size) != 1 + 5 * size[0]:
         return None
     layers = keras.layers
@@ -146,11 +149,13 @@ def build_ds_cnn(settings, size):
         channels, *kernel, time_stride, frequency_stride = size[1 + 5 * number :][:5]
         strides = time_stride, frequency_stride
         if number == 0:
+            # [frames / time stride, coefficients / frequency stride, channels]
             x = _normalised_relu(layers.Conv2D(channels, kernel, strides, padding="same")(x))
         else:
+            # over time and frequency within each channel, then over channels at each place
             x = _normalised_relu(layers.DepthwiseConv2D(kernel, strides, padding="same")(x))
             x = _normalised_relu(layers.Conv2D(channels, 1)(x))
-    x = layers.Flatten()(layers.AveragePooling2D(x.shape[1:3])(x))
+    x = layers.Flatten()(layers.AveragePooling2D(x.shape[1:3])(x))  # [channels]
     return _classifier(features, x, settings)
 
 
@@ -162,11 +167,10 @@ def _normalised_relu(x):
 
 
 def unrolled(model):
-    """A model like `model`, with its weights, and its recurrent layers unrolled over their frames: it is slow
-    to train, but converts to TFLite without control flow or state.
+    """Return a model like `model`, with its weights, and recurrent layers unrolled over their frames.
 
-    Each gate has a matrix product of its own, since TFLite cannot split a tensor of 8 bits into parts of
-    other ranges.
+    It is slow to train, but converts to TFLite without control flow or state. Each gate has a matrix product
+    of its own, since TFLite cannot split a tensor of 8 bits into parts of other ranges.
     """
 
     def unroll(layer):
@@ -174,7 +178,7 @@ def unrolled(model):
         if isinstance(layer, keras.layers.RNN):
             config["unroll"] = True
             cell_config = config["cell"]["config"] if "cell" in config else config
-            cell_config["implementation"] = 1  # Keras' name for a matrix product of each gate
+            cell_config["implementation"] = 1  # Keras' name for a matrix product for each gate
         return type(layer).from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=unroll)
@@ -183,35 +187,37 @@ def unrolled(model):
 
 
 def build_basic_lstm(settings, size):
-    """An LSTM without peepholes or projection; its last output is classified."""
+    """Build an LSTM without peepholes or projection; its last output is classified."""
     if len(size) != 1:
         return None
     features = _input(settings)
-    x = keras.layers.LSTM(size[0])(_frames(features, settings))
+    x = keras.layers.LSTM(size[0])(_frames(features, settings))  # [frames, coefficients] -> [cells]
     return _classifier(features, x, settings)
 
 
 def build_lstm(settings, size):
-    """An LSTM with peepholes and an output projection (Sak et al., arXiv:1402.1128)."""
+    """Build an LSTM with peepholes and an output projection (Sak et al., arXiv:1402.1128)."""
     from kws.model.recurrent import ProjectedLSTMCell
 
     if len(size) != 2:
         return None
     features = _input(settings)
+    # [frames, coefficients] -> [projection]
     x = keras.layers.RNN(ProjectedLSTMCell(size[1], size[0]))(_frames(features, settings))
     return _classifier(features, x, settings)
 
 
 def build_gru(settings, size):
-    """Layers of gated recurrent units, the reset gate before the product, as in arXiv:1406.1078."""
+    """Build layers of gated recurrent units, the reset gate before the product, as in arXiv:1406.1078."""
     if len(size) != 2 or size[0] > MOST_LAYERS:
         return None
     features = _input(settings)
-    return _classifier(features, _gru_layers(_frames(features, settings), *size), settings)
+    x = _gru_layers(_frames(features, settings), *size)  # [frames, coefficients] -> [units]
+    return _classifier(features, x, settings)
 
 
 def build_crnn(settings, size):
-    """A convolution without padding, layers of GRUs over its outputs, and a fully connected layer."""
+    """Build a convolution without padding, layers of GRUs over its outputs, and a fully connected layer."""
     if len(size) != 8:
         return None
     channels, height, width, *strides, layer_count, units, hidden = size
@@ -219,28 +225,32 @@ def build_crnn(settings, size):
         return None
     layers = keras.layers
     features = _input(settings)
+    # [frames, coefficients, channels] after the convolution, [frames, coefficients * channels] for the GRUs
     x = layers.Conv2D(channels, (height, width), strides, activation="relu")(_frames(features, settings, 1))
-    x = _gru_layers(layers.Reshape((x.shape[1], x.shape[2] * channels))(x), layer_count, units)
-    x = layers.Dense(hidden, activation="relu", name="hidden")(x)
+    x = _gru_layers(layers.Reshape((x.shape[1], x.shape[2] * channels))(x), layer_count, units)  # [units]
+    x = layers.Dense(hidden, activation="relu", name="hidden")(x)  # [hidden]
     return _classifier(features, x, settings)
 
 
 def _gru_layers(x, count, units):
-    for number in range(1, count + 1):  # all but the last give their outputs of every frame
+    """Return the last output, [units], of `count` layers of GRUs over [frames, values]."""
+    for number in range(1, count + 1):
+        # all layers but the last give their outputs of every frame: [frames, units]
         x = keras.layers.GRU(units, reset_after=False, return_sequences=number < count)(x)
     return x
 
 
 # ---- a teacher ----
 
-TEACHER_DROPOUT = 0.3  # before the classifier, against overfitting of a network ten times DNN Small's size
+TEACHER_DROPOUT = 0.3  # before the classifier, against overfitting of so large a network
 
 
 def build_tc_resnet(settings, size):
-    """Convolutions over time with residual connections, after TC-ResNet (arXiv:1904.03814).
+    """Build convolutions over time with residual connections, after TC-ResNet (arXiv:1904.03814).
 
-    The MFCCs of a frame are channels. Size info: kernel length of the blocks in frames, channels of the first
-    convolution, channels of each block; every other block, from the first on, halves the number of frames.
+    The MFCCs of a frame are channels. The size info is the kernel length of the blocks in frames, the
+    channels of the first convolution, and the channels of each block. Every other block, from the first on,
+    halves the number of frames.
     """
     if len(size) < 3:
         return None
@@ -253,15 +263,17 @@ def build_tc_resnet(settings, size):
 
     features = _input(settings)
     x = _frames(features, settings)
+    # [frames, coefficients] -> [frames, first]
     x = layers.ReLU()(convolution(layers.BatchNormalization()(x), first, 3))
     for number, channels in enumerate(blocks):
         stride = 2 - number % 2  # 2, 1, 2, 1, ...
         y = layers.ReLU()(convolution(x, channels, kernel, stride))
-        y = convolution(y, channels, kernel)
+        y = convolution(y, channels, kernel)  # [frames / stride, channels]
         if stride > 1 or x.shape[-1] != channels:
+            # the shortcut in the shape of y
             x = convolution(x, channels, 1, stride)
         x = layers.ReLU()(layers.Add()([x, y]))
-    x = layers.Dropout(TEACHER_DROPOUT)(layers.GlobalAveragePooling1D()(x))
+    x = layers.Dropout(TEACHER_DROPOUT)(layers.GlobalAveragePooling1D()(x))  # [channels]
     return _classifier(features, x, settings)
 
 
@@ -331,13 +343,13 @@ PRESETS = {
 
 
 def preset(name: str) -> dict:
-    """The settings of a model of the paper; a type for --model."""
+    """Return the settings of a network of the paper, five of them; a type for --model."""
     if name not in PRESETS:
         raise argparse.ArgumentTypeError(f"there is no {name}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
-# ---- what a network costs ----
+# ---- models that are stored ----
 
 
 def load(path, flags: SettingsFlags | None = None):
@@ -348,6 +360,9 @@ def load(path, flags: SettingsFlags | None = None):
 def load_checkpoint(path, flags: SettingsFlags | None = None):
     """Return the Keras network of a checkpoint, and its Settings."""
     return checkpoints.load_checkpoint(path, build_model, flags)
+
+
+# ---- the script ----
 
 
 def main():

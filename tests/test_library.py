@@ -1,7 +1,11 @@
-"""The package as a library, without flags."""
+"""The package as a library, without flags: from the checkout, and installed by pip."""
 
+import json
 import re
 import runpy
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,13 +13,55 @@ import pytest
 import models
 from conftest import ROOT, SAMPLE_DATA, SHIPPED_INT8
 from input_data import open_data
+from kws.base.features import mfcc
 from kws.data.clips import features
 from kws.data.dataset import DataOptions
 from kws.detect.streaming import DetectorOptions, detect
+from kws.model.tflite import TFLiteModel
 
-pytestmark = pytest.mark.fast
+INSTALLED = """
+import json, sys
+import numpy as np
+from kws.base.features import mfcc
+from kws.detect.streaming import DetectorOptions, detect
+from kws.model.tflite import TFLiteModel
+
+model = TFLiteModel(sys.argv[1])
+noise = np.random.default_rng(0).normal(scale=0.1, size=(1, model.settings.clip_samples))
+found = list(detect(sys.argv[2], model, DetectorOptions(threshold=0.1)))
+scores = model.predict(mfcc(noise.astype(np.float32), model.settings.front_end))
+print(json.dumps([found, scores.tolist()]))
+"""
 
 
+def test_installed_by_pip_with_three_packages_it_gives_what_the_checkout_gives(tmp_path):
+    checkout, python = tmp_path / "checkout", tmp_path / "venv" / "bin" / "python"
+    checkout.mkdir()  # a copy, as setuptools leaves its build/ in the checkout
+    for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    shutil.copytree(ROOT / "kws", checkout / "kws")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "--retries", "0"]
+    probe = [*pip, "download", "--quiet", "--no-deps", "--dest", tmp_path, "setuptools"]
+    if subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("pip reaches no package index")
+    # the pins, so that both compute with one numpy
+    install = [*pip, "install", "--quiet", "--constraint", ROOT / "requirements.txt", checkout]
+    subprocess.run(install, check=True)
+    listed = subprocess.run([*pip, "list"], capture_output=True, text=True, check=True).stdout.lower()
+    assert not re.search("^(tensorflow|opencv|scipy|soxr|matplotlib|requests|threadpoolctl)", listed, re.M)
+
+    (speech,) = SAMPLE_DATA.glob("yes/19032833_nohash_0.flac")
+    command = [python, "-c", INSTALLED, SHIPPED_INT8, speech]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    model = TFLiteModel(SHIPPED_INT8)
+    noise = np.random.default_rng(0).normal(scale=0.1, size=(1, model.settings.clip_samples))
+    found = list(detect(speech, model, DetectorOptions(threshold=0.1)))
+    scores = model.predict(mfcc(noise.astype(np.float32), model.settings.front_end))
+    assert found and json.loads(result.stdout) == json.loads(json.dumps([found, scores.tolist()]))
+
+
+@pytest.mark.fast
 def test_the_readmes_lines_print_the_word_that_is_spoken(tmp_path, monkeypatch, capsys):
     (program,) = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert len(program.strip().splitlines()) <= 6
@@ -25,6 +71,7 @@ def test_the_readmes_lines_print_the_word_that_is_spoken(tmp_path, monkeypatch, 
     assert re.fullmatch(r"0\.5 s: yes \d\.\d\d\n", capsys.readouterr().out)
 
 
+@pytest.mark.fast
 def test_a_model_is_loaded_and_evaluated_without_a_command_line():
     model = models.load(SHIPPED_INT8)
     clips = open_data(DataOptions(data_dir=str(SAMPLE_DATA), data_url=""), model.settings).testing
@@ -32,6 +79,7 @@ def test_a_model_is_loaded_and_evaluated_without_a_command_line():
     assert scores.shape == (48, 12) and np.mean(scores.argmax(1) == clips.label) > 0.5
 
 
+@pytest.mark.fast
 def test_a_threshold_that_nothing_reaches_detects_nothing():
     (speech,) = SAMPLE_DATA.glob("yes/19032833_nohash_0.flac")
     assert not list(detect(speech, models.load(SHIPPED_INT8), DetectorOptions(threshold=1.01)))

@@ -1,4 +1,4 @@
-"""Errors that the user can put right, and running a script that reports them in one line."""
+"""Errors that the user can put right, and scripts that report them in one line."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something the user can put right: printed as one line, exit code 2."""
+    """An error that the user can put right: printed as one line, exit code 2."""
 
 
 def run(main):
-    """Run a script's `main`; what the user can put right ends in one line and exit code 2."""
+    """Run a script's `main`; an error that the user can put right ends in one line and exit code 2."""
     script = Path(sys.argv[0]).name
     try:
         with _remembering_interrupts(), as_interrupt():
@@ -21,9 +21,10 @@ def run(main):
         sys.stdout.flush()
     except UserError as error:
         sys.exit(complain(str(error)))
-    except BrokenPipeError:  # whoever read our output, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
-        sys.exit(141)  # what a shell reports for a process ended by SIGPIPE
+    except BrokenPipeError:
+        # the reader of our output, such as `head`, has enough; Python flushes once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # a shell's code for a process ended by SIGPIPE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(complain(f"{where}{error.strerror or error}"))
@@ -33,7 +34,7 @@ def run(main):
 
 
 def complain(message: str) -> int:
-    """Print what the user can put right as one line; returns the exit code for it."""
+    """Print an error that the user can put right as one line, and return its exit code."""
     print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
@@ -42,14 +43,14 @@ _interrupted = False
 
 
 def stop_if_interrupted():
-    """Raise the KeyboardInterrupt of a Ctrl-C that was lost in code called by ours."""
+    """Raise the KeyboardInterrupt of a Ctrl-C that other code dropped."""
     if _interrupted:
         raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def as_interrupt():
-    """What a Ctrl-C has ended in becomes the KeyboardInterrupt that it was."""
+    """Turn the exception that a Ctrl-C has become back into a KeyboardInterrupt."""
     try:
         yield
     except Exception:
@@ -59,14 +60,15 @@ def as_interrupt():
 
 @contextlib.contextmanager
 def _remembering_interrupts():
-    """Ctrl-C raises KeyboardInterrupt as ever, and is remembered.
+    """Have Ctrl-C raise KeyboardInterrupt as ever, and remember it.
 
-    Where it meets a callback, such as those of TensorFlow, the exception is dropped or ends in another one.
+    If it comes during a callback, such as TensorFlow's, the exception is dropped or becomes another one.
     """
     global _interrupted
     _interrupted = False
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # ignored from the start, as a shell does for what it runs with &: it stays so
+        # a shell that runs us with & has the signal ignored
+        yield
         return
 
     def interrupt(*_):

@@ -19,17 +19,17 @@ import numpy as np
 MEL_CHANNELS = 40
 MEL_LOWER_HZ, MEL_UPPER_HZ = 20.0, 4000.0
 LOG_FLOOR = np.float32(1e-12)  # the Mfcc op's kFilterbankFloor
-FRAMES_AT_ONCE = 500  # with fewer, threads spend their time on handing over Python's lock (measured)
+FRAMES_AT_ONCE = 500  # with fewer, threads wait for Python's lock
 
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """What the features of a clip depend on."""
+    """The settings that the features of a clip depend on."""
 
     sample_rate: int  # Hz
     clip_samples: int  # length of a clip
     window_samples: int  # length of a frame
-    stride_samples: int  # from the start of a frame to that of the next
+    stride_samples: int  # from the start of a frame to the start of the next
     dct_coefficient_count: int  # features of a frame, 1 to MEL_CHANNELS
 
     @property
@@ -43,7 +43,7 @@ class FrontEnd:
 
 @functools.lru_cache
 def mfcc_tables(front_end: FrontEnd) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
-    """Window [window_samples], FFT length, mel filters [bins, 40] and DCT [40, coefficients]; float32.
+    """Return window [window_samples], FFT length, mel filters [bins, 40] and DCT [40, coefficients]; float32.
 
     Row 0 of the filters is for bin 1 of the FFT: bin 0 (0 Hz) and bins above 4000 Hz are left out.
     """
@@ -59,10 +59,11 @@ def mfcc_tables(front_end: FrontEnd) -> tuple[np.ndarray, int, np.ndarray, np.nd
 
 
 def _mel_filters(spacing, fft_length):
-    """Weights [bins, 40] of the magnitudes of bins that are `spacing` Hz apart.
+    """Return the weights [bins, 40] of the magnitudes of bins that are `spacing` Hz apart.
 
-    Each filter rises linearly in mel from 0 at the middle of the one below to 1 at its own, and falls to 0 at
-    that of the one above; areas are not normalised. One that is too narrow to have a bin gives LOG_FLOOR.
+    A filter rises linearly in mel from 0 at the middle of the filter below to 1 at its own middle, and falls
+    to 0 at the middle of the filter above. Areas are not normalised. A filter too narrow to have a bin gives
+    LOG_FLOOR.
     """
 
     def to_mel(hz):
@@ -79,7 +80,7 @@ def _mel_filters(spacing, fft_length):
 
 @functools.lru_cache
 def _mel_bands(front_end):
-    """The filters in groups of 8, as (channels, bins, weights): a group uses few bins, the rest is zeros."""
+    """Return the filters in groups of 8, as (channels, bins, weights): a group uses few bins."""
     filters = mfcc_tables(front_end)[2]
     bands = []
     for first in range(0, MEL_CHANNELS, 8):
@@ -91,40 +92,37 @@ def _mel_bands(front_end):
 
 
 @functools.cache
-def _opencv():  # imported when needed: --help need not wait for it
-    import cv2  # for its FFT of rows of float32, which takes half of scipy's time (benchmarks/README.md)
-
-    cv2.setNumThreads(1)  # callers have threads of their own
-    return cv2
+def _rfft():
+    """Return scipy's FFT of real float32 rows, or numpy's, which takes twice the time, without scipy."""
+    # imported when needed: --help need not wait for it
+    try:
+        from scipy.fft import rfft
+    except ImportError:
+        from numpy.fft import rfft
+    return rfft
 
 
 def mfcc(audio: np.ndarray, front_end: FrontEnd, out: np.ndarray | None = None) -> np.ndarray:
-    """The features of clips: int16 or float32 [clips, clip_samples] -> float32 [clips, feature_count].
+    """Return the features of clips: int16 or float32 [clips, clip_samples] -> float32 [clips, feature_count].
 
-    Frame by frame, coefficients in order; into `out` where given. A clip's features have the same bits
-    whatever other clips are in the call. On one thread, and mostly without Python's lock.
+    They are in the order of frames, then coefficients; they are written to `out` if it is given. A clip's
+    features have the same bits whatever other clips are in the call. Most of it runs without Python's lock.
     """
-    cv2 = _opencv()
     clips, frame_count, coefficients = len(audio), front_end.frame_count, front_end.dct_coefficient_count
     out = np.empty((clips, frame_count * coefficients), np.float32) if out is None else out
     window, fft_length, filters, dct = mfcc_tables(front_end)
     window = window / np.float32(32768 if audio.dtype == np.int16 else 1)  # a power of 2: no rounding
     cut = np.lib.stride_tricks.sliding_window_view(audio, len(window), axis=1)
     cut = cut[:, :: front_end.stride_samples]  # a view: [clips, frames, window_samples]
-    at_once = max(1, min(clips, FRAMES_AT_ONCE // frame_count))
-    padded = np.zeros((at_once, frame_count, fft_length), np.float32)  # beyond the window it stays 0
-    packed = np.empty_like(padded)
-    magnitudes = np.empty((at_once, frame_count, len(filters)), np.float32)
-    mel = np.empty((at_once, frame_count, MEL_CHANNELS), np.float32)
+    at_once = max(1, FRAMES_AT_ONCE // frame_count)
     for first in range(0, clips, at_once):
-        part, rows = slice(first, first + at_once), slice(0, min(at_once, clips - first))
-        np.multiply(cut[part], window, out=padded[rows, :, : len(window)], dtype=np.float32)
-        # each row: real bin 0, then real and imaginary part of bin 1, of bin 2, ...
-        cv2.dft(padded.reshape(-1, fft_length), packed.reshape(-1, fft_length), flags=cv2.DFT_ROWS)
-        np.abs(packed[rows, :, 1 : 1 + 2 * len(filters)].view(np.complex64), out=magnitudes[rows])
-        # clip by clip, as BLAS may add in an order that depends on how many rows there are
+        part = slice(first, first + at_once)
+        spectrum = _rfft()(np.multiply(cut[part], window, dtype=np.float32), fft_length)
+        magnitudes = np.abs(spectrum[..., 1 : 1 + len(filters)])  # [clips, frames, bins]
+        mel = np.empty((*magnitudes.shape[:2], MEL_CHANNELS), np.float32)
+        # clip by clip, as BLAS may add in an order that depends on the number of rows
         for channels, bins, weights in _mel_bands(front_end):
-            np.matmul(magnitudes[rows, :, bins], weights, out=mel[rows, :, channels])
+            np.matmul(magnitudes[..., bins], weights, out=mel[..., channels])
         np.log(np.maximum(mel, LOG_FLOOR, out=mel), out=mel)
-        np.matmul(mel[rows], dct, out=out[part].reshape(-1, frame_count, coefficients))
+        np.matmul(mel, dct, out=out[part].reshape(-1, frame_count, coefficients))
     return out

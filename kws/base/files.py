@@ -16,16 +16,16 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP  # of file systems that cannot lock, such as some NFS
+NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP  # errors of file systems without locks, as some NFS
 
 
 @contextlib.contextmanager
 def appears_complete(path, sweep: bool = True) -> Iterator[Path]:
-    """A temporary path beside `path` to write a file or folder to; it becomes `path` when the block succeeds.
+    """Yield a temporary path beside `path` to write a file or folder to; it becomes `path` on success.
 
-    The name holds the process number, so that what a killed process left can be told from what a running one
-    writes; the former is deleted, by listing the folder: who writes thousands of files does so once, by
-    delete_leftovers, and gives `sweep` False. System errors, such as that of a full disk, name `path`.
+    Its name holds the process number, so that leftovers of killed processes are known and deleted. That lists
+    the folder: callers that write thousands of files call delete_leftovers once and give `sweep` False.
+    System errors, such as a full disk, name `path`.
     """
     path = Path(path)
     partial = path.with_name(f"{path.stem}.partial-{os.getpid()}{path.suffix}")
@@ -34,7 +34,8 @@ def appears_complete(path, sweep: bool = True) -> Iterator[Path]:
     try:
         with errors_name(path):
             yield partial
-            if partial.is_dir():  # os.replace cannot replace a folder that is not empty
+            # os.replace cannot replace a folder that is not empty
+            if partial.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             os.replace(partial, path)
     finally:
@@ -42,7 +43,7 @@ def appears_complete(path, sweep: bool = True) -> Iterator[Path]:
 
 
 def delete_leftovers(path: Path):
-    """Delete what killed processes left of `path` under temporary names; `*` in its stem means any."""
+    """Delete what killed processes left of `path` under temporary names; the stem `*` means any."""
     stem = "*" if path.stem == "*" else glob.escape(path.stem)
     for leftover in path.parent.glob(f"{stem}.partial-*{glob.escape(path.suffix)}"):
         process = leftover.name.rsplit(".partial-", 1)[1].removesuffix(path.suffix)
@@ -57,17 +58,18 @@ def _delete(path):
 
 def _is_running(process: int) -> bool:
     if fcntl is None:
-        return True  # on Windows the signal 0 is not a question
+        return True  # on Windows os.kill would end the process
     try:
         os.kill(process, 0)  # signal 0 only asks
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is another user's
-        pass
+    except PermissionError:
+        pass  # it is another user's
     return True
 
 
 def write_text(path, text: str):
+    """Write a text file, in UTF-8, that appears when it is complete."""
     write_bytes(path, text.encode())
 
 
@@ -76,13 +78,14 @@ def write_json(path, content):
 
 
 def write_bytes(path, content: bytes, sweep: bool = True):
+    """Write a file that appears when it is complete; `sweep` as in appears_complete."""
     with appears_complete(path, sweep) as partial:
         partial.write_bytes(content)
 
 
 @contextlib.contextmanager
 def errors_name(path):
-    """Have the system's errors, such as that of a full disk, name `path`."""
+    """Have the system's errors, such as a full disk, name `path`."""
     try:
         yield
     except OSError as error:
@@ -95,9 +98,9 @@ def errors_name(path):
 def lock(path, waiting: str | None = None):
     """Hold the lock file `path` for this process.
 
-    Where another process holds it, print `waiting` and wait; without such a text raise BlockingIOError. The
-    file stays, as another process may be waiting for it. Where the file system has no locks, there is none;
-    nor is there on Windows, which a line says.
+    If another process holds it, print `waiting` and wait; without that text raise BlockingIOError. The file
+    stays, as another process may be waiting for it. On a file system without locks nothing is held, and on
+    Windows neither, as a printed line says.
     """
     if fcntl is None:
         print(
@@ -107,7 +110,8 @@ def lock(path, waiting: str | None = None):
         yield
         return
     with errors_name(path):
-        file = open(path, "a")  # noqa: SIM115  (not "w": another process may hold it)
+        # not "w": another process may hold it
+        file = open(path, "a")  # noqa: SIM115
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,7 +127,7 @@ def lock(path, waiting: str | None = None):
 
 
 def fingerprint(files) -> str:
-    """A short digest of the contents of `files`."""
+    """Return a short digest of the contents of `files`."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(Path(file).read_bytes())

@@ -1,4 +1,4 @@
-"""How the scripts read flags, and how they report what the user can put right."""
+"""Flags of the scripts: types, the parser, and options as typed values."""
 
 import argparse
 import dataclasses
@@ -14,11 +14,12 @@ from kws.base.text import composed
 
 
 def word_list(text: str) -> tuple[str, ...]:
+    """Return comma-separated words; a type for flags."""
     return tuple(composed(word.strip()) for word in text.split(","))
 
 
 def number_list(number_type):
-    """A type for flags that take comma-separated positive numbers, such as --learning_rate."""
+    """Return a type for flags that take comma-separated positive numbers, such as --learning_rate."""
 
     def parse(text):
         values = tuple(number_type(part) for part in text.split(","))
@@ -26,14 +27,13 @@ def number_list(number_type):
             raise ValueError
         return values
 
-    parse.__name__ = (
-        f"comma-separated list of positive {number_type.__name__}"  # argparse prints it in errors
-    )
+    # argparse prints the name in errors
+    parse.__name__ = f"comma-separated list of positive {number_type.__name__}"
     return parse
 
 
 def bounded(number_type, lower, upper=1e9):
-    """A type for flags that take one number from `lower` to `upper`."""
+    """Return a type for flags that take one number from `lower` to `upper`."""
 
     def parse(text):
         value = number_type(text)
@@ -41,12 +41,13 @@ def bounded(number_type, lower, upper=1e9):
             raise ValueError
         return value
 
-    parse.__name__ = f"{number_type.__name__} from {lower} to {upper:.10g}"  # argparse prints it in errors
+    # argparse prints the name in errors
+    parse.__name__ = f"{number_type.__name__} from {lower} to {upper:.10g}"
     return parse
 
 
 class StoreTuple(argparse.Action):
-    """For flags with several values, kept as a tuple."""
+    """The action of a flag with several values, kept as a tuple."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         setattr(namespace, self.dest, tuple(values))
@@ -79,7 +80,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Reports a wrong flag in one line, without the list of all flags, and reads flags from `@FILE`."""
+    """A parser that reports a wrong flag in one line, and reads flags from `@FILE`."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
@@ -110,7 +111,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def new_parser(description: str) -> argparse.ArgumentParser:
-    """A parser that takes flags only as they are spelled in --help, from the command line and from files.
+    """Return a parser that takes flags as they are spelled in --help, typed or in files.
 
     `@recipes/dnn_small.txt` stands for the flags in that file; later flags override earlier ones. A path
     behind `@` in such a file is relative to the file.
@@ -118,7 +119,8 @@ def new_parser(description: str) -> argparse.ArgumentParser:
     return OneLineParser(
         description=description,
         formatter_class=HelpFormatter,
-        allow_abbrev=False,  # an abbreviation would change its meaning when a flag is added
+        # an abbreviation would change its meaning when a flag is added
+        allow_abbrev=False,
     )
 
 
@@ -143,7 +145,7 @@ def parse_with_model(parser) -> argparse.Namespace:
 
 
 def flag_adder(group, options_class):
-    """A function that adds the flag of a field of `options_class` (a dataclass) to `group`.
+    """Return a function that adds the flag of a field of `options_class` (a dataclass) to `group`.
 
     The field's default is the flag's, so that a library call and a command line agree.
     """
@@ -156,9 +158,6 @@ def flag_adder(group, options_class):
 
 
 def options_from(options_class, namespace: argparse.Namespace):
-    """The parsed flags that are fields of `options_class`; those the script does not offer are defaults."""
+    """Return the parsed flags as `options_class`; fields without a flag in the script keep their defaults."""
     names = {field.name for field in dataclasses.fields(options_class)}
     return options_class(**{name: value for name, value in vars(namespace).items() if name in names})
-
-
-# ---- running a script ----

@@ -1,8 +1,8 @@
 """TensorFlow and Keras, imported when they are first used and without their start-up messages.
 
 Importing them takes seconds, and `--help`, wrong flags and the evaluation of a TFLite file do not need them.
-Modules that derive classes from Keras' (recurrent, muon, quantizers) import at once, so they are imported
-where they are used. Keras is tf_keras (Keras 2), whose checkpoints are plain arrays by name.
+Modules that derive classes from Keras' (recurrent, muon, quantizers) use it at once, so functions import them
+when they need them. Keras is tf_keras (Keras 2), whose checkpoints are plain arrays by name.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import sys
 
 @contextlib.contextmanager
 def quiet():
-    """Keep off the terminal what C++ libraries print about themselves, past Python's own streams."""
+    """Silence C++ libraries, which print past Python's own streams."""
     sys.stdout.flush()
     sys.stderr.flush()
     terminal = os.dup(1), os.dup(2)
@@ -38,7 +38,7 @@ def _imported():
         import tensorflow
         import tf_keras
 
-        tensorflow.config.list_physical_devices()  # looks for GPUs, and complains where there is none
+        tensorflow.config.list_physical_devices()  # looks for GPUs, and complains if there is none
         tensorflow.get_logger().setLevel("ERROR")
     return {"tf": tensorflow, "keras": tf_keras}
 
@@ -52,7 +52,7 @@ def _imported_tfmot():
 
 
 class _OnFirstUse:
-    """Stands for a module until one of its attributes is asked for."""
+    """A stand-in for a module until one of its attributes is asked for."""
 
     def __init__(self, name, imported=_imported):
         self._name, self._imported = name, imported
@@ -62,4 +62,5 @@ class _OnFirstUse:
 
 
 tf, keras = _OnFirstUse("tf"), _OnFirstUse("keras")
-tfmot = _OnFirstUse("tfmot", _imported_tfmot)  # apart: few commands need it
+# apart, as few commands need it
+tfmot = _OnFirstUse("tfmot", _imported_tfmot)

@@ -1,4 +1,4 @@
-"""What a model's numbers depend on.
+"""The settings that a model's numbers depend on.
 
 A `Settings` travels with every model: beside a checkpoint, inside a SavedModel, a .keras file and a TFLite
 file. So a script needs no flag to evaluate or convert a model, and a flag that contradicts the model is an
@@ -18,12 +18,8 @@ from kws.base.text import composed, show
 SILENCE_LABEL = "_silence_"
 UNKNOWN_LABEL = "_unknown_"
 SILENCE_INDEX, UNKNOWN_INDEX = 0, 1  # in Settings.labels
-NO_WORD = -1  # of a training clip that is one of those two, whichever: it holds none of the words
-OF_THE_DATA = (
-    "wanted_words",
-    "validation_percentage",
-    "testing_percentage",
-)  # the other fields: of the network
+NO_WORD = -1  # label of a training clip without the words, silence or unknown
+DATA_FIELDS = ("wanted_words", "validation_percentage", "testing_percentage")  # the others are the network's
 
 
 @dataclass(frozen=True)
@@ -80,9 +76,9 @@ SENSITIVITIES = "low", "normal", "high"
 
 @dataclass(frozen=True)
 class Settings:
-    """The definition of a model from audio to labels; the defaults are those of the command line.
+    """The definition of a model from audio to labels; the defaults are the flags' defaults.
 
-    Raises UserError where the values do not fit each other.
+    Raises UserError if the values do not fit each other.
     """
 
     sample_rate: int = 16000
@@ -98,7 +94,7 @@ class Settings:
     detector: DetectorSettings | None = None  # no flag: chosen by evaluation.py
 
     def __post_init__(self):
-        # one word, however its accents were typed or stored; the dataclass is frozen
+        # the same word however its accents were typed or stored; the dataclass is frozen
         object.__setattr__(self, "wanted_words", tuple(map(composed, self.wanted_words)))
         self._check_features()
         self._check_words()
@@ -147,12 +143,12 @@ class Settings:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The label of each class score, in order."""
+        """Return the label of each class score, in order."""
         return (SILENCE_LABEL, UNKNOWN_LABEL, *self.wanted_words)
 
     @property
     def front_end(self) -> FrontEnd:
-        """What the features of a clip depend on."""
+        """Return the settings that the features of a clip depend on."""
         return FrontEnd(
             sample_rate=self.sample_rate,
             clip_samples=self.sample_rate * self.clip_duration_ms // 1000,
@@ -171,7 +167,7 @@ class Settings:
 
     @property
     def feature_count(self) -> int:
-        """Length of the model's input: frame_count * dct_coefficient_count, frame by frame."""
+        """Return the length of the model's input, frame_count * dct_coefficient_count, frame by frame."""
         return self.front_end.feature_count
 
     def to_json(self) -> str:
@@ -182,7 +178,7 @@ class Settings:
 
     @staticmethod
     def from_json(text: str | bytes, source: str) -> "Settings":
-        """The settings in `text`; UserError names `source` where they are damaged."""
+        """Return the settings in `text`; a UserError names `source` if they are damaged."""
         try:
             values = json.loads(text)
             if not isinstance(values, dict) or values.keys() - {"detector"} != FIELDS.keys():
@@ -196,7 +192,7 @@ class Settings:
             raise UserError(f"{source}: the settings in it are damaged: {error}") from None
 
 
-# those that flags set
+# the fields that flags set
 FIELDS = {field.name: field for field in dataclasses.fields(Settings) if field.name != "detector"}
 
 
@@ -206,7 +202,7 @@ def _require(condition, problem):
 
 
 def _parsed(name, value):
-    """`value`, read from JSON, in the type of the field `name`; ValueError where it does not fit."""
+    """Return `value`, read from JSON, in the type of the field `name`; ValueError if it does not fit."""
     default = FIELDS[name].default
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)  # bool is an int in Python
     if isinstance(default, tuple):
@@ -224,7 +220,7 @@ def _parsed(name, value):
 
 
 def add_setting(group, name: str, help: str, **options):
-    """Add the flag for the field `name` of Settings; the namespace holds it only where the user typed it.
+    """Add the flag for the field `name` of Settings; the namespace holds it only if the user typed it.
 
     So a flag that the user left out cannot contradict what a model carries.
     """
@@ -234,7 +230,7 @@ def add_setting(group, name: str, help: str, **options):
 
 @dataclass(frozen=True)
 class SettingsFlags:
-    """The settings that the user typed: flag by flag, and by --model, which stands for five of them."""
+    """The settings that the user typed: flag by flag, and by --model, which stands for five flags."""
 
     typed: dict = field(default_factory=dict)
     preset: dict = field(default_factory=dict)
@@ -245,9 +241,9 @@ class SettingsFlags:
         return SettingsFlags(typed, getattr(namespace, "model", None) or {})
 
     def resolve(self, stored: Settings | None = None, source: str = "") -> Settings:
-        """The settings to use: those `stored` in the model `source`, or where None, those of the flags.
+        """Return the settings to use: `stored`, from the model `source`, or if None the flags' settings.
 
-        A flag that contradicts the stored value raises UserError naming both.
+        A flag that contradicts the stored value raises a UserError that names both.
         """
         for name in self.typed.keys() & self.preset.keys():
             if self.typed[name] != self.preset[name]:
@@ -267,3 +263,15 @@ class SettingsFlags:
                     "leave the flag out, the model carries its settings"
                 )
         return stored
+
+
+def settings_to_use(stored: Settings | None, flags: SettingsFlags | None, path) -> Settings:
+    """Return the settings of the model `path`: those `stored` in it, or if there are none the flags'.
+
+    Raises UserError if a flag contradicts a stored value, or there are neither stored settings nor flags.
+    """
+    if flags is not None:
+        return flags.resolve(stored, str(path))
+    if stored is None:
+        raise UserError(f"{path} carries no settings, so how to compute its features is unknown")
+    return stored

@@ -5,12 +5,12 @@ import unicodedata
 
 
 def composed(text: str) -> str:
-    """`text` with its accents composed (Unicode NFC): macOS decomposes those in names of files."""
+    """Return `text` with composed accents (Unicode NFC): macOS decomposes them in names of files."""
     return unicodedata.normalize("NFC", text)
 
 
 def show(value) -> str:
-    """`value` as it is written on the command line."""
+    """Return `value` as it is written on the command line."""
     if isinstance(value, tuple):
         separator = " " if value and isinstance(value[0], int) else ","
         return separator.join(map(show, value))
@@ -18,7 +18,7 @@ def show(value) -> str:
 
 
 def words_in(text: str, others: str = "") -> list[str]:
-    """The words in a text: runs of letters with their marks, digits, and the characters `others`.
+    """Return the words in a text: runs of letters with their marks, digits, and the characters `others`.
 
     Python's \\w leaves out the vowels of Hindi, which Unicode has as marks.
     """
@@ -29,5 +29,5 @@ def words_in(text: str, others: str = "") -> list[str]:
 
 
 def folded(word: str) -> str:
-    """What spellings of a word have in common: spreadsheets write Yes, and macOS an accent as a letter."""
+    """Return a spelling that is the same for Yes and yes, and for accents however they are stored."""
     return unicodedata.normalize("NFC", word).casefold()

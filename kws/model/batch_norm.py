@@ -6,15 +6,15 @@ from kws.base.errors import UserError
 from kws.base.quiet_tf import keras
 from kws.model.inspection import fully_connected
 
-LEAST_VARIANCE = 0.01  # added to each feature's, so that one that hardly varies is not blown up
-MOMENTUM = 0.99  # of the moving mean and variance, Keras' default
+LEAST_VARIANCE = 0.01  # added to each feature's, so that none is blown up
+MOMENTUM = 0.99  # of the moving mean and variance, as Keras has it
 
 
 def with_batch_norm(model, features: np.ndarray):
-    """A new model like `model`, with batch normalisation before each ReLU.
+    """Return a new model like `model`, with batch normalisation before each ReLU.
 
-    Its input is brought to the mean 0 and the deviation 1 that `features` [n, feature_count] have then.
-    UserError for a model that is more than fully connected layers.
+    Its input is normalised so that `features` [n, feature_count] have the mean 0 and the deviation 1. Raises
+    UserError if the model has other layers than fully connected ones.
     """
     layers = keras.layers
     if not fully_connected(model):
@@ -25,40 +25,42 @@ def with_batch_norm(model, features: np.ndarray):
     for layer in hidden_layers:
         x = layers.BatchNormalization()(layers.Dense(layer.units, name=layer.name)(x))
         x = layers.ReLU()(x)
-    for layer in model.layers[-2:]:  # the last fully connected layer and softmax
+    # the last fully connected layer and softmax stay as they are
+    for layer in model.layers[-2:]:
         x = type(layer).from_config(layer.get_config())(x)
     return keras.Model(source, x, name=model.name)
 
 
 def load_plain_weights(model, plain, features: np.ndarray):
-    """Have `model`, of `with_batch_norm`, compute what `plain` does, a network of its layers without.
+    """Give `model`, from `with_batch_norm`, weights with which it computes the same as `plain`.
 
-    The input's normalisation is undone by the first kernel. Each other one has the mean and variance that its
-    inputs have for `features` [n, feature_count], those of training clips, and a scale and an offset that
-    restore them: so training, which normalises by each batch, begins near what `plain` computes.
+    The first kernel undoes the input's normalisation. Each other normalisation gets the mean and variance of
+    its inputs for `features` [n, feature_count] of training clips, and a scale and an offset that restore
+    them. So training, which normalises by each batch, begins near `plain`.
     """
     _, input_norm, *rest = model.layers
     dense = iter([layer for layer in plain.layers if layer.weights])
     mean, deviation = np.ravel(input_norm.input_mean), np.sqrt(np.ravel(input_norm.input_variance))
-    x = (features - mean) / deviation
+    x = (features - mean) / deviation  # [n, feature_count]
     for layer in rest:
         if isinstance(layer, keras.layers.Dense):
             kernel, bias = (weight.numpy() for weight in next(dense).weights)
             if layer is rest[0]:
                 kernel, bias = deviation[:, None] * kernel, bias + mean @ kernel
             layer.set_weights([kernel, bias])
-            x = x @ kernel + bias
+            x = x @ kernel + bias  # [n, units]
         elif isinstance(layer, keras.layers.BatchNormalization):
             mean, variance = x.mean(0), x.var(0)
             layer.set_weights([np.sqrt(variance + layer.epsilon), mean, mean, variance])
-            x = np.maximum(x, 0)  # the ReLU that follows
+            # the ReLU that follows
+            x = np.maximum(x, 0)
 
 
 def fit_momentum(model, steps: int):
-    """Have the moving means and variances of `model` follow a training of so few steps.
+    """Have the moving means and variances of `model` follow a training of `steps` steps.
 
-    Of the momentum 0.99, the values of the last 100 steps count, among which the weights of a short training
-    change much. So they are those of the last fiftieth here, and from 5,000 steps on as usual.
+    With the momentum 0.99 they average the last 100 steps, in which the weights of a short training change
+    much. Below 5,000 steps they average the last fiftieth of the steps.
     """
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -66,11 +68,11 @@ def fit_momentum(model, steps: int):
 
 
 def fold_batch_norm_into_plain_model(trained, plain):
-    """Give the Keras model `plain` the weights with which it computes what `trained`, a model of
-    `with_batch_norm`, does; return it.
+    """Give `plain` the weights with which it computes the same as `trained`, and return it.
 
-    With y = scale * x + offset for a normalisation, a layer before it becomes (kernel * scale, bias * scale +
-    offset), and the layer after that of the input (scale * kernel, bias + offset @ kernel).
+    `trained` is a model from `with_batch_norm`, `plain` a network of its layers without normalisation. A
+    normalisation is y = scale * x + offset. The layer before it becomes (kernel * scale, bias * scale +
+    offset); the layer after the input's becomes (scale * kernel, bias + offset @ kernel).
     """
     _, input_norm, *rest = trained.layers
     input_scale = 1 / np.sqrt(np.ravel(input_norm.input_variance))
@@ -92,15 +94,16 @@ def fold_batch_norm_into_plain_model(trained, plain):
 
 
 def fold_batch_norm_in_place(model):
-    """Move each batch normalisation into the kernel and bias of the layer before it, where that has a kernel,
-    and freeze it.
+    """Move each batch normalisation into the kernel and bias of the layer before it, and freeze it.
 
-    The model computes what it did, and its kernels become those that it has in a TFLite file.
+    If the layer before has no kernel, it is only frozen. The model computes the same as before, and its
+    kernels become those of its TFLite file.
     """
     for norm in model.layers:
         if not isinstance(norm, keras.layers.BatchNormalization):
             continue
-        before = norm.input._keras_history.layer  # private, but Keras has no public way to a layer's source
+        # private, but Keras has no public way to a layer's source
+        before = norm.input._keras_history.layer
         if before.weights:
             scale, offset = _scale_and_offset(norm)
             kernel, *bias = before.get_weights()
@@ -116,6 +119,6 @@ def fold_batch_norm_in_place(model):
 
 
 def _scale_and_offset(norm):
-    """(scale, offset) of a batch normalisation as scale * x + offset."""
+    """Return (scale, offset), [channels] each, of a batch normalisation as scale * x + offset."""
     scale = norm.gamma.numpy() / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
     return scale, norm.beta.numpy() - norm.moving_mean.numpy() * scale

@@ -1,7 +1,7 @@
 """Models in all their forms, each with its Settings: checkpoints, SavedModels, .keras and TFLite files.
 
-`load` makes any of them ready to predict. What builds a checkpoint's network is passed to it
-(models.build_model); `models.load` does so.
+`load` makes any of them but a .keras file ready to predict. It takes the function that builds a checkpoint's
+network, models.build_model, as an argument; `models.load` passes it.
 """
 
 import dataclasses
@@ -19,46 +19,27 @@ import numpy as np
 from kws.base.errors import UserError
 from kws.base.files import appears_complete, write_bytes, write_text
 from kws.base.quiet_tf import tf
-from kws.base.settings import OF_THE_DATA, Settings, SettingsFlags
+from kws.base.settings import DATA_FIELDS, Settings, SettingsFlags, settings_to_use
 from kws.base.text import show
 from kws.model.inspection import operations
-from kws.model.tflite import (
-    Cost,
-    TFLiteModel,
-    embed_settings,
-    is_tflite,
-    required,
-    settings_text,
-    zipped_size,
-)
+from kws.model.tflite import Cost, TFLiteModel, embed_settings, is_tflite, settings_text, zipped_size
 
 SETTINGS_NAME = "settings.json"
-CLIPS_AT_ONCE = 500  # of a call into TensorFlow; more gain nothing
-OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # a key of every checkpoint since TensorFlow 2
-KEEP_WEIGHTS = (
-    "put its weights into the same layers of tf_keras, and save_weights('x.ckpt', save_format='tf')"
+CLIPS_AT_ONCE = 500  # clips of a call into TensorFlow; more gain nothing
+NO_CHECKPOINT = (
+    "is not a checkpoint: give a checkpoint, its folder, a SavedModel's folder or, to evaluate or label with "
+    "it, a TFLite file; weights of another kind come in by set_weights into models.build_model's network and "
+    "kws.model.checkpoints.save_checkpoint"
 )
-KEEP_ARRAYS = (
-    "set_weights its arrays in models.build_model's network, and kws.model.checkpoints.save_checkpoint"
-)
-OTHER_MODELS = {  # by suffix: what it is, and what to do
-    ".pb": f"is a frozen graph of TensorFlow 1, which cannot be read: {KEEP_ARRAYS}",
-    ".pbtxt": "is a TensorFlow graph as text, which has no weights: give the checkpoint",
-    ".meta": "is the graph beside a checkpoint, without weights: give the checkpoint, its path without .meta",
-    ".onnx": f"is an ONNX model, which cannot be read: {KEEP_ARRAYS}",
-    ".pt": f"is a PyTorch model, which cannot be read: {KEEP_ARRAYS}",
-    ".pth": f"is a PyTorch model, which cannot be read: {KEEP_ARRAYS}",
-    ".keras": f"is a .keras file: give the checkpoint or SavedModel it was saved with, or {KEEP_WEIGHTS}",
-}
 
 
 # ---- settings inside every form of a model ----
 
 
 def read_settings(path) -> Settings | None:
-    """The settings in a checkpoint, SavedModel, .keras file or TFLite file; None where it carries none.
+    """Return the settings in a checkpoint, SavedModel, .keras file or TFLite file, or None if it has none.
 
-    Raises UserError where there is no such model, or its settings are damaged.
+    Raises UserError if there is no such model, or its settings are damaged.
     """
     path = Path(path)
     try:
@@ -90,7 +71,10 @@ def _zip_member(path):
 
 
 def without_detector(settings: Settings, path) -> Settings:
-    """The settings for what is made of the checkpoint `path`, with other scores; printed if thresholds go."""
+    """Return the settings for a model made from the checkpoint `path` that gives other scores.
+
+    The thresholds, chosen for the checkpoint's scores, are left out; a printed line says so.
+    """
     if settings.detector:
         print(
             f"the thresholds in {path} were chosen for its weights and are left out here; "
@@ -112,13 +96,16 @@ def write_settings(path, settings: Settings):
 
 
 def checkpoint_prefix(path) -> str:
-    """The prefix of the checkpoint that `path` means: a prefix, one of its files, a SavedModel, or a folder
-    whose `checkpoint` file names the latest. Raises UserError where there is none.
+    """Return the prefix of the checkpoint that `path` names.
+
+    `path` is a prefix, a file of the checkpoint, a SavedModel, or a folder whose file `checkpoint` names the
+    latest one. Raises UserError if there is no checkpoint.
     """
     path = Path(path)
     refuse_wildcards(path)
     if (path / "saved_model.pb").exists():
-        ours = path / "assets.extra" / "weights"  # SavedModels of Keras alone have only variables/
+        # SavedModels written by Keras alone have only variables/
+        ours = path / "assets.extra" / "weights"
         path = ours if ours.with_suffix(".index").exists() else path / "variables" / "variables"
     elif (path / "checkpoint").is_file():
         latest = re.search(
@@ -133,26 +120,12 @@ def checkpoint_prefix(path) -> str:
 
 def _why_no_checkpoint(path, prefix):
     if path.is_file():
-        return f"{path} {_what_it_is(path)}"
+        return f"{path} {NO_CHECKPOINT}"
     if not path.is_dir():
         return f"checkpoint {path} does not exist (looked for {prefix}.index)"
     inside = [file.parent for file in sorted(path.glob("*/checkpoint"))]
     hint = f"; did you mean {inside[0]}?" if inside else ""
     return f"folder {path} holds no checkpoint (looked for {prefix}.index){hint}"
-
-
-def _what_it_is(path):
-    """What a file is that is no checkpoint, and what to do."""
-    with open(path, "rb") as file:
-        head = file.read(8)
-    if is_tflite(head):
-        return "is a TFLite file, not a checkpoint: evaluation.py takes it as --tflite_path"
-    if head.startswith(b"\x89HDF\r\n"):
-        return f"is an HDF5 file of Keras, which cannot be read: {KEEP_WEIGHTS}"
-    if path.name in ("saved_model.pb", "fingerprint.pb", "keras_metadata.pb"):
-        return f"is a part of a SavedModel: give its folder, {path.parent}"
-    unknown = "is neither a checkpoint nor a SavedModel's folder nor a TFLite file"
-    return OTHER_MODELS.get(path.suffix.lower(), unknown)
 
 
 def save_checkpoint(model, settings: Settings, prefix):
@@ -164,19 +137,19 @@ def save_checkpoint(model, settings: Settings, prefix):
 
 
 def refuse_wildcards(path):
-    """Raise UserError for a path that TensorFlow would take for a pattern of paths."""
+    """Raise UserError if TensorFlow would take `path` for a pattern of paths."""
     if re.search(r"[*?\[\]]", str(path)):
         raise UserError(f"{path}: TensorFlow takes *, ?, [ and ] in the path of a checkpoint for wildcards")
 
 
 def checkpoint_files(path) -> list[Path]:
-    """The files that hold the weights of a checkpoint."""
+    """Return the files that hold the weights of a checkpoint."""
     prefix = Path(checkpoint_prefix(path))
     return sorted([*prefix.parent.glob(f"{prefix.name}.data-*"), prefix.with_name(f"{prefix.name}.index")])
 
 
 def keep_best(model, settings: Settings, folder: Path, name: str):
-    """Save the checkpoint `folder/name` and delete older ones there, so that `folder` means this one."""
+    """Save the checkpoint `folder/name` and delete the older ones, so that `folder` means this one."""
     delete_unfinished(folder)
     older = [file for file in folder.glob("*.ckpt-*") if not file.name.startswith(f"{name}.")]
     save_checkpoint(model, settings, folder / name)
@@ -185,7 +158,7 @@ def keep_best(model, settings: Settings, folder: Path, name: str):
 
 
 def delete_unfinished(folder: Path):
-    """Delete what TensorFlow leaves beside checkpoints where it is killed while saving one."""
+    """Delete what TensorFlow leaves beside checkpoints if it is killed while saving one."""
     for leftover in folder.glob("*_temp"):
         shutil.rmtree(leftover, ignore_errors=True)
     for leftover in folder.glob("checkpoint.tmp*"):
@@ -193,39 +166,36 @@ def delete_unfinished(folder: Path):
 
 
 def read_weights(path) -> list[dict[str, np.ndarray]]:
-    """The weights in a checkpoint, {attribute of the layer: array} for each layer from first to last.
+    """Read the weights in a checkpoint: {attribute of the layer: array} for each layer, first to last.
 
-    Only arrays are read, by their names in Keras' format; nothing in the checkpoint is executed.
+    Only arrays are read, by their names in Keras' format; nothing in the checkpoint is executed. Raises
+    UserError if the checkpoint is damaged or holds no layers of Keras 2.
     """
     key_format = re.compile(r"layer_with_weights-(\d+)/([\w/]+)/\.ATTRIBUTES/VARIABLE_VALUE")
     layers = {}
     try:
         reader = tf.train.load_checkpoint(checkpoint_prefix(path))
-        keys = sorted(reader.get_variable_to_shape_map())
-        for key in keys:
+        for key in sorted(reader.get_variable_to_shape_map()):
             if match := key_format.fullmatch(key):
                 layers.setdefault(int(match[1]), {})[match[2].replace("/", ".")] = reader.get_tensor(key)
     except (tf.errors.OpError, ValueError, IndexError, RuntimeError, MemoryError) as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from None
     if not layers:
-        raise UserError(f"{path} {_whose_it_is(keys)}")
+        raise UserError(f"{path}, which holds no layers of Keras 2, {NO_CHECKPOINT}")
     return [layers[number] for number in sorted(layers)]
 
 
-def _whose_it_is(keys):
-    """What a checkpoint is whose variables, `keys`, are not those of Keras 2's layers."""
-    if OBJECT_GRAPH in keys:
-        return f"holds no layers of Keras 2: {KEEP_WEIGHTS}"
-    names = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-    return f"is a checkpoint of TensorFlow 1, of variables ({names}) and not of Keras layers: {KEEP_ARRAYS}"
-
-
 def _fits(layer, values):
+    """Return whether a layer has the weights `values`, {attribute: array}, of the same shapes."""
     try:
         shapes_agree = all(attrgetter(name)(layer).shape == value.shape for name, value in values.items())
     except AttributeError:
         return False
     return shapes_agree and len(values) == len(layer.weights)
+
+
+def _all_fit(layers, weights):
+    return len(layers) == len(weights) and all(map(_fits, layers, weights))
 
 
 def _why_it_does_not_fit(path, stored, weights, layers):
@@ -240,6 +210,7 @@ def _why_it_does_not_fit(path, stored, weights, layers):
 
 
 def _describe(layers):
+    """Return the shapes of the weights of `layers`, [{name: array}], as text."""
     shapes = [["x".join(map(str, weight.shape)) for weight in layer.values()] for layer in layers]
     return ", ".join(" + ".join(sorted(layer, key=len, reverse=True)) for layer in shapes) or "none"
 
@@ -258,10 +229,10 @@ def writing(path):
 
 
 def export_saved_model(model, settings: Settings, folder):
-    """Write a SavedModel; it appears only when complete.
+    """Write a SavedModel; it appears when it is complete.
 
-    In `assets.extra/` are the settings, and the weights once more: under the names that layers give them,
-    which a SavedModel leaves out for recurrent ones.
+    `assets.extra/` holds the settings and the weights once more, under the names that layers give them. A
+    SavedModel leaves those names out for recurrent layers.
     """
     with writing(folder), appears_complete(folder) as partial:
         model.save(str(partial), save_format="tf", include_optimizer=False)
@@ -270,7 +241,7 @@ def export_saved_model(model, settings: Settings, folder):
 
 
 def export_keras_file(model, settings: Settings, path):
-    """Write a .keras file with the settings as one more member of the zip; it appears only when complete."""
+    """Write a .keras file, a zip, with the settings as one more member; it appears when it is complete."""
     with writing(path), appears_complete(path) as partial:
         model.save(str(partial))
         with zipfile.ZipFile(partial, "a") as archive:
@@ -283,7 +254,7 @@ def export_keras_file(model, settings: Settings, path):
 class KerasModel:
     """A Keras model ready to predict, with the same methods as a TFLiteModel.
 
-    `network` may still be in training: scores are those of its weights at the time.
+    `network` may still be in training: scores come from its weights at the time.
     """
 
     def __init__(self, network, settings: Settings, path=None):
@@ -291,18 +262,18 @@ class KerasModel:
         self._predict = keras_predictor(network)
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """Scores float32 [clips, labels] of features float32 [clips, feature_count]."""
+        """Return the scores, float32 [clips, labels], for features float32 [clips, feature_count]."""
         return self._predict(features)
 
     def cost(self) -> Cost:
-        """What the checkpoint that it was loaded from takes, and the network."""
+        """Return the cost of the network, and the size of the checkpoint that it was loaded from."""
         content = b"".join(file.read_bytes() for file in checkpoint_files(self._path))
         parameters = sum(int(np.prod(weight.shape)) for weight in self.network.trainable_weights)
         return Cost(len(content), zipped_size(content), parameters, operations(self.network) // 2)
 
 
 def keras_predictor(network):
-    """A function from the inputs of a Keras model, float32 [n, ...], to its outputs, computed in batches."""
+    """Return a function from inputs, float32 [n, ...], to a Keras model's outputs, computed in batches."""
     compiled = tf.function(lambda inputs: network(inputs, training=False), reduce_retracing=True)
 
     def predict(inputs):
@@ -313,10 +284,10 @@ def keras_predictor(network):
 
 
 def load(path, build_model: Callable, flags: SettingsFlags | None = None) -> TFLiteModel | KerasModel:
-    """A checkpoint, SavedModel or TFLite file, ready to predict.
+    """Load a checkpoint, SavedModel or TFLite file, ready to predict.
 
     The result has `settings`, `predict(features)` and `cost()`. Without `flags` the model must carry its
-    settings. Raises UserError where there is no such model, or it cannot be used.
+    settings. Raises UserError if there is no such model, or it cannot be used.
     """
     path = Path(path)
     if path.suffix == ".tflite" or path.is_file() and is_tflite(path.read_bytes()):
@@ -326,33 +297,35 @@ def load(path, build_model: Callable, flags: SettingsFlags | None = None) -> TFL
 
 
 def load_checkpoint(path, build_model: Callable, flags: SettingsFlags | None = None):
-    """The Keras model of a checkpoint (or SavedModel) and its settings.
+    """Return the Keras model of a checkpoint (or SavedModel) and its settings.
 
-    The settings are those the checkpoint carries. For one that carries none, such as Keras' `save_weights`
-    alone writes, they are those of the flags. Raises UserError where there is no such checkpoint, it has no
-    settings and there are no flags, or it does not fit them.
+    A checkpoint without settings, such as Keras' `save_weights` writes, takes them from the flags. Raises
+    UserError if there is no such checkpoint, neither it nor flags give settings, or it does not fit them.
     """
     stored = read_settings(path)
     weights = read_weights(path)
-    settings = required(stored, path) if flags is None else flags.resolve(stored, str(path))
+    settings = settings_to_use(stored, flags, path)
     network = build_model(settings)
     layers = [layer for layer in network.layers if layer.weights]
-    if len(layers) != len(weights) or not all(map(_fits, layers, weights)):
+    if not _all_fit(layers, weights):
         raise UserError(_why_it_does_not_fit(path, stored, weights, layers))
     _assign(layers, weights)
     return network, settings
 
 
-def settings_to_start(path, flags: SettingsFlags) -> Settings:
-    """The settings for a training that starts from the weights of the checkpoint `path`.
+# ---- to train on from ----
 
-    Those of the network are the checkpoint's, and the others too where no flag says otherwise. UserError
-    where a flag asks for another network. Longer or shorter clips may fit: `load_start` says if not.
+
+def settings_to_start(path, flags: SettingsFlags) -> Settings:
+    """Return the settings for a training that starts from the weights of the checkpoint `path`.
+
+    The network's settings are the checkpoint's, and so are the others unless a flag says otherwise. Raises
+    UserError if a flag asks for another network. Longer or shorter clips may fit: `load_start` says if not.
     """
     stored = read_settings(path)
     if stored is None:
         return flags.resolve()
-    typed = {name: flags.typed[name] for name in (*OF_THE_DATA, "clip_duration_ms") if name in flags.typed}
+    typed = {name: flags.typed[name] for name in (*DATA_FIELDS, "clip_duration_ms") if name in flags.typed}
     # thresholds were chosen for the weights before
     return flags.resolve(dataclasses.replace(stored, **typed, detector=None), str(path))
 
@@ -360,20 +333,19 @@ def settings_to_start(path, flags: SettingsFlags) -> Settings:
 def load_start(network, settings: Settings, path) -> list[str]:
     """Give `network`, a Keras model of `settings`, the weights of a checkpoint of the same network.
 
-    Where that is for other wanted words, the last layer takes those of the labels that both have, and keeps
-    its own for the others. Returns a line for each layer that says what it has; UserError where the weights
-    do not fit.
+    If the checkpoint is for other wanted words, the last layer takes the weights of the labels that both
+    have, and keeps its own for the others. Returns a line for each layer that says what it has. Raises
+    UserError if the weights do not fit.
     """
     stored, weights = read_settings(path), read_weights(path)
     layers = [layer for layer in network.layers if layer.weights]
-    if stored:
-        theirs = stored.labels
-    else:
-        same = bool(weights) and _fits(layers[-1], weights[-1])
-        theirs = settings.labels if same else ()
-    if theirs != settings.labels and weights:
-        weights[-1] = _of_labels(layers[-1], weights[-1], theirs, settings.labels)
-    if len(layers) != len(weights) or not all(map(_fits, layers, weights)):
+    # without settings, a last layer of the same shape is taken to be for the same labels
+    unnamed = settings.labels if _fits(layers[-1], weights[-1]) else ()
+    theirs = stored.labels if stored else unnamed
+    same_labels = theirs == settings.labels
+    if not same_labels:
+        weights[-1] = _with_shared_labels(layers[-1], weights[-1], theirs, settings.labels)
+    if not _all_fit(layers, weights):
         if stored and stored.clip_duration_ms != settings.clip_duration_ms:
             raise UserError(
                 f"{path} has layers for --clip_duration_ms {show(stored.clip_duration_ms)}, which "
@@ -381,27 +353,27 @@ def load_start(network, settings: Settings, path) -> list[str]:
             )
         raise UserError(_why_it_does_not_fit(path, stored, read_weights(path), layers))
     _assign(layers, weights)
-    *lines, last = (f"{layer.name}: kept ({_shapes(layer)})" for layer in layers)
-    return [
-        *lines,
-        last if theirs == settings.labels else _what_was_kept(layers[-1], theirs, settings.labels),
-    ]
+    lines = [f"{layer.name}: kept ({_shapes(layer)})" for layer in layers]
+    if not same_labels:
+        lines[-1] = _what_was_kept(layers[-1], theirs, settings.labels)
+    return lines
 
 
-def _of_labels(layer, values, theirs, ours):
-    """The weights of the last `layer`, whose last axis is of the labels `ours`, with those of the labels that
-    the weights `values` of such a layer have too.
+def _with_shared_labels(layer, values, theirs, ours):
+    """Return the weights of the last `layer` with the values of `values` for the labels that both have.
+
+    The last axis of `values` is for the labels `theirs`, the last axis of the layer's weights for `ours`.
     """
     both = [label for label in ours if label in theirs]
     to, source = ([labels.index(label) for label in both] for labels in (ours, theirs))
     result = {}
     for name, value in values.items():
         try:
-            own = attrgetter(name)(layer).numpy()
+            own = attrgetter(name)(layer).numpy()  # [..., labels]
         except AttributeError:
             return values
         if own.shape[:-1] != value.shape[:-1] or theirs and value.shape[-1] != len(theirs):
-            return values  # which do not fit
+            return values  # they do not fit, as the caller finds out
         own[..., to] = value[..., source]
         result[name] = own
     return result
@@ -418,7 +390,7 @@ def _what_was_kept(layer, theirs, ours):
 
 
 def _listed(labels, most=12):
-    """Some of the labels, as text: a pretrained network has hundreds."""
+    """Return the first `most` labels as text: a pretrained network has hundreds."""
     more = f" and {len(labels) - most} more" if len(labels) > most else ""
     return (", ".join(labels[:most]) or "nothing") + more
 

@@ -1,4 +1,4 @@
-"""What a Keras network is made of, and what it costs."""
+"""The layers of a Keras network, and its cost."""
 
 import math
 
@@ -6,18 +6,19 @@ from kws.base.quiet_tf import keras
 
 
 def kernels(layer) -> list:
-    """The weights of a layer that multiply its inputs, or its own outputs of one frame before."""
+    """Return the weights of a layer that multiply its inputs, or its own outputs one frame before."""
     return [weight for weight in layer.trainable_weights if len(weight.shape) > 1]
 
 
 def fully_connected(model) -> bool:
-    """Whether all weights of a Keras model are those of fully connected layers."""
+    """Return whether all weights of a Keras model are in fully connected layers."""
     return all(isinstance(layer, keras.layers.Dense) for layer in model.layers if layer.weights)
 
 
 def operations(model) -> int:
-    """Multiplications and additions for one clip, as the paper counts them: two for each weight of a kernel
-    and each place or frame that it is applied to.
+    """Return the multiplications and additions for one clip, as the paper counts them.
+
+    They are two for each weight of a kernel and each place or frame that it is applied to.
     """
     total = 0
     for layer in model.layers:
@@ -28,8 +29,10 @@ def operations(model) -> int:
 
 
 def memory(model) -> int:
-    """Bytes that a model of 8-bit weights and activations needs, as the paper counts them: its weights, batch
-    normalisation folded into them, and the inputs and outputs of the layer that has most of both.
+    """Return the bytes that a model of 8-bit weights and activations needs, as the paper counts them.
+
+    They are its weights, with batch normalisation folded into them, and the inputs and outputs of the layer
+    that has most of both.
     """
     layers = [layer for layer in model.layers if layer.weights]
     layers = [layer for layer in layers if not isinstance(layer, keras.layers.BatchNormalization)]

@@ -9,11 +9,11 @@ from kws.base.quiet_tf import keras, tf
 
 MOMENTUM = 0.95
 ITERATIONS = 4
-COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the quintic that brings singular values near 1
+COEFFICIENTS = 3.4445, -4.7750, 2.0315  # the quintic's, which brings singular values near 1
 
 
 class Muon(keras.optimizers.Adam):
-    """Adam, but for all two-dimensional variables other than the last, the output layer's."""
+    """Muon for all two-dimensional variables but the last, the output layer's; Adam for the others."""
 
     def build(self, var_list):
         super().build(var_list)
@@ -27,6 +27,7 @@ class Muon(keras.optimizers.Adam):
         if key not in self._hidden:
             super().update_step(gradient, variable)
             return
+        # Nesterov's momentum, kept where Adam has its own
         momentum = self._momentums[self._index_dict[key]]
         momentum.assign(MOMENTUM * momentum + gradient)
         update = orthogonalised(gradient + MOMENTUM * momentum)
@@ -35,14 +36,15 @@ class Muon(keras.optimizers.Adam):
 
 
 def orthogonalised(matrix):
-    """A matrix with the singular vectors of `matrix` [rows, columns] and singular values near 1, by the
-    iteration of Newton and Schulz.
+    """Return a matrix with the singular vectors of `matrix` [rows, columns] and singular values near 1.
+
+    The iteration is Newton and Schulz's.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return tf.transpose(orthogonalised(tf.transpose(matrix)))
     a, b, c = COEFFICIENTS
     x = matrix / (tf.norm(matrix) + 1e-7)
     for _ in range(ITERATIONS):
-        gram = tf.matmul(x, x, transpose_b=True)
+        gram = tf.matmul(x, x, transpose_b=True)  # [rows, rows]
         x = a * x + tf.matmul(b * gram + c * tf.matmul(gram, gram), x)
     return x

@@ -8,17 +8,18 @@ import numpy as np
 
 from kws.base.quiet_tf import tf
 
-PRICE_OF_A_BIT = 0.0055  # in mean squares of a kernel's weights; chosen on the validation partition
-FIRST_BINS = 2000  # enough that a bin's width does not matter; more only take longer to merge
-ROUNDS = 80  # of moving centroids; they have converged before
+# in mean squares of a kernel's weights; chosen on the validation partition
+PRICE_OF_A_BIT = 0.0055
+FIRST_BINS = 2000  # so narrow that a bin's width does not matter
+ROUNDS = 80  # moves of the centroids; they converge earlier
 
 
 class LatentWeights(tf.Module):
-    """What is trained in place of a model's weights.
+    """The weights that are trained in place of a model's.
 
-    `quantizers` maps references of the model's kernels to quantizers (tf.Modules); weights without one are
-    trained as they are. `variables_to_train` are in the order of the model's
-    trainable variables.
+    `quantizers` maps references of the model's kernels to quantizers (tf.Modules). Weights without a
+    quantizer are trained as they are. `variables_to_train` are in the order of the model's trainable
+    variables.
     """
 
     def __init__(self, model, quantizers: dict):
@@ -41,7 +42,7 @@ class LatentWeights(tf.Module):
 
 
 class EightBitValues(tf.Module):
-    """The values that int8 weights with one scale have: -127 to 127 times the scale."""
+    """A quantizer to the values of int8 weights with one scale: -127 to 127 times the scale."""
 
     def __call__(self, weights):
         largest = tf.reduce_max(tf.abs(weights))
@@ -49,19 +50,19 @@ class EightBitValues(tf.Module):
 
 
 class Clusters(tf.Module):
-    """At most `count` values, few bits after entropy coding: entropy-constrained quantization (P. A. Chou
-    et al., IEEE Trans. ASSP 37(1), 1989).
+    """A quantizer to at most `count` values that take few bits after entropy coding.
 
-    A weight goes to the centroid with the least sum of two things: its squared distance, times the importance
-    of the weight, and the price of the bits that a centroid of this frequency takes. Centroids and bits stay
-    as they are found for `kernel`. `importance` broadcasts to it: the mean square of the input that a weight
-    multiplies, so that the outputs change least.
+    It is entropy-constrained quantization (P. A. Chou et al., IEEE Trans. ASSP 37(1), 1989). A weight goes to
+    the centroid with the least sum of two terms: its squared distance times the importance of the weight, and
+    the price of the bits that a centroid of this frequency takes. Centroids and bits are found for `kernel`
+    once. `importance` broadcasts to the kernel: it is the mean square of the input that a weight multiplies,
+    so that the outputs change least.
     """
 
     def __init__(self, kernel, importance: np.ndarray, count: int, eight_bits: bool):
         super().__init__()
         self._count = count
-        # an input that is always 0 makes its weights next to unimportant; 0 would leave their cluster open
+        # 0, as for an input that is always 0, would leave a weight's cluster open
         importance = importance + 1e-6 * importance.mean() + 1e-12
         self._importance = tf.constant(importance / importance.mean(), tf.float32)
         weights, importance = np.ravel(kernel), np.ravel(np.broadcast_to(self._importance, kernel.shape))
@@ -79,12 +80,13 @@ class Clusters(tf.Module):
         return tf.gather(self._eight_bits(tf.where(used, self._centroids, 0.0)), cluster)
 
     def _nearest(self, weights):
+        """Return the number of the centroid of each weight, int32 in the shape of `weights`."""
         distance = self._importance[..., None] * tf.square(weights[..., None] - self._centroids)
         return tf.argmin(distance + self._price * self._bits, -1, tf.int32)
 
     @tf.function
     def _improve(self, weights):
-        """Move each centroid to the mean of its weights, and update the bits that it takes."""
+        """Move each centroid to the mean of its weights, and update its bits by their frequency."""
         cluster, importance = self._nearest(weights), tf.broadcast_to(self._importance, weights.shape)
 
         def cluster_sums(values):
@@ -94,12 +96,15 @@ class Clusters(tf.Module):
         means = cluster_sums(importance * weights) / tf.maximum(cluster_sums(importance), 1e-30)
         self._centroids.assign(tf.where(count > 0, means, self._centroids))
         probability = tf.maximum(count, 0.5) / tf.reduce_sum(count)
-        self._bits.assign(-tf.math.log(probability) / np.log(2).astype(np.float32))  # Shannon
+        # Shannon: a value of probability p takes -log2(p) bits
+        self._bits.assign(-tf.math.log(probability) / np.log(2).astype(np.float32))
 
 
 def initial_centroids(weights: np.ndarray, importance: np.ndarray, most: int, price: float) -> np.ndarray:
-    """At most `most` centroids to start from, repeated to [most]: of many narrow bins, the two neighbours
-    whose union costs least are merged again and again (W. H. Equitz, IEEE Trans. ASSP 37(10), 1989).
+    """Return at most `most` centroids to start from, repeated to [most].
+
+    Of many narrow bins, the two neighbours whose union costs least are merged again and again (W. H. Equitz,
+    IEEE Trans. ASSP 37(10), 1989).
     """
     bins = np.digitize(weights, np.linspace(weights.min(), weights.max(), FIRST_BINS))
     _, bins, count = np.unique(bins, return_inverse=True, return_counts=True)

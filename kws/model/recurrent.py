@@ -7,10 +7,10 @@ from kws.base.quiet_tf import keras, tf
 class ProjectedLSTMCell(keras.layers.Layer):
     """An LSTM cell with peepholes and a linear projection of its output (Sak et al., arXiv:1402.1128).
 
-    Computes what TensorFlow's `tf.compat.v1.nn.rnn_cell.LSTMCell(units, use_peepholes=True,
-    num_proj=projection)` does, with Keras' order of gates: input, forget, cell, output. State: projected
-    output [batch, projection] and cells [batch, units]. `implementation` as in Keras' own cells: 1 has a
-    matrix product for each gate, 2 one for all.
+    It computes the same as TensorFlow's `tf.compat.v1.nn.rnn_cell.LSTMCell(units, use_peepholes=True,
+    num_proj=projection)`, with Keras' order of gates: input, forget, cell, output. The state is the projected
+    output [batch, projection] and the cells [batch, units]. `implementation` is Keras' name: 1 has a matrix
+    product for each gate, 2 one for all.
     """
 
     def __init__(self, units: int, projection: int, implementation: int = 2, **options):
@@ -26,7 +26,7 @@ class ProjectedLSTMCell(keras.layers.Layer):
         self.projection_kernel = self.add_weight("projection_kernel", (self.units, self.projection))
 
     def call(self, inputs, states):
-        output, cells = states
+        output, cells = states  # [batch, projection], [batch, units]
         input_gate, forget_gate, candidate, output_gate = self._sums(inputs, output)
         input_peephole, forget_peephole, output_peephole = tf.split(self.peepholes, 3)
         kept = tf.sigmoid(forget_gate + forget_peephole * cells) * cells
@@ -35,7 +35,7 @@ class ProjectedLSTMCell(keras.layers.Layer):
         return output, [output, cells]
 
     def _sums(self, inputs, output):
-        """What goes into each gate, four times [batch, units]."""
+        """Return the sums that enter the gates, four times [batch, units]."""
         weights = self.kernel, self.recurrent_kernel, self.bias
         if self.implementation == 2:
             kernel, recurrent, bias = weights
@@ -49,6 +49,6 @@ class ProjectedLSTMCell(keras.layers.Layer):
 
 
 def _open_forget_gate(shape, dtype=None):
-    """Biases of zero, and of one for the forget gate, which comes second of four."""
+    """Return biases of zero, and of one for the forget gate, the second of four."""
     units = shape[0] // 4
     return tf.concat([tf.zeros(units, dtype), tf.ones(units, dtype), tf.zeros(2 * units, dtype)], 0)

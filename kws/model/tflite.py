@@ -11,19 +11,20 @@ import numpy as np
 
 from kws.base.errors import UserError
 from kws.base.quiet_tf import quiet
-from kws.base.settings import Settings, SettingsFlags
+from kws.base.settings import Settings, SettingsFlags, settings_to_use
 
 METADATA_NAME = "keyword_spotting_settings"
-CLIPS_AT_ONCE = 500  # of a call of the interpreter; more gain nothing
-ALIGNMENT = 16  # bytes; what the schema asks of buffers and kernels on microcontrollers need
+CLIPS_AT_ONCE = 500  # clips of a call of the interpreter; more gain nothing
+ALIGNMENT = 16  # bytes; the schema asks for it, and kernels on microcontrollers need it
 
 
 def is_tflite(content: bytes) -> bool:
+    """Return whether `content` begins like a TFLite file."""
     return content[4:8] == b"TFL3"
 
 
 def parse(content: bytes):
-    """The objects (of flatbuffers' ModelT) in a TFLite model; UserError where it is damaged."""
+    """Return a TFLite model as a ModelT, flatbuffers' tree of objects; UserError if it is damaged."""
     from ai_edge_litert import schema_py_generated as schema
 
     try:
@@ -33,12 +34,12 @@ def parse(content: bytes):
 
 
 def operator_versions(content: bytes) -> dict[str, int]:
-    """The operators that a TFLite model uses, by their names in the schema, and their versions."""
+    """Return the operators that a TFLite model uses: {name in the schema: version}."""
     return {_operator_name(code.builtinCode): code.version for code in parse(content).operatorCodes}
 
 
 def operator_names(content: bytes) -> list[str]:
-    """Names of the operators that a TFLite model uses, sorted."""
+    """Return the names of the operators that a TFLite model uses, sorted."""
     return sorted(operator_versions(content))
 
 
@@ -52,9 +53,9 @@ def _operator_name(code):
 
 
 def embed_settings(content: bytes, settings: Settings) -> bytes:
-    """A TFLite model with the settings in a metadata buffer, in place of the converter's own metadata.
+    """Return a TFLite model with the settings in a metadata buffer, in place of other metadata.
 
-    Tensors between input and output lose their names, which an unrolled network has by the hundred.
+    Tensors between input and output lose their names: an unrolled network has hundreds of them.
     """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
@@ -63,7 +64,8 @@ def embed_settings(content: bytes, settings: Settings) -> bytes:
     for entry in model.metadata or ():
         model.buffers[entry.buffer].data = None
         if entry.name == METADATA_NAME.encode() and entry.buffer == len(model.buffers) - 1:
-            model.buffers.pop()  # of earlier settings
+            # the buffer of earlier settings
+            model.buffers.pop()
     for graph in model.subgraphs:
         for number in {*range(len(graph.tensors))} - {*graph.inputs, *graph.outputs}:
             graph.tensors[number].name = ""
@@ -78,7 +80,7 @@ def embed_settings(content: bytes, settings: Settings) -> bytes:
 
 
 class _Aligned(NamedTuple):
-    """A buffer of a TFLite model, packed at a multiple of ALIGNMENT; flatbuffers by itself aligns to 4."""
+    """A buffer of a TFLite model, packed at a multiple of ALIGNMENT; flatbuffers alone aligns to 4."""
 
     buffer: object
 
@@ -89,7 +91,7 @@ class _Aligned(NamedTuple):
         has_data = data is not None and len(data)
         if has_data:
             builder.StartVector(1, len(data), ALIGNMENT)
-            # Builder.CreateByteVector does the same without a choice of alignment; it moves `head`, too
+            # as Builder.CreateByteVector does, which offers no choice of alignment
             builder.head -= len(data)
             builder.Bytes[builder.head : builder.head + len(data)] = bytes(data)
             vector = builder.EndVector()
@@ -100,7 +102,7 @@ class _Aligned(NamedTuple):
 
 
 def settings_text(content: bytes) -> bytes | None:
-    """The settings' JSON in a TFLite model, None where there is none."""
+    """Return the JSON of the settings in a TFLite model, None if there is none."""
     from ai_edge_litert import schema_py_generated as schema
 
     try:
@@ -128,15 +130,16 @@ def _has_graph(content):
 
 
 class TFLiteModel:
-    """A TFLite file ready to run, fed batches where its operators allow another batch size.
+    """A TFLite file ready to run, in batches if its operators allow another batch size than 1.
 
-    `settings` are those in the file, or where it carries none those of `flags`; without flags UserError.
-    `content` are its bytes; `input` and `output` the interpreter's details of the two tensors.
+    `settings` are in the file, or if it carries none they are the flags'; without either a UserError.
+    `content` is its bytes; `input` and `output` are the interpreter's details of the two tensors.
     """
 
     def __init__(self, path, flags: SettingsFlags | None = None):
         self.path, self.content = Path(path), _read_bytes(Path(path))
-        if not _has_graph(self.content):  # which would crash the interpreter
+        # without a graph the interpreter would crash
+        if not _has_graph(self.content):
             raise UserError(f"{path} is not a TFLite model that can run: it has no graph")
         try:
             self._interpreter = _interpreter(self.content)
@@ -148,7 +151,7 @@ class TFLiteModel:
         self._resizable = True
         text = settings_text(self.content)
         stored = None if text is None else Settings.from_json(text, str(path))
-        self.settings = required(stored, path) if flags is None else flags.resolve(stored, str(path))
+        self.settings = settings_to_use(stored, flags, path)
         self._check_shapes()
 
     def _check_shapes(self):
@@ -161,18 +164,18 @@ class TFLiteModel:
             )
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """Scores float32 [clips, labels] of features float32 [clips, feature_count]."""
+        """Return the scores, float32 [clips, labels], for features float32 [clips, feature_count]."""
         self._resize(min(len(features), CLIPS_AT_ONCE))
         scores = []
         for start in range(0, len(features), self._batch):
             part = features[start : start + self._batch]
-            padded = np.pad(part, ((0, self._batch - len(part)), (0, 0)))
+            padded = np.pad(part, ((0, self._batch - len(part)), (0, 0)))  # [batch, feature_count]
             output_tensor = self.run(quantize(padded, self.input))
             scores.append(dequantize(output_tensor, self.output)[: len(part)])
         return np.concatenate(scores) if scores else np.zeros((0, len(self.settings.labels)), np.float32)
 
     def run(self, input_tensor: np.ndarray) -> np.ndarray:
-        """The output tensor for one batch of the input tensor, both in the types of the file."""
+        """Return the output tensor for one batch of the input tensor, both in the types of the file."""
         self._interpreter.set_tensor(self.input["index"], input_tensor)
         try:
             self._interpreter.invoke()
@@ -181,6 +184,7 @@ class TFLiteModel:
         return self._interpreter.get_tensor(self.output["index"])
 
     def _resize(self, batch):
+        """Have the interpreter take `batch` clips at a time, if the model allows it."""
         if batch in (0, self._batch) or not self._resizable:
             return
         shape = [batch, *map(int, self.input["shape"][1:])]
@@ -189,18 +193,14 @@ class TFLiteModel:
             with quiet():
                 self._interpreter.allocate_tensors()
             self._batch = batch
-        except RuntimeError:  # its reshapes name the batch
+        except RuntimeError:
+            # the model reshapes to a batch of its own
             self._interpreter, self._resizable = _interpreter(self.content), False
 
     def cost(self) -> "Cost":
+        """Return the size of the file and the cost of the network."""
         parameters, macs = _parameters_and_macs(self.content)
         return Cost(len(self.content), zipped_size(self.content), parameters, macs)
-
-
-def required(settings: Settings | None, path) -> Settings:
-    if settings is None:
-        raise UserError(f"{path} carries no settings, so how to compute its features is unknown")
-    return settings
 
 
 def _read_bytes(path):
@@ -210,10 +210,10 @@ def _read_bytes(path):
 
 
 def _interpreter(content):
-    """An interpreter with its tensors allocated.
+    """Return an interpreter with its tensors allocated.
 
-    With the reference kernels where the fast ones refuse a model, as they do one with a layer that never
-    responds; the results of integer models are the same.
+    If the fast kernels refuse the model, as when a layer never responds, it has the reference kernels; the
+    results of integer models are the same.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -232,7 +232,7 @@ def _interpreter(content):
 
 
 def quantize(values: np.ndarray, detail: dict) -> np.ndarray:
-    """Float values as the tensor of `detail` (from the interpreter) takes them; floats stay as they are."""
+    """Return float values in the type of the tensor of `detail`, from the interpreter."""
     if detail["dtype"] == np.float32:
         return values.astype(np.float32)
     scale, zero_point = detail["quantization"]
@@ -241,7 +241,7 @@ def quantize(values: np.ndarray, detail: dict) -> np.ndarray:
 
 
 def dequantize(values: np.ndarray, detail: dict) -> np.ndarray:
-    """The float32 values of a tensor with `detail` (from the interpreter)."""
+    """Return the float32 values of a tensor of `detail`, from the interpreter."""
     if detail["dtype"] == np.float32:
         return values
     scale, zero_point = detail["quantization"]
@@ -252,16 +252,16 @@ def dequantize(values: np.ndarray, detail: dict) -> np.ndarray:
 
 
 class Cost(NamedTuple):
-    """What a model needs."""
+    """The resources that a model needs."""
 
-    bytes: int  # of its file, or of a checkpoint's files
-    zipped: int
+    bytes: int  # size of its file, or of a checkpoint's files
+    zipped: int  # bytes in a zip file
     parameters: int
     macs: int  # multiply-accumulates for one clip
 
 
 def zipped_size(content: bytes) -> int:
-    """Bytes that `content` takes in a zip file; what an update over the air would carry."""
+    """Return the bytes that `content` takes in a zip file, and in an update over the air."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         archive.writestr("model", content)
@@ -269,9 +269,9 @@ def zipped_size(content: bytes) -> int:
 
 
 def _parameters_and_macs(content):
-    """The numbers in constant operands of arithmetic, and multiply-accumulates.
+    """Return the count of numbers in constant operands of arithmetic, and the multiply-accumulates.
 
-    Equal tensors count once: an unrolled network has those of a gate once for each frame.
+    Equal tensors count once: an unrolled network repeats a gate's for each frame.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -283,6 +283,7 @@ def _parameters_and_macs(content):
         code = model.operatorCodes[operator.opcodeIndex].builtinCode
         operands = [graph.tensors[number] for number in operator.inputs if number >= 0]
         if code in products:
+            # a kernel is applied at each place of its output [..., channels]
             *places, _ = graph.tensors[operator.outputs[0]].shape
             macs += math.prod(map(int, [*operands[1].shape, *places]))
         if code in (*products, op.ADD, op.SUB, op.MUL):

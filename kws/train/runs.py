@@ -18,7 +18,7 @@ from kws.base.errors import UserError, as_interrupt
 from kws.base.files import fingerprint, lock, write_text
 from kws.base.flags import StoreTuple, bounded, flag_adder, number_list, options_from
 from kws.base.quiet_tf import tf
-from kws.base.settings import FIELDS, OF_THE_DATA, Settings
+from kws.base.settings import DATA_FIELDS, FIELDS, Settings
 from kws.base.text import show
 from kws.data.augmentation import Augmentation
 from kws.data.dataset import Data, DataOptions
@@ -244,7 +244,7 @@ def _how_to_go_on(folder, name, known, value):
     """Say why a run with `name` `value` cannot resume the run in `folder`, and what to do."""
     differs = f"{folder} holds a run with {name} {known}, not {value}"
     setting = name.removeprefix("--")
-    if setting in FIELDS and setting not in OF_THE_DATA:  # the weights are another network's
+    if setting in FIELDS and setting not in DATA_FIELDS:  # the weights are another network's
         return f"{differs}: give another --train_dir, or delete {folder}"
     return (
         f"{differs}: give another --train_dir, with train.py's --start_checkpoint {folder / 'best'} to start "

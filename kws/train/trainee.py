@@ -10,7 +10,7 @@ import numpy as np
 
 from kws.base.errors import UserError
 from kws.base.flags import flag_adder
-from kws.base.settings import OF_THE_DATA, UNKNOWN_INDEX, Settings, SettingsFlags
+from kws.base.settings import DATA_FIELDS, UNKNOWN_INDEX, Settings, SettingsFlags
 from kws.base.text import show
 from kws.data.dataset import Data
 from kws.model.checkpoints import KerasModel, load_checkpoint, load_start, read_settings
@@ -122,7 +122,7 @@ def start_from(path, network, settings: Settings) -> bool:
     """
     stored = read_settings(path) or settings
     print(f"starting from {path}:", *load_start(network, settings, path), sep="\n  ")
-    for name in OF_THE_DATA[1:]:
+    for name in DATA_FIELDS[1:]:
         if getattr(stored, name) != getattr(settings, name):
             print(
                 f"{path} was trained with --{name} {show(getattr(stored, name))}: if on the same recordings, "

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 import input_data
 from kws.base import features
-from kws.base.features import FrontEnd, mfcc
+from kws.base.features import LOG_FLOOR, FrontEnd, mfcc, mfcc_tables
 
 pytestmark = pytest.mark.fast
 
@@ -42,6 +43,27 @@ def test_bits_do_not_depend_on_the_division_within_a_call(front_end, at_once, mo
     expected = mfcc(audio, front_end)
     monkeypatch.setattr(features, "FRAMES_AT_ONCE", at_once)
     np.testing.assert_array_equal(mfcc(audio, front_end), expected)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(FRONT_ENDS.keys() - {"one frame"})
+)  # BLAS shares a frame as long as that
+def test_bits_do_not_depend_on_the_threads_of_blas(name):
+    audio = clips_of(FRONT_ENDS[name])
+    with threadpool_limits(1):
+        expected = mfcc(audio, FRONT_ENDS[name])
+    np.testing.assert_array_equal(mfcc(audio, FRONT_ENDS[name]), expected)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 8, 9, 100, 1000])
+def test_a_window_of_any_length_has_the_features_of_the_definition(window):
+    front_end = FrontEnd(16000, 8000, window, window, 10)
+    audio = clips_of(front_end, 3) / np.float32(32768)
+    hann, fft_length, filters, dct = mfcc_tables(front_end)
+    frames = audio[:, : front_end.frame_count * window].reshape(-1, window).astype(float)
+    magnitudes = np.abs(np.fft.rfft(hann * frames, fft_length))[:, 1 : 1 + len(filters)]
+    expected = np.log(np.maximum(magnitudes @ filters.astype(float), LOG_FLOOR)) @ dct.astype(float)
+    np.testing.assert_allclose(mfcc(audio, front_end), expected.reshape(3, -1), atol=2e-4)
 
 
 def test_bits_do_not_depend_on_order_or_on_where_the_samples_lie(front_end):

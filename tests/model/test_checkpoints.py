@@ -90,46 +90,42 @@ def test_a_checkpoint_that_does_not_exist(script, tmp_path):
 @pytest.mark.parametrize(
     ("path", "hint"),
     [
-        ("TFLite/tflite_int8/dnn_small_int8.tflite", "--tflite_path"),
-        ("model_source/dnn_small.keras", "give the checkpoint or SavedModel"),
-        ("model_source/saved_model/saved_model.pb", "model_source/saved_model"),
+        ("TFLite/tflite_int8/dnn_small_int8.tflite", "is not a checkpoint: give"),
+        ("model_source/dnn_small.keras", "is not a checkpoint: give"),
+        ("model_source/saved_model/saved_model.pb", "is not a checkpoint: give"),
         ("model_source", "did you mean"),
     ],
 )
-def test_what_is_no_checkpoint_says_what_it_is(path, hint):
+def test_what_is_no_checkpoint_says_what_can_be_given(path, hint):
     result = call("convert_to_tflite.py", "--checkpoint", ROOT / "model_archive" / path, *DATA, check=False)
     assert_one_clear_line(result, path, hint)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "what", "advice"),
+    ("name", "content"),
     [
-        ("x.pb", b"\x0a\xc0", "is a frozen graph of TensorFlow 1", "set_weights"),
-        ("x.pbtxt", b"node {}", "is a TensorFlow graph as text, which has no weights", "give the checkpoint"),
-        ("x.meta", b"\x0a\x8c", "is the graph beside a checkpoint, without weights", "give the checkpoint"),
-        ("x.h5", b"\x89HDF\r\n\x1a\n", "is an HDF5 file of Keras", "save_weights"),
-        ("x.weights", b"\x89HDF\r\n\x1a\n", "is an HDF5 file of Keras", "save_weights"),
-        ("x.keras", b"", "is a .keras file", "SavedModel"),
-        ("x.onnx", b"\x08\x07", "is an ONNX model", "set_weights"),
-        ("x.pt", b"\x80\x02", "is a PyTorch model", "set_weights"),
-        ("x.npz", b"", "is neither a checkpoint nor a SavedModel's folder nor a TFLite file", ""),
+        ("x.pb", b"\x0a\xc0"),
+        ("x.h5", b"\x89HDF\r\n\x1a\n"),
+        ("x.keras", b""),
+        ("x.pt", b"\x80\x02"),
+        ("x.npz", b""),
     ],
 )
 @pytest.mark.fast
-def test_models_of_other_makers_say_what_they_are_and_what_to_do(tmp_path, name, content, what, advice):
+def test_models_of_other_makers_get_one_sentence_with_what_to_do(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"{tmp_path / name} {what}.*{advice}"):
+    with pytest.raises(UserError, match=f"{tmp_path / name} is not a checkpoint: give .*set_weights"):
         models.load(tmp_path / name)
 
 
 def test_a_zip_file_of_another_maker_is_not_taken_for_a_model(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
         archive.writestr("archive/data.pkl", b"")
-    with pytest.raises(UserError, match="x.pth is a PyTorch model"):
+    with pytest.raises(UserError, match="x.pth is not a checkpoint"):
         models.load(tmp_path / "x.pth")
 
 
-def test_a_checkpoint_of_tensorflow_1_says_what_it_is(tmp_path):
+def test_a_checkpoint_without_layers_of_keras_2_says_so_and_what_to_do(tmp_path):
     from kws.base.quiet_tf import tf
 
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -138,12 +134,10 @@ def test_a_checkpoint_of_tensorflow_1_says_what_it_is(tmp_path):
         tf.compat.v1.train.Saver([weights]).save(session, str(tmp_path / "x.ckpt-5"))
     for path in (tmp_path, tmp_path / "x.ckpt-5", tmp_path / "x.ckpt-5.index"):
         for flags in (None, settings_flags(*DNN_SMALL_FLAGS)):
-            with pytest.raises(
-                UserError, match=rf"^{path} is a checkpoint of TensorFlow 1.*fc1/W.*set_weights"
-            ):
+            with pytest.raises(UserError, match=rf"^{path}, which holds no layers of Keras 2, .*set_weights"):
                 models.load(path, flags)
     tf.train.Checkpoint(step=tf.Variable(1)).write(str(tmp_path / "y"))
-    with pytest.raises(UserError, match="y holds no layers of Keras 2"):
+    with pytest.raises(UserError, match="y, which holds no layers of Keras 2"):
         models.load(tmp_path / "y")
 
 
