@@ -19,10 +19,10 @@ from kws.detect.streaming import DetectorOptions
 from kws.model.tflite import TFLiteModel, embed_settings
 
 
-def detections(folder, samples):
+def detections(folder, samples, *flags):
     """Build the module's program and return what it prints: (seconds, label, score) of each detection."""
     subprocess.run(["make", "-C", folder, "kws"], check=True, capture_output=True)
-    return printed(folder, samples)
+    return printed(folder, samples, *flags)
 
 
 def printed(folder, samples, *flags):
@@ -44,7 +44,7 @@ def test_after_a_wake_word_the_detections_are_those_of_the_pc(shipped, half_hour
     expected = by_the_pc(samples, model, None, listening)
     without = [found for found in half_hour.detections if float(found[0]) < 600]
     assert {"yes"} < {word for _, word, _ in expected} and 5 < len(expected) < len(without)
-    assert printed(module.folder, samples, "yes", 4000) == expected
+    assert detections(module.folder, samples, "yes", 4000) == expected
 
 
 # ---- with a verifier ----
