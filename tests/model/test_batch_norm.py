@@ -22,7 +22,7 @@ def test_folding_batch_norm_keeps_what_the_network_computes(dnn_small):
     trained = batch_norm.with_batch_norm(models.build_model(dnn_small), seen)
     for layer in trained.layers[2:]:
         layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
-    folded = batch_norm.fold_batch_norm_into_plain_model(trained, dnn_small)
+    folded = batch_norm.fold_batch_norm_into_plain_model(trained, models.build_model(dnn_small))
     plain = models.build_model(dnn_small)
     assert list(map(type, folded.layers)) == list(map(type, plain.layers))
     given = rng.normal(scale=20, size=(20, 250)).astype(np.float32)
@@ -39,7 +39,7 @@ def test_a_training_with_batch_norm_that_starts_from_a_plain_model_computes_what
     plain = with_random_weights(models.build_model(dnn_small))
     trained = batch_norm.with_batch_norm(models.build_model(dnn_small), seen[:100])
     batch_norm.load_plain_weights(trained, plain, seen)
-    folded = batch_norm.fold_batch_norm_into_plain_model(trained, dnn_small)
+    folded = batch_norm.fold_batch_norm_into_plain_model(trained, models.build_model(dnn_small))
     for ours, expected in zip(folded.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3)
     for model in (trained, plain):  # scores would be 0 or 1: compare what they are of
