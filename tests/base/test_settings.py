@@ -6,7 +6,7 @@ import pytest
 
 from conftest import settings_flags
 from kws.base.errors import UserError
-from kws.base.settings import Settings
+from kws.base.settings import Sensitivity, Settings
 
 pytestmark = pytest.mark.fast
 
@@ -38,8 +38,34 @@ def test_json_round_trip(dnn_small):
     assert Settings.from_json(dnn_small.to_json(), "") == dnn_small
 
 
+def with_detector(**values):
+    """The JSON of settings with a detector that has a normal sensitivity of these `values`."""
+    settings = json.loads(Settings().to_json())
+    one = {"threshold": 0.5, "false_alarms_per_hour": 1, "miss_rate": 0.1}
+    normal = {name: value for name, value in (one | values).items() if value is not None}
+    times = {"hop_ms": 40, "smoothing_ms": 600, "refractory_ms": 1000}
+    return json.dumps(settings | {"detector": times | {"low": one, "normal": normal, "high": one}})
+
+
+def test_a_detector_is_read_as_it_was_written():
+    settings = Settings.from_json(with_detector(threshold=0.7), "x")
+    assert settings.detector.normal == Sensitivity(0.7, 1, 0.1)
+    assert Settings.from_json(settings.to_json(), "x") == settings
+
+
+@pytest.mark.parametrize(("of_words", "one"), [([0.7] * 10, 0.7), ([0.3, 0.6, 0.4], 0.6)])
+def test_a_threshold_for_each_word_as_earlier_files_have_is_read_as_the_largest(of_words, one):
+    settings = Settings.from_json(with_detector(thresholds=of_words, threshold=None), "x")
+    assert settings.detector.normal == Sensitivity(one, 1, 0.1)
+    assert '"thresholds"' not in settings.to_json()
+
+
 def damaged():
     good = json.loads(Settings().to_json())
+    yield "a threshold out of range", with_detector(threshold=1.1)
+    yield "no threshold", with_detector(threshold=None)
+    yield "no thresholds in a list", with_detector(thresholds=[], threshold=None)
+    yield "a word for thresholds", with_detector(thresholds="half", threshold=None)
     yield "not JSON", b"\xff{"
     yield "a list", "[]"
     yield "a missing key", json.dumps({"sample_rate": 16000})
