@@ -11,7 +11,7 @@ import models
 from kws.base.errors import run
 from kws.base.flags import bounded, new_parser, options_from
 from kws.base.settings import SettingsFlags
-from kws.data.dataset import DataOptions
+from kws.data.dataset import DEFAULT_DATA_DIR, DataOptions
 from kws.detect import labelled_streams, measure, streaming
 from kws.detect.streaming import DetectorOptions
 from kws.model import checkpoints
@@ -186,7 +186,7 @@ def clips_key(settings):
 def labelled_features(data_options, test_dir, settings):
     """The sets to evaluate: {(name, protocol): (clips, features [n, feature_count])}."""
     sets = {}
-    default = data_options.data_dir == str(input_data.DEFAULT_DATA_DIR)
+    default = data_options.data_dir == str(DEFAULT_DATA_DIR)
     if test_dir and default and not Path(data_options.data_dir).exists():
         print(f"{data_options.data_dir} does not exist: evaluating {test_dir} alone")
     else:
