@@ -12,7 +12,7 @@ import input_data
 import models
 from kws.base.errors import run
 from kws.base.files import errors_name, write_bytes, write_text
-from kws.base.flags import bounded, new_parser, options_from
+from kws.base.flags import add_model, bounded, new_parser, options_from, parse_with_model
 from kws.base.quiet_tf import quiet, tf
 from kws.base.settings import SettingsFlags
 from kws.board import firmware
@@ -31,12 +31,7 @@ WORTH_A_WARNING = 2  # points
 
 def parse_arguments():
     parser = new_parser(__doc__)
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="PATH",
-        help="model to convert: a checkpoint, a folder of checkpoints, or a SavedModel",
-    )
+    add_model(parser, "model to convert: a checkpoint, a folder of checkpoints, or a SavedModel")
     parser.add_argument(
         "--inference_type",
         choices=("fp32", "int8", "int16"),
@@ -71,7 +66,7 @@ def parse_arguments():
     )
     input_data.add_arguments(parser)
     models.add_arguments(parser)
-    args = parser.parse_args()
+    args = parse_with_model(parser)
     if not args.quantize and args.inference_type != "fp32":
         parser.error(
             f"--inference_type {args.inference_type} needs a quantized model: leave out --no-quantize"

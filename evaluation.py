@@ -1,6 +1,7 @@
 """Measure how good a model is: accuracy, confusion matrix, precision and recall, on validation and test sets.
 
-A model carries its settings, so it needs no other flag; several models end in one table.
+With --ambient or --stream_wav, count false alarms and misses in long recordings instead. A model carries its
+settings, so it needs no other flag; several models end in one table.
 """
 
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 import input_data
 import models
 from kws.base.errors import run
+from kws.base.files import write_json
 from kws.base.flags import bounded, new_parser, options_from
 from kws.base.settings import SettingsFlags
 from kws.data.dataset import DEFAULT_DATA_DIR, DataOptions
@@ -16,87 +18,86 @@ from kws.detect import labelled_streams, measure, streaming
 from kws.detect.streaming import DetectorOptions
 from kws.model import checkpoints
 from kws.report import plots
-from kws.report.reports import Evaluation, Report, comparison_table, paired_tests, protocol_of, write_json
+from kws.report.reports import Evaluation, Report, comparison_table, paired_tests, protocol_of
+
+# each flag, and the flags of which it needs one
+NEEDS = (
+    ("ambient_test", "ambient"),
+    ("write_detector", "ambient"),
+    ("stream_wav", "stream_words"),
+    ("stream_words", "stream_wav"),
+    ("verifier", "ambient", "stream_wav"),
+    # in a stream made of clips hardly any word follows the wake word
+    ("wake_word", "stream_wav"),
+)
+EXCLUDE = (
+    # a test needs a second stream of words
+    ("ambient_test", "stream_wav"),
+    # a threshold chosen with the wake word is too low without it
+    ("wake_word", "write_detector"),
+    # clips are not evaluated beside long recordings
+    ("test_dir", "ambient"),
+    ("test_dir", "stream_wav"),
+)
 
 
 def parse_arguments():
     parser = new_parser(__doc__)
-    parser.add_argument(
-        "--checkpoint",
-        metavar="PATH",
-        nargs="+",
-        default=[],
-        help="checkpoints, folders of checkpoints, or SavedModels",
-    )
-    parser.add_argument("--tflite_path", metavar="FILE", nargs="+", default=[], help="TFLite files")
+    any_form = "models to evaluate: checkpoints, folders of checkpoints, SavedModels or TFLite files"
+    parser.add_argument("models", metavar="MODEL", nargs="*", help=any_form)
+    for alias in ("--checkpoint", "--tflite_path"):
+        parser.add_argument(alias, metavar="MODEL", nargs="+", default=[], help="the same as MODEL")
     parser.add_argument(
         "--test_dir",
         metavar="DIR",
         help="evaluate this folder too, one folder of recordings per label; one named "
-        "speech_commands_test_set_v0.02 is downloaded where it is missing",
+        "speech_commands_test_set_v0.02 is downloaded if it is missing",
     )
     parser.add_argument("--json", metavar="FILE", help="write the same figures to this file")
     parser.add_argument(
         "--plots",
         metavar="DIR",
-        help="draw confusion matrices, recall per label and the clips misclassified with most confidence "
-        "into this folder",
+        help="draw into this folder: confusion matrices, recall per label and the clips misclassified with "
+        "most confidence; for long recordings misses against false alarms",
     )
     input_data.add_arguments(parser)
     models.add_arguments(parser)
     add_stream_arguments(parser)
-    args = parser.parse_args()
-    args.paths = [*args.checkpoint, *args.tflite_path]
-    if not args.paths:
-        parser.error("one of --checkpoint and --tflite_path is needed")
-    if bool(args.stream_wav) != bool(args.stream_words):
-        parser.error("--stream_wav and --stream_words go together")
-    if args.stream and args.stream_wav:
-        parser.error("--stream makes recordings, --stream_wav gives one: give one of the two")
-    if (args.ambient_test or args.write_detector) and not args.ambient:
-        parser.error("--ambient_test and --write_detector need --ambient, which chooses the thresholds")
-    if args.ambient and args.stream:
-        parser.error("--ambient makes its own stream of words: leave out --stream")
-    if args.ambient_test and args.stream_wav:
-        parser.error(
-            "--ambient_test needs a second stream of words, which --stream_wav is not: leave out one"
-        )
-    if args.verifier and not (args.ambient or args.stream or args.stream_wav):
-        parser.error("--verifier is for long recordings: it needs --ambient, --stream or --stream_wav")
-    if args.wake_word and (args.write_detector or (args.stream or args.ambient) and not args.stream_wav):
-        parser.error(
-            "--wake_word is for --stream_wav, without --write_detector: in a recording made of clips hardly "
-            "any word follows it, and thresholds chosen with it are too low without it"
-        )
-    if args.verifier and len(args.paths) > 1 and args.write_detector:
-        parser.error("--verifier holds thresholds for one first stage: give one model to --write_detector")
-    on_streams = args.stream or args.stream_wav and not args.ambient
-    if on_streams and (args.plots or args.test_dir):
-        parser.error("--plots and --test_dir are for clips, not for long recordings")
+    args = parser.parse_intermixed_args()
+    args.paths = [*args.models, *args.checkpoint, *args.tflite_path]
+    check_flags(parser, args)
     return args
+
+
+def check_flags(parser, args):
+    """End with an error if flags do not go together."""
+    if not args.paths:
+        parser.error("a MODEL is needed: a checkpoint or a TFLite file")
+    for flag, *needed in NEEDS:
+        if getattr(args, flag) and not any(getattr(args, one) for one in needed):
+            parser.error(f"--{flag} needs --{' or --'.join(needed)}")
+    for one, other in EXCLUDE:
+        if getattr(args, one) and getattr(args, other):
+            parser.error(f"--{one} does not go with --{other}: leave one of them out")
+    if args.verifier and args.write_detector and len(args.paths) > 1:
+        parser.error("--verifier holds thresholds for one first stage: give one model to --write_detector")
 
 
 def add_stream_arguments(parser):
     streaming.add_arguments(parser)
     group = parser.add_argument_group("evaluation on long recordings")
     group.add_argument(
-        "--stream",
-        action="store_true",
-        help="count false alarms and false rejects on long recordings: one made of the validation clips, to "
-        "choose a threshold, and one of the test clips, to try it",
-    )
-    group.add_argument(
         "--ambient",
         metavar="DIR",
         nargs="+",
         help="count false alarms in these folders of recordings without the words, and misses in a stream of "
-        "validation clips (or --stream_wav); choose thresholds for --false_alarms_per_hour",
+        "validation clips (or --stream_wav); choose the threshold for --false_alarms_per_hour",
     )
     group.add_argument(
         "--ambient_test",
         metavar="DIR",
         nargs="+",
-        help="and try these thresholds on other such folders, and on a stream of test clips",
+        help="try the threshold on these folders too, and on a stream of test clips",
     )
     group.add_argument(
         "--write_detector",
@@ -104,39 +105,48 @@ def add_stream_arguments(parser):
         help="write the detector into the model's settings, where label_wav.py finds it: normal sensitivity "
         "for --false_alarms_per_hour, low for a fifth of them, high for four times as many",
     )
-    group.add_argument("--stream_wav", metavar="FILE", help="count misses in this recording instead")
+    group.add_argument(
+        "--stream_wav",
+        metavar="FILE",
+        help="count misses in this recording, and without --ambient its false alarms too",
+    )
     group.add_argument(
         "--stream_words",
         metavar="FILE",
-        help="with the words in it: a CSV file, lines of seconds,word (its middle)",
+        help="the words in it: a CSV file with a line seconds,word for the middle of each",
     )
     group.add_argument(
         "--stream_minutes",
         type=bounded(float, 0.1, 600),
         default=30,
         metavar="N",
-        help="length of the recordings that --stream makes",
+        help="length of the streams made of clips",
     )
     group.add_argument(
         "--false_alarms_per_hour",
         type=bounded(float, 0),
         default=5,
         metavar="N",
-        help="how many are accepted; the threshold is chosen for this",
+        help="most that are accepted; the threshold is chosen for this",
     )
     group.add_argument(
-        "--seed", type=bounded(int, 0, 2**32 - 1), default=0, metavar="N", help="of the recordings made"
+        "--seed",
+        type=bounded(int, 0, 2**32 - 1),
+        default=0,
+        metavar="N",
+        help="chooses the clips of the streams",
     )
 
 
 def main():
     args = parse_arguments()
-    if args.ambient:
-        evaluate_ambient(args)
-    elif args.stream or args.stream_wav:
+    if args.ambient or args.stream_wav:
         evaluate_streams(args)
     else:
         evaluate_clips(args)
+
+
+# ---- on clips ----
 
 
 def evaluate_clips(args):
@@ -178,13 +188,13 @@ def evaluate_clips(args):
 
 
 def clips_key(settings):
-    """What of the settings the clips and their features depend on, which models usually share."""
+    """Return the settings that clips and their features depend on; models usually share them."""
     percentages = settings.validation_percentage, settings.testing_percentage
     return settings.front_end, settings.wanted_words, percentages
 
 
 def labelled_features(data_options, test_dir, settings):
-    """The sets to evaluate: {(name, protocol): (clips, features [n, feature_count])}."""
+    """Return the sets to evaluate: {(name, protocol): (clips, features [n, feature_count])}."""
     sets = {}
     default = data_options.data_dir == str(DEFAULT_DATA_DIR)
     if test_dir and default and not Path(data_options.data_dir).exists():
@@ -200,74 +210,43 @@ def labelled_features(data_options, test_dir, settings):
     return {key: (clips, input_data.features(clips, settings.front_end)) for key, clips in sets.items()}
 
 
+# ---- on long recordings ----
+
+
 def evaluate_streams(args):
-    """Print false alarms and misses of each model on long recordings at several thresholds."""
-    flags, options = SettingsFlags.from_arguments(args), options_from(DetectorOptions, args)
-    verifier = models.load(args.verifier) if args.verifier else None
-    results, known_recordings = {}, {}
-    for path in args.paths:
-        model = models.load(path, flags)
-        key = clips_key(model.settings)
-        if key not in known_recordings:
-            known_recordings[key] = recordings(args, model.settings)
-        chosen = None
-        for recording in known_recordings[key]:
-            outcomes = labelled_streams.outcomes(recording, model, options, verifier)
-            print(f"{path}: {labelled_streams.outcomes_text(recording, outcomes, model.settings)}")
-            if chosen is None:
-                point = labelled_streams.operating_point(outcomes, args.false_alarms_per_hour)
-                chosen = point.threshold
-                if point.false_alarms > args.false_alarms_per_hour:
-                    print(f"  no threshold has at most {args.false_alarms_per_hour:g} false alarms an hour")
-            at_chosen = next(outcome for outcome in outcomes if outcome.threshold == chosen)
-            print(f"  threshold {chosen:.2f}: {at_chosen}, the operating point\n")
-            results.setdefault(path, {})[recording.name] = {
-                "words": len(recording.words),
-                "hours": recording.hours(model.settings),
-                "chosen_threshold": chosen,
-                "outcomes": [outcome._asdict() for outcome in outcomes],
-            }
-    if args.json:
-        write_json(args.json, results)
-
-
-def evaluate_ambient(args):
-    """Print false alarms in recordings without the words beside misses; choose thresholds, and try them."""
+    """Print false alarms beside misses for each model, and choose a threshold; try it, and write it."""
     flags, options = SettingsFlags.from_arguments(args), options_from(DetectorOptions, args)
     verifier = models.load(args.verifier) if args.verifier else None
     results, curves = {}, {}
     for path in args.paths:
         model = models.load(path, flags)
-        words = recordings(args, model.settings)
-        measured = measure.measure(args.ambient, words[0], model, options, verifier)
+        # the threshold is chosen on the first stream, and tried on the second
+        chosen_on, *tried_on = streams(args, model.settings)
+        measured = measure.measure(args.ambient, chosen_on, model, options, verifier)
         if verifier:
             measured = measure.with_best_gate(measured, args.false_alarms_per_hour)
-            print(f"{args.verifier} is asked where {path} has a score of {measured.options.gate:g} or more")
-        points = measure.sweep(measured)
+            gate = measured.parameters.gate
+            print(f"{args.verifier} is asked about words that have a score of {gate:g} or more in {path}")
+        points = curves[path] = measure.sweep(measured)
+        chosen = measure.operating_point(points, args.false_alarms_per_hour).threshold
         print(f"{path}: {measure.text(measured, points, args.false_alarms_per_hour)}")
-        common = measure.operating_point(points, args.false_alarms_per_hour).threshold
-        chosen = {
-            "one threshold": common,
-            "a threshold for each word": measure.thresholds_per_word(measured, args.false_alarms_per_hour),
+        print(f"  {measure.outcome_text(measured, chosen)}")
+        results[path] = {
+            "hours": measured.hours,
+            "words": len(chosen_on.words),
+            "threshold": chosen,
+            "points": [point._asdict() for point in points],
         }
-        for name, thresholds in chosen.items():
-            print(f"  {name}: {measure.outcome_text(measured, thresholds)}")
-        results[path] = {"hours": measured.hours, "points": [point._asdict() for point in points]}
-        results[path]["chosen"] = chosen
-        curves[path] = points
-        if args.ambient_test:
-            tested = measure.measure(args.ambient_test, words[1], model, measured.options, verifier)
-            for name, thresholds in chosen.items():
-                print(f"  {name}, on other recordings: {measure.outcome_text(tested, thresholds)}")
-            results[path]["test"] = {
-                name: tested.point(thresholds)._asdict() for name, thresholds in chosen.items()
-            }
+        for stream in tried_on:
+            asked = replace(options, gate=measured.parameters.gate)
+            tested = measure.measure(args.ambient_test, stream, model, asked, verifier)
+            print(f"  on other recordings: {measure.outcome_text(tested, chosen)}")
+            results[path]["test"] = tested.point(chosen)._asdict()
         if args.write_detector:
-            # what was tuned for two models is the verifier's: alone, the first has other thresholds
-            target, its_settings = (args.verifier, verifier.settings) if verifier else (path, model.settings)
-            words = len(its_settings.wanted_words)
-            detector = measure.detector_settings(measured, points, args.false_alarms_per_hour, words)
-            checkpoints.write_settings(target, replace(its_settings, detector=detector))
+            detector = measure.detector_settings(measured, points, args.false_alarms_per_hour)
+            # The first stage alone has other thresholds than the two together.
+            target, settings = (args.verifier, verifier.settings) if verifier else (path, model.settings)
+            checkpoints.write_settings(target, replace(settings, detector=detector))
             print(f"  detector written into {target}\n  {measure.sensitivities_text(detector)}")
     if args.plots:
         plots.write_det_plot(args.plots, curves)
@@ -275,16 +254,16 @@ def evaluate_ambient(args):
         write_json(args.json, results)
 
 
-def recordings(args, settings):
-    """The long recordings that the flags ask for; the threshold is chosen on the first."""
+def streams(args, settings):
+    """Return the streams of words that the flags ask for: one, and with --ambient_test another."""
     if args.stream_wav:
-        return [labelled_streams.read_recording(args.stream_wav, args.stream_words, settings)]
+        return [labelled_streams.read_stream(args.stream_wav, args.stream_words, settings)]
     data = input_data.open_data(options_from(DataOptions, args), settings)
     sets = {"validation": data.validation}
-    if args.stream or args.ambient_test:
+    if args.ambient_test:
         sets["testing"] = data.testing
     return [
-        labelled_streams.make_recording(
+        labelled_streams.make_stream(
             name, clips, data.noise, args.stream_minutes, [args.seed, number], settings
         )
         for number, (name, clips) in enumerate(sets.items())

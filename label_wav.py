@@ -1,8 +1,8 @@
-"""Find the words in recordings: one label for a recording of up to three clips, that of its loudest clip, and
-detections for a longer one. A folder stands for the recordings in it.
+"""Find the words in recordings, and print them with their times. A folder stands for the recordings in it.
 
+A recording of up to three clips gets one label, that of its loudest clip. In longer ones words are detected.
 MODEL is a checkpoint or a TFLite file. A FILE - stands for standard input; like every FILE it may be a pipe.
-What comes through one without a header is raw: 16-bit little-endian mono samples, such as
+What comes through a pipe without a header is raw: 16-bit little-endian mono samples, such as
 `arecord -t raw -f S16_LE -r 16000 | python label_wav.py MODEL -` gives. Words are detected while they come.
 """
 
@@ -13,7 +13,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,15 +26,21 @@ from kws.audio.recordings import LOWEST_RATE, BadAudio, audio_blocks, clip_start
 from kws.base.errors import complain, run
 from kws.base.features import mfcc
 from kws.base.flags import bounded, new_parser, options_from
-from kws.base.settings import UNKNOWN_INDEX, UNKNOWN_LABEL
+from kws.base.settings import UNKNOWN_LABEL
 from kws.detect import streaming
-from kws.detect.detected_audio import BEFORE_S, DetectionFolder, RecentAudio
+from kws.detect.detected_audio import BEFORE_S, DetectionFolder, history, scored_audio
 from kws.detect.live import LiveScores, paced
-from kws.detect.streaming import Detector, DetectorOptions, padded, smoothed_scores
+from kws.detect.recent_audio import RecentAudio
+from kws.detect.streaming import (
+    Detector,
+    DetectorOptions,
+    DetectorParameters,
+    detector_parameters,
+    padded,
+    smoothed_scores,
+)
 
-# Of a recording that gets one label. Between the taps with which a phone records a word pass up to three
-# seconds: of 600 validation clips in 1.5, 2 and 3 s of faint noise 91 % get the right label, while 80 to 84 %
-# give the right detection alone. In more there is room for a second word.
+# Clips in a recording that gets one label: a word that is recorded by hand has that much around it.
 LONGEST_IN_CLIPS = 3
 
 
@@ -58,18 +64,22 @@ def parse_arguments():
         metavar="HZ",
         help="sample rate of raw samples (default: the model's)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object per line instead")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write the same to this file, one JSON object a line; - for standard output instead of text",
+    )
     parser.add_argument(
         "--save_detections",
         metavar="DIR",
         help=f"keep the audio of each detection in DIR/<word>: what was scored, and {BEFORE_S:g} s before. "
-        "Those of false ones are --negatives_dir of train.py; missed words belong into their word's folder",
+        "False ones can be --negatives_dir of train.py; missed words belong into their word's folder",
     )
     streaming.add_threshold(parser)
     streaming.add_arguments(parser)
     args = parser.parse_args()
-    if args.live and args.json:
-        parser.error("argument --json: not allowed with argument --live")
+    if args.live and args.json == "-":
+        parser.error("argument --json -: not allowed with argument --live")
     return args
 
 
@@ -77,58 +87,78 @@ def main():
     args = parse_arguments()
     model = models.load(args.model_path)
     verifier = models.load(args.verifier) if args.verifier else None
-    options = options_from(DetectorOptions, args).for_model(model.settings, verifier and verifier.settings)
-    Detector(options, model.settings)  # a wrong flag is an error before any recording is read
+    options = options_from(DetectorOptions, args)
+    parameters = detector_parameters(options, model.settings, verifier and verifier.settings)
     sys.stdout.reconfigure(errors="surrogateescape")  # names of files may hold bytes that are no text
     files, problems = find_recordings(args.files)
     for problem in problems:
         complain(problem)
-    folder = args.save_detections and DetectionFolder(args.save_detections, model.settings.sample_rate)
-    with new_screen(model, options, verifier) if args.live else contextlib.nullcontext() as screen:
+    live = new_screen(model, parameters, verifier) if args.live else contextlib.nullcontext()
+    to_stdout = args.json in (None, "-")
+    with live as screen, contextlib.nullcontext(sys.stdout) if to_stdout else open(args.json, "w") as out:
+        outputs = output_functions(args, model.settings, screen, out)
         for file in files:
             try:
-                label_recording(file, args, model, options, verifier, folder, screen)
-            except BrokenPipeError:
-                raise
-            except (BadAudio, OSError) as error:
-                name = "standard input" if file == "-" else file
-                problems.append(_unreadable(error, name) if isinstance(error, OSError) else f"{name} {error}")
+                for finding in findings_in(file, args, model, parameters, verifier, screen):
+                    for take in outputs:
+                        take(file, finding)
+            except BadAudio as error:
+                problems.append(f"{'standard input' if file == '-' else file} {error}")
                 complain(problems[-1])
     if problems:
         sys.exit(2)
 
 
-def new_screen(model, options, verifier) -> LiveScores:
-    """Of the first stage's scores, where there is a verifier: the mark is where that one is asked."""
-    thresholds = Detector(options, model.settings).thresholds
-    if verifier:
-        thresholds[UNKNOWN_INDEX + 1 :] = options.gate
-    return LiveScores(model.settings.labels, thresholds)
+def new_screen(model, parameters: DetectorParameters, verifier) -> LiveScores:
+    """Return a screen for the first stage's scores, marked at the threshold, or where a verifier is asked."""
+    return LiveScores(model.settings.labels, parameters.gate if verifier else parameters.threshold)
 
 
-def label_recording(file: str, args, model, options: DetectorOptions, verifier, folder, screen):
-    """Print what is found in a recording or pipe, or show it on the screen; save the audio of detections."""
-    rate, hop = model.settings.sample_rate, options.hop_samples(model.settings)
-    with open_recording(file, args.raw_rate or rate, options.hop_ms) as (recording, is_raw):
-        blocks, watch = audio_blocks(recording, rate), None
-        if screen:
-            watch = functools.partial(screen.show, file)
-            blocks = paced(blocks, rate, hop) if os.path.isfile(file) else blocks
-        longest = longest_clip(args, is_raw, model.settings)
-        for finding in findings(blocks, longest, model, options, verifier, watch):
+def output_functions(args, settings, screen, json_file) -> list[Callable]:
+    """Return the functions that print, draw, write or save a finding: they take a file's name and it."""
+    functions = []
+    if screen:
+        functions.append(lambda name, finding: screen.add(finding_text(name, finding), finding.detected))
+    elif args.json != "-":
+        functions.append(lambda name, finding: print(finding_text(name, finding), flush=True))
+    if args.json:
+        functions.append(lambda name, finding: print(finding_json(name, finding), file=json_file, flush=True))
+    if args.save_detections:
+        folder = DetectionFolder(args.save_detections, settings.sample_rate)
+
+        def save(name, finding):
+            if finding.detected and finding.label in settings.wanted_words:
+                folder.save(name, finding.seconds, finding.label, finding.score, finding.samples)
+
+        functions.append(save)
+    return functions
+
+
+def findings_in(
+    file: str, args, model, parameters: DetectorParameters, verifier, screen
+) -> Iterator["Finding"]:
+    """Yield what is found in a recording or pipe, and draw the scores; BadAudio if it cannot be read."""
+    rate, watch = model.settings.sample_rate, None
+    try:
+        with open_recording(file, args.raw_rate or rate, parameters.hop_ms) as (recording, is_raw):
+            blocks = audio_blocks(recording, rate)
             if screen:
-                screen.add(finding_text(file, finding), finding.detected)
-            else:
-                print(finding_json(file, finding) if args.json else finding_text(file, finding), flush=True)
-            if folder and finding.detected and finding.label in model.settings.labels[UNKNOWN_INDEX + 1 :]:
-                folder.save(file, finding.seconds, finding.label, finding.score, finding.samples)
+                watch = functools.partial(screen.show, file)
+                is_file = os.path.isfile(file)
+                blocks = paced(blocks, rate, parameters.hop_samples(model.settings)) if is_file else blocks
+            longest = longest_clip(args, is_raw, model.settings)
+            yield from findings(blocks, longest, model, parameters, verifier, watch)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise BadAudio(f"cannot be read: {error.strerror or error}") from None
 
 
 # ---- recordings ----
 
 
 def find_recordings(paths: list[str]) -> tuple[list[str], list[str]]:
-    """The files that the paths mean, those of a folder sorted, and what is wrong with folders."""
+    """Return the files that the paths mean, a folder's in order, and what is wrong with folders."""
     files, problems = [], []
     for path in paths:
         if not os.path.isdir(path):
@@ -137,7 +167,7 @@ def find_recordings(paths: list[str]) -> tuple[list[str], list[str]]:
         try:
             found = [os.path.join(path, name) for name, *_ in list_recordings(Path(path))]
         except OSError as error:
-            problems.append(_unreadable(error))
+            problems.append(f"{error.filename} cannot be read: {error.strerror or error}")
             continue
         if not found:
             problems.append(f"folder {path} holds no recordings")
@@ -145,13 +175,9 @@ def find_recordings(paths: list[str]) -> tuple[list[str], list[str]]:
     return files, problems
 
 
-def _unreadable(error: OSError, path=None):
-    return f"{path or error.filename} cannot be read: {error.strerror or error}"
-
-
 @contextlib.contextmanager
 def open_recording(path: str, raw_rate: int, block_ms: float):
-    """A file or pipe, for `audio_blocks`, and whether it is a pipe of raw samples."""
+    """Open a file or pipe for `audio_blocks`; give it, and whether it is a pipe of raw samples."""
     if path == "-":
         with open_pipe(sys.stdin.buffer, raw_rate, block_ms) as opened:
             yield opened
@@ -164,7 +190,7 @@ def open_recording(path: str, raw_rate: int, block_ms: float):
 
 
 def longest_clip(args, is_raw: bool, settings) -> float:
-    """Samples of the longest recording that gets one label; raw samples from a pipe are a microphone's."""
+    """Return the samples of the longest recording that gets one label; a raw pipe is a microphone."""
     if args.clip or args.stream or args.live:
         return math.inf if args.clip else -1
     return settings.clip_samples * (1 if is_raw else LONGEST_IN_CLIPS)
@@ -184,10 +210,10 @@ class Finding(NamedTuple):
 
 
 def findings(
-    blocks, longest: float, model, options: DetectorOptions, verifier=None, watch=None
+    blocks, longest: float, model, parameters: DetectorParameters, verifier=None, watch=None
 ) -> Iterator[Finding]:
-    """The label of a recording no longer than `longest` samples; of a longer one the detections as they are
-    made, or the best word where there are none.
+    """Yield the label of a recording of up to `longest` samples; of a longer one the detections as they are
+    made, or the best word if there are none.
 
     watch(seconds, scores) is called with the smoothed scores, float [labels], whenever there are new ones.
     """
@@ -198,26 +224,27 @@ def findings(
     if len(samples) <= longest:
         yield label_clip(samples, model, verifier)
         return
-    settings, detector = model.settings, Detector(options, model.settings)
-    recent = RecentAudio(detector.scored_s, settings.sample_rate)
-    blocks = recent.passing(padded(itertools.chain([samples], blocks), settings.clip_samples))
-    nothing = True
-    for smoothed in smoothed_scores(blocks, detector, model, verifier):
+    settings, rate = model.settings, model.settings.sample_rate
+    detector, nothing = Detector(parameters, settings), True
+    blocks = padded(itertools.chain([samples], blocks), settings.clip_samples)
+    recent = RecentAudio(blocks, history(detector.scored_s, rate))
+    for smoothed in smoothed_scores(recent, detector, model, verifier):
         for seconds, label, score in detector.detections(smoothed):
             nothing = False
-            yield Finding(seconds, settings.labels[label], score, True, recent.scored_around(seconds))
+            scored = scored_audio(recent, seconds, detector.scored_s, rate)
+            yield Finding(seconds, settings.labels[label], score, True, scored)
         if watch:
-            watch(recent.seconds, detector.latest)
+            watch(recent.received / rate, detector.latest)
     if nothing:
         best = detector.best
         yield Finding(best.seconds, settings.labels[best.label], best.score, False)
 
 
 def label_clip(samples: np.ndarray, model, verifier=None) -> Finding:
-    """The label of the loudest clip, which is what a model is trained on; the verifier's, where that is a
-    word to the model.
+    """Return the label of the loudest clip, on which models are trained; the verifier's label, if the model's
+    is a word.
     """
-    if not len(samples):  # a few at a rate far higher
+    if not len(samples):  # a few samples at a far higher rate
         raise BadAudio("is too short")
     settings = model.settings
     length, start = settings.clip_samples, clip_start(samples, settings.clip_samples)
@@ -227,15 +254,11 @@ def label_clip(samples: np.ndarray, model, verifier=None) -> Finding:
     if verifier and label in settings.wanted_words:
         scores = verifier.predict(mfcc(clip[None], verifier.settings.front_end))[0]
         label = verifier.settings.labels[scores.argmax()]
-        label = label if label in settings.labels else UNKNOWN_LABEL  # a word that only the verifier knows
+        # a verifier may know more words
+        label = label if label in settings.labels else UNKNOWN_LABEL
     led_up = samples[max(0, start - int(BEFORE_S * settings.sample_rate)) : start]
-    return Finding(
-        (start + length / 2) / settings.sample_rate,
-        label,
-        float(scores.max()),
-        True,
-        np.concatenate([led_up, clip]),
-    )
+    middle = (start + length / 2) / settings.sample_rate
+    return Finding(middle, label, float(scores.max()), True, np.concatenate([led_up, clip]))
 
 
 def finding_json(name: str, finding: Finding) -> str:

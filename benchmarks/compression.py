@@ -1,10 +1,10 @@
-r"""Compare what compresses a model: the same starting weights, steps and seeds for each method.
+r"""Compare methods of compression: the same starting weights, steps and seeds for each.
 
     python benchmarks/compression.py --checkpoint CKPT --recipe recipes/cluster.txt --data_dir DIR \
         --work_dir DIR
 
-Prints a Markdown table: means over the seeds (lowest to highest), measured on the validation partition. Needs
-Arm's vela (tests/firmware_requirements.txt). The same command continues an interrupted comparison.
+Prints a Markdown table with means over the seeds (lowest to highest), measured on the validation partition.
+Needs Arm's vela (tests/firmware_requirements.txt). The same command continues an interrupted comparison.
 """
 
 import json
@@ -35,13 +35,14 @@ CLUSTERS = 32, 16, 8
 
 
 class Row(NamedTuple):
-    """A line of the table: the methods applied one after the other, with their flags."""
+    """A line of the table: methods with their flags, one after the other."""
 
     name: str
     stages: tuple[str, ...]
 
 
 def rows() -> list[Row]:
+    """Return the lines of the table, from no compression to sparse clusters with fine-tuning."""
     found = [Row("none", ()), Row("QAT", ("qat",))]
     for count in CLUSTERS:
         clusters = f"clustering --clusters {count}"
@@ -49,17 +50,17 @@ def rows() -> list[Row]:
         found.append(Row(f"{count} clusters, CQAT", (clusters, "cqat")))
         found.append(Row(f"{count} clusters, entropy", (f"entropy --clusters {count}",)))
     for count in CLUSTERS:
-        sparse = "pruning --sparsity 50", f"clustering --clusters {count} --preserve_sparsity"
+        sparse = "pruning --sparsity 50", f"clustering --clusters {count}"
         found.append(Row(f"50 % zeros, {count} clusters", sparse))
-        found.append(Row(f"50 % zeros, {count} clusters, PCQAT", (*sparse, "cqat --preserve_sparsity")))
+        found.append(Row(f"50 % zeros, {count} clusters, PCQAT", (*sparse, "cqat")))
     return found
 
 
 def parse_arguments():
     parser = new_parser(__doc__)
-    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="weights to start from")
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="starting weights")
     parser.add_argument("--recipe", required=True, metavar="FILE", help="flags of each fine-tuning")
-    parser.add_argument("--work_dir", required=True, metavar="DIR", help="where the trained models go")
+    parser.add_argument("--work_dir", required=True, metavar="DIR", help="folder of the trained models")
     parser.add_argument("--steps", default="4000", metavar="N", help="steps of each fine-tuning")
     parser.add_argument("--seeds", type=number_list(int), default=(1, 2, 3), metavar="N,N,...")
     input_data.add_arguments(parser)
@@ -80,6 +81,7 @@ def main():
         figures = []
         for seed in args.seeds:
             checkpoint, folder = args.checkpoint, work / f"seed {seed}"
+            # each stage starts from the one before it
             for stage in row.stages:
                 folder = folder / stage.replace("--", "")
                 if not (folder / "done").exists():
@@ -94,6 +96,7 @@ def main():
 
 
 def tune(checkpoint, stage: str, folder: Path, seed: int, args, data_options: DataOptions):
+    """Fine-tune a checkpoint with a method and its flags into `folder`."""
     method, *flags = stage.split()
     command = [sys.executable, "optimisations.py", f"@{args.recipe}", "--method", method, *flags]
     command += ["--checkpoint", str(checkpoint), "--teacher", args.checkpoint, "--seed", str(seed)]
@@ -103,7 +106,7 @@ def tune(checkpoint, stage: str, folder: Path, seed: int, args, data_options: Da
 
 
 def measure(checkpoint, data, seed: int) -> dict[str, float]:
-    """The figures of a line of the table."""
+    """Return the figures of a checkpoint, by name, converted to int8 and compiled for an NPU."""
     network, settings = models.load_checkpoint(checkpoint)
     labels, features = data.validation.label, input_data.features(data.validation, settings.front_end)
 
@@ -129,7 +132,7 @@ def measure(checkpoint, data, seed: int) -> dict[str, float]:
 
 
 def distinct_values(content: bytes) -> tuple[int, int]:
-    """How many values the weights of a kernel have, and those of them that share a scale: the most of any."""
+    """Return the most distinct values of any kernel, and of any part of a kernel with one scale."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(content)
@@ -139,6 +142,7 @@ def distinct_values(content: bytes) -> tuple[int, int]:
         if tensor.type != schema.TensorType.INT8 or data is None or len(tensor.shape) < 2:
             continue
         values = np.frombuffer(bytes(data), np.int8).reshape(tensor.shape)
+        # each channel by itself, if each has a scale
         axis = tensor.quantization.quantizedDimension
         channels = np.moveaxis(values, axis, 0) if len(tensor.quantization.scale) > 1 else values[None]
         of_kernels.append(len(np.unique(values)))
@@ -147,6 +151,7 @@ def distinct_values(content: bytes) -> tuple[int, int]:
 
 
 def summary(figures: list[dict], name: str) -> str:
+    """Return a cell of the table: the figure `name` over all seeds."""
     values = [each[name] for each in figures]
     if name in ("fp32", "int8"):
         return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"

@@ -1,8 +1,8 @@
-"""Draw images/every_model.png: the accuracy of the small int8 models against their size and their operations.
+"""Draw images/every_model.png: accuracy of the small int8 models against size and multiply-accumulates.
 
     python benchmarks/every_model.py
 
-The figures are those of docs/results.md, "Every model of the paper", and of the shipped DNN Small.
+The figures are in docs/models.md; the shipped DNN Small has its definition.yaml.
 """
 
 import re
@@ -23,7 +23,7 @@ TEST_SET = "canonical, the clips in speech_commands_test_set_v0.02"
 
 
 def main():
-    text = (ROOT / "docs" / "results.md").read_text()
+    text = (ROOT / "docs" / "models.md").read_text()
     shipped = yaml.safe_load((ROOT / "model_archive/TFLite/tflite_int8/definition.yaml").read_text())
     (figures,) = (figures for figures in shipped["accuracy"] if figures["set"] == TEST_SET)
     reports, costs = {}, {}
@@ -36,7 +36,7 @@ def main():
 
 
 def report(accuracy, count):
-    """A report of which only accuracy and N are known."""
+    """Return a report with this accuracy and N, the only figures that are known."""
     correct = round(accuracy * count)
     return Report(TEST_SET, ("right", "wrong"), np.array([[correct, count - correct], [0, 0]]))
 

@@ -1,10 +1,10 @@
-"""Measure the MFCC front end against those of other libraries, side by side on the same clips.
+"""Measure the MFCC front end beside other libraries' on the same clips.
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/features.py
 
-Prints a Markdown table: medians over --runs runs with the lowest and highest. The libraries differ in details
-of the formulas; frames, FFT length, mel channels and number of coefficients are the same, so the work is. A
+Prints a Markdown table with medians over --runs runs (lowest to highest). All libraries compute the same
+number of frames, FFT points, mel channels and coefficients; they differ in details of the formulas. A
 library that is not installed is left out. Nothing else should be running.
 """
 
@@ -29,14 +29,15 @@ from kws.base.features import MEL_CHANNELS, MEL_LOWER_HZ, MEL_UPPER_HZ, FrontEnd
 from kws.base.flags import bounded, new_parser
 from kws.base.settings import Settings
 
-CLIPS_AT_ONCE = 100  # of a thread
+CLIPS_AT_ONCE = 100  # in one call
 FRONT_ENDS = {
     "DNN Small: 25 frames, 10 coefficients": Settings(
         window_size_ms=40, window_stride_ms=40, dct_coefficient_count=10
     ).front_end,
     "defaults: 98 frames, 40 coefficients": Settings().front_end,
 }
-Rate = Callable[[np.ndarray, FrontEnd, int], float]  # (clips, front end, cores) -> clips per second
+# (clips, front end, cores) -> clips per second
+Rate = Callable[[np.ndarray, FrontEnd, int], float]
 
 
 def parse_arguments():
@@ -66,7 +67,7 @@ def main():
 
 
 def rate_of(features: Callable[[np.ndarray, FrontEnd], np.ndarray]) -> Rate:
-    """The rate of a function of several clips, called by so many threads."""
+    """Return the Rate of a function that takes several clips, called by one thread a core."""
 
     def rate(audio, front_end, cores):
         parts = [audio[start : start + CLIPS_AT_ONCE] for start in range(0, len(audio), CLIPS_AT_ONCE)]
@@ -80,45 +81,42 @@ def rate_of(features: Callable[[np.ndarray, FrontEnd], np.ndarray]) -> Rate:
 
 
 def measure(rates: dict[str, Rate], audio, front_end, runs) -> dict[str, dict[int, list[float]]]:
-    """Clips per second of each run, by library and number of cores; the libraries take turns."""
+    """Return clips per second of each run, by library and number of cores; the libraries take turns."""
     cores = sorted({1, os.cpu_count()})
     measured = {name: {count: [] for count in cores} for name in rates}
     for number in range(runs + 1):
         for name, rate in rates.items():
             for count in cores:
                 value = rate(audio, front_end, count)
-                if number:  # the first is a warm-up
+                # the first run is a warm-up
+                if number:
                     measured[name][count].append(value)
     return measured
 
 
 def print_table(title, measured):
+    """Print the rate of each library, and ours divided by each other one."""
     cores = list(next(iter(measured.values())))
-    print(
-        f"\n| {title} | " + " | ".join(f"clips/s, {count} thread{'s'[: count > 1]}" for count in cores) + " |"
-    )
+    headings = [f"clips/s, {count} thread{'s'[: count > 1]}" for count in cores]
+    print(f"\n| {title} | {' | '.join(headings)} |")
     print("| --- |" + " ---: |" * len(cores))
     for name, by_cores in measured.items():
         print(f"| {name} | " + " | ".join(spread(by_cores[count]) for count in cores) + " |", flush=True)
     for name, by_cores in measured.items():
         if name != "ours":
-            ratios = [
-                spread(
-                    [fast / slow for fast, slow in zip(measured["ours"][count], by_cores[count], strict=True)]
-                )
-                for count in cores
-            ]
+            pairs = [zip(measured["ours"][count], by_cores[count], strict=True) for count in cores]
+            ratios = [spread([ours / theirs for ours, theirs in runs]) for runs in pairs]
             print(f"| ours / {name} | " + " | ".join(ratios) + " |")
 
 
 def spread(values) -> str:
-    """Median (lowest to highest)."""
+    """Return the median (lowest to highest) as text."""
     digits = ",.0f" if max(values) >= 1000 else ".3g"
     return f"{statistics.median(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})"
 
 
 def kaldi_mfcc(audio: np.ndarray, front_end: FrontEnd) -> np.ndarray:
-    """MFCCs [clips, feature_count] by Kaldi's front end, which takes clip by clip."""
+    """Return MFCCs [clips, feature_count] by Kaldi's front end, which takes clip by clip."""
     import kaldi_native_fbank
 
     options = kaldi_native_fbank.MfccOptions()
@@ -143,10 +141,10 @@ def kaldi_mfcc(audio: np.ndarray, front_end: FrontEnd) -> np.ndarray:
 
 
 def librosa_mfcc(audio: np.ndarray, front_end: FrontEnd) -> np.ndarray:
-    """MFCCs [clips, feature_count] by librosa, of all clips at once."""
+    """Return MFCCs [clips, feature_count] by librosa, which takes all clips at once."""
     import librosa
 
-    # its frames are as long as the FFT, so without zeros at the end the last would not fit in
+    # its frames are as long as the FFT: the last one needs zeros at the end
     fft_length = mfcc_tables(front_end)[1]
     last = (front_end.frame_count - 1) * front_end.stride_samples
     audio = np.pad(audio, ((0, 0), (0, max(0, last + fft_length - audio.shape[1]))))

@@ -1,12 +1,13 @@
-r"""How well words are detected that were learnt from synthetic speech: of Speech Commands, as if it had none.
+r"""Measure how well words are detected that were learnt from synthetic speech, on words of Speech Commands.
 
     python benchmarks/own_words.py marvin sheila house --data_dir DIR --negatives_dir DIR --ambient DIR \
         --work_dir DIR
 
-The scripts are called as a user would. Of the words' own recordings only --real of each are learnt from, of
-few speakers for training, of other words those of all speakers for training. Misses are counted in streams
-of the words' remaining recordings, by all speakers and by those for validation and testing alone, with other
-words by the latter; false alarms in --ambient. The same command continues an interrupted run.
+The scripts are called as a user calls them. Of each word's own recordings the model learns from --real
+ones, by few speakers of the training partition. With --other_words it learns other words from all speakers
+of that partition. Misses are counted in two streams of the remaining recordings: by all speakers, and by
+speakers of the validation and testing partitions alone, who also say the other words in both streams. False
+alarms are counted in --ambient. The same command continues an interrupted run.
 """
 
 import json
@@ -34,9 +35,9 @@ from kws.model import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTITIONS = 10.0, 10.0  # % of speakers for validation and for testing, as published
-LEARNT_FROM, UNSEEN = {"training"}, {"validation", "testing"}  # partitions of speakers
+LEARNT_FROM, UNSEEN = {"training"}, {"validation", "testing"}
 STREAMS = {"all speakers": LEARNT_FROM | UNSEEN, "speakers of whom nothing was learnt": UNSEEN}
-RATES = 5.0, 2.0, 1.0, 0.5  # false alarms an hour, for the table
+RATES = 5.0, 2.0, 1.0, 0.5  # false alarms an hour, at which misses are printed
 
 
 def parse_arguments():
@@ -45,18 +46,22 @@ def parse_arguments():
     parser.add_argument("--data_dir", required=True, metavar="DIR", help="Speech Commands")
     parser.add_argument("--negatives_dir", required=True, metavar="DIR", help="audio without the words")
     parser.add_argument(
-        "--ambient", required=True, metavar="DIR", help="other such audio, to count alarms in"
+        "--ambient", required=True, metavar="DIR", help="other such audio, to count false alarms in"
     )
-    parser.add_argument("--work_dir", required=True, metavar="DIR", help="where everything goes")
+    parser.add_argument("--work_dir", required=True, metavar="DIR", help="folder for everything written")
     parser.add_argument(
-        "--real", type=int, default=0, metavar="N", help="recordings of each word, of few speakers, to learn"
+        "--real",
+        type=int,
+        default=0,
+        metavar="N",
+        help="recordings of each word to learn from, by few speakers",
     )
     parser.add_argument(
-        "--other_words", action="store_true", help="Speech Commands' other words are negatives, too"
+        "--other_words", action="store_true", help="learn Speech Commands' other words as negatives, too"
     )
     parser.add_argument("--synthesize", default="", metavar="FLAGS", help="more flags of synthesize.py")
     parser.add_argument(
-        "--train", default="", metavar="FLAGS", help="more flags of train.py, after =: --train='@FILE ...'"
+        "--train", default="", metavar="FLAGS", help="more flags of train.py, as in --train='@FILE ...'"
     )
     parser.add_argument("--minutes", type=float, default=60, metavar="N", help="length of the stream")
     return parser.parse_args()
@@ -67,6 +72,8 @@ def main():
     data, work = Path(args.data_dir).resolve(), Path(args.work_dir).resolve()
     words, model = work / "words", work / "words.tflite"
     real = {word: some_of_few_speakers(data / word, args.real) for word in args.words}
+
+    # from words to C, which is timed
     started = time.perf_counter()
     call("synthesize.py", *args.words, "--output", words, *shlex.split(args.synthesize))
     for word, recordings in real.items():
@@ -85,8 +92,9 @@ def main():
     )  # fmt: skip
     call("export_c.py", model, "--output", work / "firmware")
     minutes = (time.perf_counter() - started) / 60
-
     print(f"from words to C in {minutes:.1f} minutes")
+
+    # a stream of each group of speakers, without the recordings that were learnt
     for speakers, partitions in STREAMS.items():
         tested = work / f"tested on {speakers}"
         for word in args.words:
@@ -100,7 +108,7 @@ def main():
 
 
 def misses_at_rates(model: Path, stream: Path, ambient: str, report: Path) -> str:
-    """The share of the words in STREAM.wav that `model` misses at each of RATES, as text."""
+    """Return the share of the words in STREAM.wav that `model` misses at each of RATES, as text."""
     call(
         "evaluation.py", "--tflite_path", model, "--ambient", ambient,
         "--stream_wav", stream.with_suffix(".wav"), "--stream_words", stream.with_suffix(".csv"),
@@ -112,7 +120,7 @@ def misses_at_rates(model: Path, stream: Path, ambient: str, report: Path) -> st
 
 
 def some_of_few_speakers(folder: Path, count: int) -> list[Path]:
-    """`count` recordings, of those speakers for training that have most."""
+    """Return `count` recordings by the speakers of the training partition that have most."""
     of_speakers = defaultdict(list)
     for path in by_speakers_for(folder, LEARNT_FROM):
         of_speakers[speaker_of(path.name)].append(path)
@@ -124,7 +132,7 @@ def some_of_few_speakers(folder: Path, count: int) -> list[Path]:
 
 
 def by_speakers_for(folder: Path, partitions: set[str]) -> list[Path]:
-    """The recordings by speakers of these partitions, sorted."""
+    """Return the recordings by speakers of these partitions, sorted."""
     return sorted(path for path in folder.iterdir() if which_partition(path.name, *PARTITIONS) in partitions)
 
 
@@ -136,7 +144,7 @@ def link(recordings: list[Path], folder: Path):
 
 
 def link_other_words(data: Path, words: list[str], partitions: set[str], folder: Path) -> Path:
-    """Link recordings of all but `words`, by speakers of these partitions, into `folder`; it is returned."""
+    """Link recordings of words not in `words`, by speakers of these partitions, in `folder`; return it."""
     for other in sorted(data.iterdir()):
         if other.is_dir() and other.name not in (*words, NOISE_FOLDER) and not other.name.startswith("."):
             folder.mkdir(parents=True, exist_ok=True)
@@ -148,11 +156,11 @@ def link_other_words(data: Path, words: list[str], partitions: set[str], folder:
 
 
 def write_stream(tested: Path, data: Path, model: Path, minutes: float, target: Path):
-    """The stream as TARGET.wav, and the words in it as TARGET.csv."""
+    """Write a stream as TARGET.wav, and the words in it as TARGET.csv."""
     settings = checkpoints.read_settings(model)
     clips = input_data.open_test_dir(tested, settings)
     noise = load_noise(data, settings.front_end)
-    stream = labelled_streams.make_recording("stream", clips, noise, minutes, [0, 0], settings)
+    stream = labelled_streams.make_stream("stream", clips, noise, minutes, [0, 0], settings)
     with wave.open(str(target.with_suffix(".wav")), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

@@ -1,7 +1,7 @@
-"""The plain way of training and evaluating a keyword-spotting model: what the project is measured by.
+"""The plain way of training and evaluating a keyword-spotting model, as the opponent of run.py.
 
-Per clip: read the file, decode it, shift it, mix in noise, and TensorFlow's own spectrogram and MFCC ops, all
-in a `tf.data` pipeline on all cores; a TFLite interpreter fed clip by clip.
+A `tf.data` pipeline on all cores reads each file, decodes it, shifts it, mixes in noise, and computes
+features by TensorFlow's own spectrogram and MFCC ops. A TFLite interpreter is fed clip by clip.
 """
 
 import sys
@@ -22,7 +22,7 @@ from kws.model.tflite import TFLiteModel, quantize
 
 
 def mfcc(samples, front_end: FrontEnd):
-    """MFCCs [feature_count] of one clip [clip_samples], by TensorFlow's ops."""
+    """Return MFCCs [feature_count] of one clip [clip_samples], by TensorFlow's ops."""
     spectrogram = tf.raw_ops.AudioSpectrogram(
         input=samples[:, None],
         window_size=front_end.window_samples,
@@ -41,13 +41,13 @@ def mfcc(samples, front_end: FrontEnd):
 
 
 def read(path, settings: Settings):
-    """The samples [clip_samples] of a WAV file."""
+    """Return the samples [clip_samples] of a WAV file."""
     audio, _ = tf.audio.decode_wav(tf.io.read_file(path), 1, settings.clip_samples)
     return audio[:, 0]
 
 
 def training_data(paths, labels, noise, settings: Settings, batch_size=100):
-    """An endless tf.data pipeline of augmented (features, label) batches."""
+    """Return an endless tf.data pipeline of augmented (features [batch, feature_count], labels [batch])."""
     length, shift = settings.clip_samples, settings.sample_rate // 10
     recordings = tf.RaggedTensor.from_row_lengths(
         np.concatenate(noise), [len(recording) for recording in noise]
@@ -66,7 +66,7 @@ def training_data(paths, labels, noise, settings: Settings, batch_size=100):
 
 
 def training_steps_per_second(paths, labels, noise, settings: Settings, steps=300) -> float:
-    """Steps per second of Keras' own training loop, after a warm-up."""
+    """Return the steps per second of Keras' own training loop, after a warm-up."""
     model = models.build_model(settings)
     model.compile(keras.optimizers.Adam(0.0005), "sparse_categorical_crossentropy", ["accuracy"])
     data = training_data(paths, labels, noise, settings)
@@ -77,9 +77,9 @@ def training_steps_per_second(paths, labels, noise, settings: Settings, steps=30
 
 
 def features_per_second(audio: np.ndarray, front_end: FrontEnd, cores: int | None = None) -> float:
-    """Clips per second of TensorFlow's ops on float32 clips in memory, on so many cores; all where None.
+    """Return the clips per second of TensorFlow's ops on float32 clips in memory, on all cores if None.
 
-    Tracing the ops is not timed, copying the clips into the pipeline is: it is part of the plain way.
+    Tracing the ops is not timed. Copying the clips into the pipeline is, as part of the plain way.
     """
     parallel = cores or tf.data.AUTOTUNE
     data = tf.data.Dataset.from_tensor_slices(audio).map(lambda clip: mfcc(clip, front_end), parallel)
@@ -90,7 +90,7 @@ def features_per_second(audio: np.ndarray, front_end: FrontEnd, cores: int | Non
 
 
 def evaluate(tflite_path, paths, labels, settings: Settings) -> tuple[float, float]:
-    """(accuracy, clips per second) of a TFLite file whose interpreter is fed clip by clip."""
+    """Return (accuracy, clips per second) of a TFLite file whose interpreter is fed clip by clip."""
     from ai_edge_litert.interpreter import Interpreter  # slow to import
 
     interpreter = Interpreter(model_path=str(tflite_path))
@@ -108,7 +108,7 @@ def evaluate(tflite_path, paths, labels, settings: Settings) -> tuple[float, flo
 
 
 def files(data_dir, clips: Clips) -> tuple[list[str], np.ndarray]:
-    """Paths and labels of the clips that are files."""
+    """Return paths and labels of the clips that are files."""
     real = [number for number, name in enumerate(clips.names) if name]
     return [str(Path(data_dir) / clips.names[number]) for number in real], clips.label[real]
 

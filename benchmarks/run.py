@@ -1,9 +1,9 @@
-"""Measure the project against the plain way of doing the same (plain.py), side by side on this machine.
+"""Measure the project beside the plain way of doing the same (plain.py) on this machine.
 
     python benchmarks/run.py --data_dir DIR
 
-Prints a Markdown table: medians over --runs runs with the lowest and highest, and the ratio. Nothing else
-should be running.
+Prints a Markdown table with medians over --runs runs (lowest to highest), and ratios. Nothing else should be
+running.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ SCRIPTS = ("train.py", "optimisations.py", "convert_to_tflite.py", "evaluation.p
 
 @dataclass(frozen=True)
 class Measured:
-    """What the measurements are taken on."""
+    """The data and the settings of all measurements."""
 
     data_dir: str
     data: Data
@@ -74,6 +74,7 @@ def main():
         ("TFLite evaluation, after start-up", "clips/s", plain_evaluation, our_evaluation),
         ("TFLite evaluation, whole process", "processes/s", plain_process, our_process),
     ):
+        # both take turns, so that a busy machine slows down both
         pairs = [(theirs(subject), ours(subject)) for _ in range(args.runs)]
         ratios = [fast / slow for slow, fast in pairs]
         slow, fast = zip(*pairs, strict=True)
@@ -93,7 +94,7 @@ def main():
 
 
 def spread(values) -> str:
-    """Median (lowest to highest)."""
+    """Return the median (lowest to highest) as text."""
     return " ".join(
         [f"{statistics.median(values):,.3g}", f"({min(values):,.3g} to {max(values):,.3g})"]
         if max(values) < 1000
@@ -102,7 +103,7 @@ def spread(values) -> str:
 
 
 def timed(script, *arguments, **options):
-    """(seconds, standard output) of a script as a process."""
+    """Run a script as a process; return its seconds and its standard output."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     start = time.perf_counter()
     output = subprocess.run(command, check=True, capture_output=True, text=True, **options).stdout
@@ -153,7 +154,7 @@ def our_process(subject: Measured) -> float:
 
 
 def first_step(subject: Measured) -> float:
-    """Seconds until train.py has taken its first step."""
+    """Return the seconds until train.py has taken its first step."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-u", str(ROOT / "train.py"), "--data_dir", subject.data_dir, *RECIPE]
         command += ["--train_dir", folder, "--how_many_training_steps", "2", "--eval_step_interval", "1"]
@@ -166,7 +167,7 @@ def first_step(subject: Measured) -> float:
 
 
 def growth(subject: Measured, count: int) -> tuple[float, float, float]:
-    """Seconds to decode `count` clips and to train on them, and the peak resident set in GB."""
+    """Return the seconds to decode `count` clips and to train on them, and the peak resident set in GB."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "clips"
         link_clips(Path(subject.data_dir), target, count)
@@ -184,7 +185,7 @@ def growth(subject: Measured, count: int) -> tuple[float, float, float]:
 
 
 def peak_memory(process_id):
-    """The peak resident set of a process so far in GB (Linux), 0 where it has ended."""
+    """Return the peak resident set of a process so far in GB (Linux), 0 if it has ended."""
     with contextlib.suppress(OSError):
         status = Path(f"/proc/{process_id}/status").read_text()
         if match := re.search(r"VmHWM:\s+(\d+) kB", status):
@@ -193,7 +194,7 @@ def peak_memory(process_id):
 
 
 def link_clips(source, target, count):
-    """A data set of `count` clips of `source`, as links, the words in proportion; as often as is needed."""
+    """Make a data set of `count` links to clips of `source`, words in proportion, repeated if needed."""
     names = [(word, name) for word in word_folders(source) for name, _, _ in list_recordings(source / word)]
     for number in np.linspace(0, max(len(names), count) - 1, count).astype(int):
         word, name = names[number % len(names)]

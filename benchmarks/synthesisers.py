@@ -1,9 +1,9 @@
-"""How many words of each installed synthesiser a model that learnt from people understands.
+"""Count the words of each installed synthesiser that a model of real speech understands.
 
     python benchmarks/synthesisers.py MODEL N
 
-MODEL is a checkpoint or TFLite file, N the number of recordings of each of its words by each synthesiser,
-drawn as synthesize.py does. CPU seconds are those of the synthesisers' processes (none of piper's).
+MODEL is a checkpoint or TFLite file. Each synthesiser says each of its words N times, drawn as in
+synthesize.py. CPU seconds count only processes of synthesisers (piper has none).
 """
 
 import resource
@@ -32,7 +32,7 @@ def main(path, count):
 
 
 def understood(model, said):
-    """Whether the model tells the word of each (word, samples), bool [recordings]."""
+    """Return whether the model recognises the word of each (word, samples), bool [recordings]."""
     front_end, labels = model.settings.front_end, model.settings.labels
     clips = np.stack([middle(samples, front_end.clip_samples) for _, samples in said])
     predicted = np.asarray(model.predict(mfcc(clips, front_end))).argmax(1)
@@ -40,6 +40,7 @@ def understood(model, said):
 
 
 def middle(samples, length):
+    """Return `length` samples around the middle of a word."""
     samples = centred(samples, length)
     start = (len(samples) - length) // 2
     return samples[start : start + length]

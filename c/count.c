@@ -1,8 +1,7 @@
-/* Counts the instructions of a classification and of the MFCCs of a frame on an emulated Cortex-M: `make count`.
+/* Count the instructions of a classification and of the MFCCs of a frame on an emulated Cortex-M: `make count`.
  *
- * With -icount shift=0 QEMU's clock advances equally for each instruction, so that a timer counts them. (It counts
- * no cycles: on a processor an instruction takes one or more, and memory may be slow.) A loop of known length shows how
- * many there are to a tick of the timer. */
+ * With -icount shift=0 QEMU's clock advances equally for each instruction, so a timer counts instructions, not cycles.
+ * A loop of known length shows how many instructions a tick of the timer is. */
 #include "kws_vectors.h"
 
 #if defined(__arm__) && !defined(ARDUINO)
@@ -34,7 +33,7 @@ static void compute_mfcc(void) { kws_mfcc(kws_vectors[0].samples + KWS_CLIP / 2 
 static uint32_t ticks(void (*function)(void)) {
     const uint32_t start = TIMER_VALUE;
     for (int i = 0; i < REPEATS; i++) function();
-    return (start - TIMER_VALUE) & TIMER_MASK; /* it counts down */
+    return (start - TIMER_VALUE) & TIMER_MASK; /* the timer counts down */
 }
 
 static uint32_t instructions(void (*function)(void), uint32_t of_loop) {

@@ -21,47 +21,47 @@ extern "C" {
 #define KWS_SHARED 0
 #endif
 
-/* What streaming keeps: the latest clip as the model's input, and the latest frame where the next begins in it. */
+/* A stream: the latest clip as the model's input, and the latest frame if frames overlap. */
 typedef struct {
     int8_t input[KWS_INPUTS];
     int16_t frame[KWS_SHARED ? KWS_WINDOW : 1];
 } kws_stream;
 
-/* MFCCs of one frame of KWS_WINDOW samples. */
+/* Compute the MFCCs of one frame of KWS_WINDOW samples. */
 void kws_mfcc(const int16_t *samples, float coefficients[KWS_COEFFICIENTS]);
 
-/* The model's input from a clip of KWS_CLIP samples. */
+/* Compute the model's input from a clip of KWS_CLIP samples. */
 void kws_features(const int16_t *samples, int8_t input[KWS_INPUTS]);
 
-/* Begin with silence. */
+/* Start a stream, with a clip of silence. */
 void kws_stream_start(kws_stream *stream);
 
-/* Hear the next KWS_STRIDE samples: the oldest frame goes, and a new one is computed. */
+/* Take the next KWS_STRIDE samples: a new frame is computed, and the oldest one goes. */
 void kws_stream_push(kws_stream *stream, const int16_t samples[KWS_STRIDE]);
 
-/* The same with the MFCCs of a new frame, where something else computes them. */
+/* The same with the MFCCs of the new frame, if something else computes them. */
 void kws_stream_push_mfcc(kws_stream *stream, const float coefficients[KWS_COEFFICIENTS]);
 
-/* Scores from input. Scores are probabilities: (score - KWS_SCORE_ZERO) * KWS_SCORE_SCALE. */
+/* Compute the scores of an input. A score stands for the probability (score - KWS_SCORE_ZERO) * KWS_SCORE_SCALE. */
 void kws_classify(const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]);
 
-/* Index of the highest score; its name is kws_labels[index]. */
+/* Return the index of the highest score; its name is kws_labels[index]. */
 int kws_best(const int8_t scores[KWS_LABELS]);
 
 #if KWS_VERIFIER
-/* The verifier: a second network for the same labels, which kws_detect.c asks before it reports a detection. */
+/* The verifier: a second network for the same labels. kws_detect.c asks it before it reports a detection. */
 #define KWS_VERIFIER_INPUTS (KWS_VERIFIER_FRAMES * KWS_COEFFICIENTS)
 
-/* A frame of its input from KWS_WINDOW samples; frames begin KWS_VERIFIER_STRIDE samples apart. */
+/* Compute a frame of its input from KWS_WINDOW samples; frames begin KWS_VERIFIER_STRIDE samples apart. */
 void kws_verifier_frame(const int16_t samples[KWS_WINDOW], int8_t input[KWS_COEFFICIENTS]);
 
-/* Its scores, as kws_classify's. */
+/* Compute its scores, as kws_classify does. */
 void kws_verifier_classify(const int8_t input[KWS_VERIFIER_INPUTS], int8_t scores[KWS_LABELS]);
 #endif
 
 /* ---- for the module itself ---- */
 
-/* Values stay in registers only where functions are inlined; with -Os compilers would rather have them short. */
+/* Values stay in registers only if functions are inlined, which compilers avoid with -Os. */
 #ifdef __GNUC__
 #define KWS_INLINE static inline __attribute__((always_inline))
 #define KWS_ALIGNED __attribute__((aligned(4)))
@@ -70,7 +70,7 @@ void kws_verifier_classify(const int8_t input[KWS_VERIFIER_INPUTS], int8_t score
 #define KWS_ALIGNED
 #endif
 
-/* How sums of products are computed; else in plain C. */
+/* How sums of products are computed: with Helium, with the DSP extension, or else in plain C. */
 #ifndef KWS_PLAIN_C
 #if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
 #define KWS_HELIUM
@@ -83,8 +83,8 @@ typedef struct {
     float real, imaginary;
 } kws_complex;
 
-/* Memory for features or for layers with packed weights, which are never computed at once: see kws_packed.h, whose
- * assembler for the DSP extension needs more registers than compilers leave that do not optimise. */
+/* One buffer for the FFT and for layers with packed weights (kws_packed.h), as they never run at once. Compilers that
+ * do not optimise leave too few registers for the assembler of the DSP extension. */
 #if KWS_PACKED && (defined(KWS_HELIUM) || (defined(KWS_DSP) && defined(__OPTIMIZE__)))
 #define KWS_SHARES_MEMORY
 typedef union {
@@ -104,16 +104,16 @@ extern kws_memory kws_work;
 
 /* ---- the model, in kws_model.c ---- */
 
-/* Values of a layer lie frame by frame, in a frame coefficient by coefficient, of that channel by channel. */
+/* Values of a layer are [height][width][channels]. */
 typedef struct {
     int height, width, channels; /* frames, coefficients, channels */
 } kws_shape;
 
 enum { KWS_FULLY_CONNECTED, KWS_CONVOLUTION, KWS_DEPTHWISE, KWS_AVERAGE };
 
-/* Weights of few distinct values: see kws_packed.h. */
+/* Weights as indices into a table of values: see kws_packed.h. */
 typedef struct {
-    int bits; /* of an index into the values */
+    int bits; /* of an index */
     const void *words;
     const uint8_t *tops;
     const int8_t *values;
@@ -123,15 +123,14 @@ typedef struct {
  * https://ai.google.dev/edge/litert/models/quantization_spec, and Jacob et al., arXiv:1712.05877, section 2. */
 typedef struct {
     int kind;
-    const int8_t *weights; /* [outputs][inputs], inputs in the order of the kernel's height, width, channels; of a
-                              depthwise convolution [inputs][outputs] */
-    const int32_t *bias;   /* less input zero point * sum of weights, so that inputs are multiplied as they are */
-    const float *scales;   /* steps of the output in a step of the sum: [outputs], or [1] where scale_step is 0 */
-    const kws_packed *packed; /* in place of weights; 0 where there are weights */
+    const int8_t *weights;    /* [outputs][kernel height, width, channels]; depthwise [inputs][outputs] */
+    const int32_t *bias;      /* [outputs]; includes -input_zero * sum of weights, so that inputs need no subtraction */
+    const float *scales;      /* steps of the output in a step of the sum: [outputs], or [1] if scale_step is 0 */
+    const kws_packed *packed; /* in place of weights, or 0 */
     int scale_step;
-    int inputs, outputs; /* of one place: values that go into a sum, and sums */
+    int inputs, outputs; /* at one place: values in a sum, and number of sums */
     int32_t input_zero, output_zero;
-    int32_t output_min; /* output_zero with ReLU, which so costs nothing, else -128 */
+    int32_t output_min; /* output_zero with ReLU, else -128 */
     int32_t multiplier; /* the first scale as multiplier * 2^(shift - 31), for CMSIS-NN */
     int shift;
     kws_shape from, to;
@@ -139,21 +138,21 @@ typedef struct {
 } kws_layer;
 
 extern const char *const kws_labels[KWS_LABELS];
-extern const double kws_thresholds[3][KWS_WORDS]; /* low, normal, high sensitivity: see kws_detect.h */
+extern const double kws_thresholds[3]; /* low, normal, high sensitivity: see kws_detect.h */
 extern const kws_layer kws_layers[KWS_LAYERS];
-extern const float kws_softmax[256];                           /* exp(-distance to the highest score) */
+extern const float kws_softmax[256]; /* exp(-distance to the highest score) */
 #if KWS_VERIFIER
 extern const kws_layer kws_verifier_layers[KWS_VERIFIER_LAYERS];
 extern const float kws_verifier_softmax[256];
 #endif
-extern const float kws_window[KWS_WINDOW];                     /* for samples of -32768..32767, and halved */
-extern const float kws_twiddle[KWS_FFT / 2][2];                /* cosine and sine of 2 pi k / KWS_FFT */
-/* The mel filters, bin by bin from KWS_FIRST_BIN up: as triangles overlap only with their neighbours, a bin of the
- * spectrum counts in one channel, with the first weight, in the one above, with the second, and in no other. Bins
- * from kws_mel_ends[i] to kws_mel_ends[i + 1], without the latter, count in channels i and i + 1. */
+extern const float kws_window[KWS_WINDOW];      /* for samples of -32768..32767, and halved */
+extern const float kws_twiddle[KWS_FFT / 2][2]; /* cosine and sine of 2 pi k / KWS_FFT */
+/* The mel filters, by bins of the spectrum from KWS_FIRST_BIN up. Triangles overlap only with their neighbours: a bin
+ * counts in one channel with its first weight, and in the channel above with its second. Bins from kws_mel_ends[i] to
+ * before kws_mel_ends[i + 1] count in channels i and i + 1. */
 extern const float kws_mel_weights[KWS_BINS][2];
 extern const int16_t kws_mel_ends[KWS_MEL_CHANNELS + 1];
-extern const float kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS / 2]; /* of the lower channels */
+extern const float kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS / 2]; /* the lower channels; the others follow */
 
 #ifdef __cplusplus
 }

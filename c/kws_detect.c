@@ -1,4 +1,4 @@
-/* Detections from the scores of windows: see kws_detect.h. */
+/* Detect words from the scores of windows: see kws_detect.h. */
 #include "kws_detect.h"
 
 #include <string.h>
@@ -19,7 +19,7 @@ void kws_detect_after(kws_detector *detector, int wake_label, int milliseconds) 
     detector->awake_until = 0;
 }
 
-/* The means over the latest windows, once another one's scores are known. */
+/* Add the scores of a window to the sums over the latest windows. Returns how many windows these are. */
 static int smooth(kws_detector *detector, const int8_t scores[KWS_LABELS]) {
     int8_t *place = detector->recent[detector->windows % KWS_SMOOTHED];
     int full = detector->windows >= KWS_SMOOTHED;
@@ -33,7 +33,7 @@ static int smooth(kws_detector *detector, const int8_t scores[KWS_LABELS]) {
 }
 
 #if KWS_VERIFIER
-/* The frame that begins `back` samples ago; where it goes over the end of the ring, a copy. */
+/* Return the frame that begins `back` samples ago; a copy, if it goes over the end of the ring. */
 static const int16_t *frame_at(const kws_detector *detector, int32_t back) {
     static int16_t frame[KWS_WINDOW];
     const int32_t begin = (detector->next + KWS_AUDIO - back) % KWS_AUDIO, count = KWS_AUDIO - begin;
@@ -45,7 +45,7 @@ static const int16_t *frame_at(const kws_detector *detector, int32_t back) {
 
 static float mean_score(int32_t sum, int count) { return (float)sum * KWS_SCORE_SCALE / (float)count; }
 
-/* The verifier's scores of the window that began `begin` samples ago. */
+/* Compute the verifier's scores of the window that began `begin` samples ago. */
 static void score_again(kws_detector *detector, uint32_t window, int32_t begin) {
     int8_t *input = detector->verifier_input;
     const int shared = window == detector->after_input ? KWS_VERIFIER_SHARED : 0; /* frames with the one before */
@@ -58,8 +58,8 @@ static void score_again(kws_detector *detector, uint32_t window, int32_t begin) 
     detector->known[window % KWS_SMOOTHED] = 1;
 }
 
-/* The verifier's mean score of a label over the latest `count` windows, rounded as on the PC. Where the first of them
- * leave it below `least` in any case, the others are not computed, and the result is only known to be less. */
+/* Return the verifier's mean score of a label over the latest `count` windows, rounded as on the PC. If it cannot reach
+ * `least` any more, the other windows are not computed, and 0 is returned. */
 static float verifier_mean(kws_detector *detector, int label, int count, double least) {
     int32_t sum = 0;
     for (int back = count - 1; back >= 0; back--) { /* hops before the latest window */
@@ -93,13 +93,13 @@ int kws_detect(kws_detector *detector, const int16_t samples[KWS_STRIDE], kws_de
     for (int i = 1; i < KWS_LABELS; i++)
         if (detector->sums[i] > detector->sums[best]) best = i;
 
-    /* In double precision and in this order as on the PC, so that no detection depends on the rounding. */
+    /* In double precision and in this order, as on the PC, so that rounding cannot change a detection. */
     double mean = detector->sums[best] * (double)KWS_SCORE_SCALE / count;
     double seconds = (detector->windows - 1) * KWS_HOP_S + KWS_CLIP_S / 2 - (count - 1) * KWS_HOP_S / 2;
     if (best < KWS_FIRST_WORD || seconds - detector->last < KWS_REFRACTORY_S) return 0;
     const int wakes = best == detector->wake_label;
     if (detector->wake_label && !wakes && seconds > detector->awake_until) return 0;
-    const double least = kws_thresholds[detector->sensitivity][best - KWS_FIRST_WORD];
+    const double least = kws_thresholds[detector->sensitivity];
 #if KWS_VERIFIER
     if (mean < KWS_GATE) return 0;
     mean = verifier_mean(detector, best, count, least);

@@ -1,12 +1,12 @@
-/* Words in an endless stream: what kws/streaming.py detects on the PC, at the same times.
+/* Detect words in an endless stream, at the same times as kws/detect/streaming.py on the PC.
  *
- * Scores of the latest windows are averaged; a word is detected where its mean is the highest of all labels and
- * reaches the word's threshold, unless something was detected less than the refractory time ago (as in P. Warden,
+ * Scores of the latest windows are averaged. A word is detected if its mean is the highest of all labels and
+ * reaches the threshold, unless something was detected less than the refractory time ago (as in P. Warden,
  * arXiv:1804.03209, section 7). Hop, smoothing, refractory time and thresholds are the model's own.
  *
- * With a verifier, a word whose mean reaches KWS_GATE is detected where the verifier's mean score of it, over the same
- * windows, reaches the threshold (kws/verifier.py). It classifies them in that one call of kws_detect, so that a
- * microphone must go on recording meanwhile. */
+ * With a verifier, a word whose mean reaches KWS_GATE is detected if the verifier's mean score of it, over the same
+ * windows, reaches the threshold (kws/detect/verifier.py). The verifier classifies these windows within one call of
+ * kws_detect, so the microphone must go on recording meanwhile. */
 #ifndef KWS_DETECT_H
 #define KWS_DETECT_H
 
@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 #if KWS_VERIFIER
-/* Samples that the verifier may look back on: the windows whose scores are averaged. */
+/* Samples that are kept for the verifier: all windows whose scores are averaged. */
 #define KWS_AUDIO ((KWS_CLIP_STRIDES + (KWS_SMOOTHED - 1) * KWS_HOP_STRIDES) * KWS_STRIDE)
 #endif
 
@@ -32,29 +32,29 @@ typedef struct {
 typedef struct {
     kws_stream stream;
     int8_t recent[KWS_SMOOTHED][KWS_LABELS]; /* scores of the latest windows, a ring */
-    int32_t sums[KWS_LABELS];                /* of them, above KWS_SCORE_ZERO */
+    int32_t sums[KWS_LABELS];                /* their sums, less KWS_SCORE_ZERO each */
     uint32_t strides, windows;               /* received, and classified */
-    double last;                             /* seconds of the last detection */
+    double last;                             /* time of the last detection, in seconds */
     int wake_label;                          /* 0 for none: see kws_detect_after */
     double listen, awake_until;              /* seconds */
     int sensitivity;
 #if KWS_VERIFIER
-    int16_t audio[KWS_AUDIO]; /* the latest, a ring */
+    int16_t audio[KWS_AUDIO]; /* the latest samples, a ring */
     int32_t next;             /* place of the next sample in it */
     int8_t again[KWS_SMOOTHED][KWS_LABELS]; /* the verifier's scores of the latest windows, a ring */
-    uint8_t known[KWS_SMOOTHED];            /* whether it has scored them */
+    uint8_t known[KWS_SMOOTHED];            /* whether the verifier has scored them */
     int8_t verifier_input[KWS_VERIFIER_INPUTS];
-    uint32_t after_input; /* number of the window after that of the input */
+    uint32_t after_input; /* number of the window after the one in verifier_input */
 #endif
 } kws_detector;
 
-/* Reset: the stream starts now. The sensitivity is one of those above. */
+/* Start a stream now. The sensitivity is KWS_LOW, KWS_NORMAL or KWS_HIGH. */
 void kws_detect_start(kws_detector *detector, int sensitivity);
 
-/* From now on detect other words only for so long after the one of that label; 0 for all at all times. */
+/* From now on detect other words only for `milliseconds` after the word of wake_label; 0 detects all at all times. */
 void kws_detect_after(kws_detector *detector, int wake_label, int milliseconds);
 
-/* Process the next KWS_STRIDE samples. Returns whether a word was detected, and what, in *found. */
+/* Process the next KWS_STRIDE samples. Returns whether a word was detected, and writes it to *found. */
 int kws_detect(kws_detector *detector, const int16_t samples[KWS_STRIDE], kws_detection *found);
 
 #ifdef __cplusplus

@@ -1,6 +1,6 @@
-/* MFCCs as TensorFlow's AudioSpectrogram (magnitude_squared) and Mfcc operators define them; the same steps as
- * kws/features.py on the PC, with the tables of its mfcc_tables. (Despite the name magnitude_squared, Mfcc takes
- * the square root again: mel channels are sums of magnitudes.) */
+/* MFCCs as TensorFlow's AudioSpectrogram (magnitude_squared) and Mfcc operators define them, in the same steps as
+ * kws/base/features.py on the PC and with its tables. (Despite the name magnitude_squared, Mfcc takes the square root
+ * again: mel channels are sums of magnitudes.) */
 #include <math.h>
 #include <string.h>
 
@@ -9,20 +9,20 @@
 #define POINTS (KWS_FFT / 2) /* of the complex FFT that transforms KWS_FFT real values */
 #define SMALLEST 1e-12f      /* floor of the logarithm, as in TensorFlow's Mfcc: digital silence has no energy */
 
-/* The first butterflies have 4 inputs or 8, so that for those after them, with 4, there are POINTS. */
+/* The first butterflies have 4 inputs, or 8 if POINTS is no power of 4; all later ones have 4. */
 #define POWER_OF_4 ((POINTS & 0x55555555) != 0)
 #define FIRST (POWER_OF_4 ? 4 : 8)
 
 typedef kws_complex complex_value;
 
-/* The spectrum. The samples do not lie here first: the first butterflies take them from where they are. */
+/* The spectrum. The first butterflies read the samples in place and write here. */
 #ifdef KWS_SHARES_MEMORY
 #define buffer kws_work.spectrum
 #else
 static complex_value buffer[POINTS];
 #endif
 
-/* a b + c, in one instruction and with one rounding where the processor can. */
+/* Return a b + c, in one instruction and with one rounding if the processor can. */
 KWS_INLINE float multiply_add(float a, float b, float c) {
 #ifdef __FP_FAST_FMAF
     return fmaf(a, b, c);
@@ -31,7 +31,7 @@ KWS_INLINE float multiply_add(float a, float b, float c) {
 #endif
 }
 
-/* sqrtf, but where there is an instruction without a look at whether x is negative, which no sum of squares is. */
+/* Return the square root of a sum of squares. sqrtf would also check whether x is negative. */
 KWS_INLINE float square_root(float x) {
 #if defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && defined(__GNUC__)
     __asm("vsqrt.f32 %0, %0" : "+t"(x));
@@ -63,14 +63,14 @@ KWS_INLINE complex_value plus_i_times(complex_value a, complex_value b) {
     return result;
 }
 
-/* Times exp(-i angle), from the angle's cosine (real) and sine (imaginary). */
+/* Return a exp(-i angle), from the angle's cosine (real) and sine (imaginary). */
 KWS_INLINE complex_value turned(complex_value a, complex_value angle) {
     const complex_value result = {multiply_add(a.imaginary, angle.imaginary, a.real * angle.real),
                                   multiply_add(-a.real, angle.imaginary, a.imaginary * angle.real)};
     return result;
 }
 
-/* The DFT of 4 values, in natural order. */
+/* Compute the DFT of 4 values in place, in natural order. */
 KWS_INLINE void transform_4(complex_value *a, complex_value *b, complex_value *c, complex_value *d) {
     const complex_value sum = plus(*a, *c), difference = minus(*a, *c);
     const complex_value other_sum = plus(*b, *d), other_difference = minus(*b, *d);
@@ -80,8 +80,8 @@ KWS_INLINE void transform_4(complex_value *a, complex_value *b, complex_value *c
     *d = plus_i_times(difference, other_difference);
 }
 
-/* Windowed samples 2i and 2i + 1, zeros beyond the window. Even samples are taken for real parts and odd ones for
- * imaginary parts, so that a complex FFT of half the length does for real samples. */
+/* Return windowed samples 2i and 2i + 1, zeros beyond the window. Even samples are real parts and odd ones imaginary
+ * parts, so that a complex FFT of half the length is enough for real samples. */
 KWS_INLINE complex_value pair(const int16_t *samples, int i) {
     complex_value result = {0, 0};
     if (2 * i < KWS_WINDOW) result.real = kws_window[2 * i] * samples[2 * i];
@@ -96,7 +96,7 @@ KWS_INLINE void first_4(const int16_t *samples, int i, complex_value *to) {
     to[0] = a, to[1] = b, to[2] = c, to[3] = d;
 }
 
-/* As two transforms of 4, of even and of odd values. */
+/* The same for 8 values: two transforms of 4, of even and of odd values. */
 KWS_INLINE void first_8(const int16_t *samples, int i, complex_value *to) {
     const float half = 0.707106781f; /* of a turn by 45 degrees: cosine and sine */
     complex_value a = pair(samples, i), b = pair(samples, i + POINTS / 8 * 2);
@@ -120,7 +120,7 @@ static complex_value twiddle(int i) {
 
 /* The complex FFT, radix 4, decimation in time (Cooley and Tukey, Mathematics of Computation 19, 1965). */
 static void transform(const int16_t *samples) {
-    int reversed = 0; /* the bits of i, in reverse: decimation leaves results in natural order if begun so */
+    int reversed = 0; /* the bits of i in reverse, so that decimation ends in natural order */
     for (int i = 0; i < POINTS / FIRST; i++) {
         if (POWER_OF_4) {
             first_4(samples, i, &buffer[FIRST * reversed]);
@@ -131,15 +131,15 @@ static void transform(const int16_t *samples) {
         for (; reversed & bit; bit >>= 1) reversed ^= bit;
         reversed ^= bit;
     }
-    for (int size = FIRST; size < POINTS; size *= 4) { /* of the transforms that are put together by fours */
-        const int step = KWS_FFT / (4 * size);         /* in the table, of angles of 2 pi / KWS_FFT */
+    for (int size = FIRST; size < POINTS; size *= 4) { /* of the transforms that are joined by fours */
+        const int step = KWS_FFT / (4 * size);         /* in the table, whose angles are 2 pi / KWS_FFT apart */
         for (int k = 0; k < size; k++) {
             const complex_value once = twiddle(k * step), twice = twiddle(2 * k * step);
-            const complex_value thrice = { /* of angles that are added */
+            const complex_value thrice = { /* once and twice: their angles add up */
                 multiply_add(-once.imaginary, twice.imaginary, once.real * twice.real),
                 multiply_add(once.imaginary, twice.real, once.real * twice.imaginary)};
             for (complex_value *a = &buffer[k]; a < buffer + POINTS; a += 4 * size) {
-                /* where bits are reversed, the second quarter is third */
+                /* with reversed bits, the second quarter is the third */
                 complex_value first = a[0], second = turned(a[2 * size], once);
                 complex_value third = turned(a[size], twice), fourth = turned(a[3 * size], thrice);
                 transform_4(&first, &second, &third, &fourth);
@@ -149,11 +149,11 @@ static void transform(const int16_t *samples) {
     }
 }
 
-/* Magnitude of bin k, 1 to POINTS - 1, of the spectrum of the real values.
+/* Return the magnitude of bin k, 1 to POINTS - 1, of the spectrum of the real samples.
  *
- * With Z the complex spectrum, those of the even and of the odd samples are E = (Z[k] + conj Z[POINTS - k]) / 2 and
- * O = (Z[k] - conj Z[POINTS - k]) / 2i, as spectra of real samples are symmetric; the whole is E + O exp(-2 pi i k /
- * KWS_FFT) (Press et al., Numerical Recipes, section 12.3: FFT of single real function). The window has the half. */
+ * Z is the complex spectrum. As spectra of real samples are symmetric, the spectrum of the even samples is
+ * E = (Z[k] + conj Z[POINTS - k]) / 2, of the odd samples O = (Z[k] - conj Z[POINTS - k]) / 2i, and of all samples
+ * E + O exp(-2 pi i k / KWS_FFT) (Press et al., Numerical Recipes, section 12.3). The factor 1/2 is in the window. */
 KWS_INLINE float magnitude(int k) {
     const complex_value one = buffer[k], other = buffer[POINTS - k];
     const complex_value even = {one.real + other.real, one.imaginary - other.imaginary};
@@ -162,13 +162,14 @@ KWS_INLINE float magnitude(int k) {
     return square_root(multiply_add(whole.real, whole.real, whole.imaginary * whole.imaginary));
 }
 
-/* Natural logarithm of a positive float32, within 2e-6: that of libm takes five times as long where there is no
- * double precision. With x = 2^e m, m from sqrt(1/2) to sqrt(2), ln x = e ln 2 + ln m, and ln m = 2 artanh s with
- * s = (m - 1) / (m + 1), whose series s + s^3 / 3 + s^5 / 5 + ... needs four terms, as |s| < 0.172. */
+/* Return the natural logarithm of a positive float32, within 2e-6. libm is slow without double precision.
+ *
+ * With x = 2^e m, m from sqrt(1/2) to sqrt(2), ln x = e ln 2 + ln m. ln m = 2 artanh s with s = (m - 1) / (m + 1). Its
+ * series s + s^3 / 3 + s^5 / 5 + ... needs four terms, as |s| < 0.172. */
 static float logarithm(float x) {
     int32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    const int32_t exponent = (bits - 0x3F3504F3) >> 23; /* the bits of sqrt(1/2); 23 are the fraction's */
+    const int32_t exponent = (bits - 0x3F3504F3) >> 23; /* the bits of sqrt(1/2); a fraction has 23 */
     bits -= exponent * (1 << 23);
     memcpy(&x, &bits, sizeof x);
     const float s = (x - 1) / (x + 1), square = s * s;
@@ -178,8 +179,8 @@ static float logarithm(float x) {
     return multiply_add(2 * s, series, (float)exponent * 0.693147181f);
 }
 
-/* The DCT of the logarithms of the mel channels, which are lost. Cosines of even order are the same from both ends,
- * those of odd order the same but for the sign, so that half of the products do. */
+/* Compute the DCT of the logarithms of the mel channels, and overwrite these. Cosines of even order are symmetric,
+ * cosines of odd order antisymmetric, so half of the products are enough. */
 static void cosine_transform(float mel[KWS_MEL_CHANNELS], float coefficients[KWS_COEFFICIENTS]) {
     for (int i = 0; i < KWS_MEL_CHANNELS / 2; i++) {
         float *one = &mel[i], *other = &mel[KWS_MEL_CHANNELS - 1 - i];
@@ -216,7 +217,7 @@ void kws_mfcc(const int16_t *samples, float coefficients[KWS_COEFFICIENTS]) {
     cosine_transform(mel, coefficients);
 }
 
-/* TFLite's affine quantization: value = scale * (quantized - zero point). What does not fit saturates. */
+/* Quantize as TFLite does: value = scale * (quantized - zero point). Values out of range saturate. */
 KWS_INLINE void quantize(const float coefficients[KWS_COEFFICIENTS], float scale, float zero, int8_t *input) {
     for (int i = 0; i < KWS_COEFFICIENTS; i++) {
         float value = rintf(coefficients[i] / scale) + zero;

@@ -1,18 +1,19 @@
-/* The network in 8 bits, bit for bit what LiteRT computes on a PC. Fully connected layers are convolutions of one
- * place. Sums of products take most of the time; the compiler's macros choose how they are computed: with Helium
- * (Cortex-M55, M85), with the DSP extension (Cortex-M4, M7, M33), or in plain C, also where KWS_PLAIN_C is defined.
- * With KWS_CMSIS_NN defined, CMSIS-NN computes the fully connected layers. */
+/* The network in 8 bits, bit for bit what LiteRT computes on a PC.
+ *
+ * Sums of products take most of the time. The compiler's macros choose how they are computed: with Helium (Cortex-M55,
+ * M85), with the DSP extension (Cortex-M4, M7, M33), or in plain C, as always if KWS_PLAIN_C is defined. With
+ * KWS_CMSIS_NN defined, CMSIS-NN computes the fully connected layers. A convolution is such a layer at each place. */
 #include <string.h>
 
 #include "kws.h"
 
-#define ROWS 4 /* of weights, multiplied at once so that an input is read once for all of them */
+#define ROWS 4 /* rows of weights that are multiplied at once, so that an input is read once for all of them */
 
 #ifdef KWS_SHARES_MEMORY
 kws_memory kws_work;
 #endif
 
-/* Each of these adds, to sums[i], the products of `count` inputs with row i of the weights. */
+/* add_products adds, to sums[i], the products of `count` inputs with row i of the weights. */
 #ifdef KWS_HELIUM
 #include <arm_mve.h>
 #endif
@@ -33,7 +34,7 @@ static void add_products(const int8_t *inputs, const int8_t *weights, int count,
         inputs += 16, one += 16, two += 16, three += 16, four += 16;
     }
     if (rest > 0) {
-        const mve_pred16_t some = vctp8q((uint32_t)rest); /* the first `rest` of 16; others count as 0 */
+        const mve_pred16_t some = vctp8q((uint32_t)rest); /* the first `rest` of 16 lanes; others count as 0 */
         const int8x16_t values = vldrbq_z_s8(inputs, some);
         sum_one = vmladavaq_s8(sum_one, values, vldrbq_z_s8(one, some));
         sum_two = vmladavaq_s8(sum_two, values, vldrbq_z_s8(two, some));
@@ -45,7 +46,7 @@ static void add_products(const int8_t *inputs, const int8_t *weights, int count,
 
 #elif defined(KWS_DSP)
 
-/* The instructions have intrinsics, but not in compilers of before 2020. */
+/* Compilers from before 2020 lack the intrinsics for these instructions. */
 KWS_INLINE uint32_t bytes_0_and_2(uint32_t word) {
     uint32_t halves;
     __asm("sxtb16 %0, %1" : "=r"(halves) : "r"(word));
@@ -64,8 +65,8 @@ KWS_INLINE uint32_t word_at(const int8_t *bytes) {
     return word;
 }
 
-/* Adds the products of four inputs, halves `even` and `odd`, with the weights of two rows of `count`, and goes on to
- * the next four. In one piece of assembler, as compilers read so far ahead that sums no longer fit in registers. */
+/* Add the products of four inputs, in `even` and `odd`, with the weights of two rows, `count` apart, and move `weights`
+ * to the next four. In C, compilers would read so far ahead that sums no longer fit in registers. */
 KWS_INLINE void multiply_two_rows(const int8_t **weights, int count, uint32_t even, uint32_t odd,
                                      int32_t *sum, int32_t *next_sum) {
     uint32_t word, halves;
@@ -121,8 +122,8 @@ static void add_products(const int8_t *inputs, const int8_t *weights, int count,
 #endif
 #endif
 
-/* `count` of the sums in steps of the output: times a float32, rounded to the nearest, of two as near to the even one,
- * as in XNNPACK, which computes the layers for LiteRT. export_c.py sees to it that products are less than 2^21. */
+/* Write `count` of the sums in steps of the output: times a float32, rounded to the nearest, ties to even, as in
+ * XNNPACK, which computes the layers for LiteRT. export_c.py makes sure that products are less than 2^21. */
 #if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 2) && !defined(KWS_PLAIN_C)
 
 static void quantize(const kws_layer *layer, const int32_t sums[ROWS], int row, int count, int8_t *output) {
@@ -144,9 +145,9 @@ KWS_INLINE int32_t rounded_product(int32_t sum, float scale) {
     memcpy(&value, &product, sizeof value);
     return value;
 #else
-    /* Volatile, as compilers may add to a product without rounding it, where the processor can. */
+    /* Volatile, so that the product is rounded before the addition, even if the processor could fuse them. */
     volatile float product = (float)sum * scale;
-    const float at_ones = product + 12582912.0f; /* 1.5 * 2^23: float32 from 2^23 to 2^24 are whole numbers */
+    const float at_ones = product + 12582912.0f; /* 1.5 * 2^23: from 2^23 to 2^24 all float32 are whole numbers */
     memcpy(&value, &at_ones, sizeof value);
     return value - 0x4B400000; /* the bits of 1.5 * 2^23 */
 #endif
@@ -166,7 +167,7 @@ static void quantize(const kws_layer *layer, const int32_t sums[ROWS], int row, 
 #if KWS_UNPACKED
 static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t *output) {
     for (int i = 0; i < layer->outputs; i += ROWS) {
-        /* The last rows are again ROWS, some of them for a second time; export_c.py gives at least as many. */
+        /* The last ROWS rows may repeat some; export_c.py writes at least ROWS. */
         if (i + ROWS > layer->outputs && layer->outputs >= ROWS) i = layer->outputs - ROWS;
         int32_t sums[ROWS];
         memcpy(sums, layer->bias + i, sizeof sums);
@@ -184,7 +185,7 @@ static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t 
 #include "arm_nnfunctions.h"
 
 static void fully_connected_by_cmsis_nn(const kws_layer *layer, const int8_t *input, int8_t *output) {
-    /* On processors with Helium sums begin with what is in the context, on others with the bias. */
+    /* CMSIS-NN begins sums with the context on processors with Helium, with the bias on others. */
     const cmsis_nn_context context = {(void *)layer->bias, layer->outputs * (int32_t)sizeof *layer->bias};
     cmsis_nn_fc_params parameters = {0, 0, 0, {0, 127}};
     parameters.output_offset = layer->output_zero;
@@ -199,15 +200,15 @@ static void fully_connected_by_cmsis_nn(const kws_layer *layer, const int8_t *in
 
 #if KWS_CONVOLUTIONS
 
-/* The values under the kernel at a place of the output, in the order of its weights: as they lie in the input, or
- * copied. Beyond the edges of the input are its zeros. */
+/* Return the values under the kernel at a place of the output, in the order of its weights: a copy, if the kernel has
+ * more than one place. Beyond the edges of the input lies its zero point. */
 static const int8_t *patch_at(const kws_layer *layer, const int8_t *input, int y, int x) {
     static int8_t patch[KWS_PATCH];
     const kws_shape *from = &layer->from;
     const int channels = from->channels, top = y * layer->stride_height - layer->pad_top;
     const int left = x * layer->stride_width - layer->pad_left;
     if (layer->kernel_height == 1 && layer->kernel_width == 1) return input + (top * from->width + left) * channels;
-    const int before = left < 0 ? -left : 0; /* columns of the kernel that are left of the input */
+    const int before = left < 0 ? -left : 0; /* columns of the kernel to the left of the input */
     int after = left + layer->kernel_width - from->width;
     if (after < 0) after = 0;
     const int inside = layer->kernel_width - before - after;
@@ -226,7 +227,7 @@ static const int8_t *patch_at(const kws_layer *layer, const int8_t *input, int y
     return patch;
 }
 
-/* Adds, to sums[i], the products of the values of channel i with its weights, both `channels` apart. */
+/* Add, to sums[i], the products of the values of channel i with its weights, both `channels` apart. */
 static void add_channel_products(const int8_t *values, const int8_t *weights, int count, int channels,
                                  int32_t sums[ROWS]) {
 #ifdef KWS_HELIUM
@@ -247,7 +248,7 @@ static void add_channel_products(const int8_t *values, const int8_t *weights, in
 #endif
 }
 
-/* Each channel with weights of its own; those of the channels at one place are beside each other. */
+/* Compute a depthwise convolution at one place: each channel has its own weights, beside those of the next channel. */
 static void depthwise(const kws_layer *layer, const int8_t *patch, int8_t *output) {
     const int channels = layer->outputs;
     for (int i = 0; i < channels; i += ROWS) {
@@ -266,7 +267,7 @@ static void depthwise(const kws_layer *layer, const int8_t *patch, int8_t *outpu
     }
 }
 
-/* The mean of each channel over all places, rounded to the nearest, of two as near away from zero. */
+/* Compute the mean of each channel over all places, rounded to the nearest, ties away from zero. */
 static void average(const kws_layer *layer, const int8_t *input, int8_t *output) {
     const int channels = layer->outputs, places = layer->from.height * layer->from.width;
     for (int channel = 0; channel < channels; channel++) {
@@ -310,8 +311,8 @@ static void compute(const kws_layer *layer, const int8_t *input, int8_t *output)
 #endif
 }
 
-/* Probabilities, in place: exp(score) / sum of exp(scores). Distances to the highest score are 0 to 255, so that a
- * table holds every exp and none overflows. */
+/* Turn scores into probabilities, in place: exp(score) / sum of exp(scores). Distances to the highest score are 0 to
+ * 255, so a table holds every exp, and none overflows. */
 static void softmax(const float exponentials[256], int8_t scores[KWS_LABELS]) {
     float sum = 0;
     int highest = scores[kws_best(scores)];

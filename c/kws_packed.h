@@ -1,18 +1,18 @@
 /* Sums of products with packed weights: indices of 3, 4 or 5 bits into a table of a layer's values. A part of kws_nn.c.
  *
- * Inputs `at` and `at + half`, half = ceil(inputs / 2), make a pair, and so do their weights in a row, of two indices,
- * the first in the lower bits. The pairs of four rows at `at`, the first row's lowest, are 24, 32 or 40 bits: word `at`
- * of the layer's words, of 16 bits with indices of 3 and else of 32, and above it byte `at` of its tops, which indices
- * of 4 bits do not need. kws/packing.py writes this layout: a table of all pairs of values gives SMLAD its operand at
- * once, and 16 pairs beside each other are the lanes of a vector. */
+ * kws/board/packing.py writes this layout, with half = ceil(inputs / 2). Inputs `at` and `at + half` make a pair, and
+ * so do their weights in a row: two indices, the first in the lower bits. The pairs `at` of four rows make a group of
+ * 24, 32 or 40 bits, the first row's pair lowest. Its lower bits are words[at]: 16 bits if indices have 3 bits, else
+ * 32. The other 8 bits are tops[at]; indices of 4 bits need none. A table of all pairs of values gives SMLAD its
+ * operand at once, and 16 pairs beside each other are the lanes of a vector. */
 
-/* prepare() computes once for a layer what is a table of values for indices, and inputs as the processor takes them. */
+/* prepare() runs once for a layer: it makes the table of values, and arranges inputs as the processor takes them. */
 #if defined(KWS_HELIUM)
 
 #define VECTOR 16 /* lanes */
 
-/* Values for all bytes, so that lanes need not be cleared of other bits than an index: by the lowest bits of the byte,
- * and with indices of 4 bits by the highest, too. */
+/* The table has a value for each byte, so that lanes may hold other bits above an index. With indices of 4 bits, a
+ * second table is for the index in the upper half of a byte. */
 static void prepare(const kws_layer *layer, const int8_t *input) {
     const int half = (layer->inputs + 1) / 2, rest = layer->inputs - half;
     const uint8x16_t lanes = vidupq_n_u8(0, 1), mask = vdupq_n_u8((uint8_t)((1 << layer->packed->bits) - 1));
@@ -24,15 +24,15 @@ static void prepare(const kws_layer *layer, const int8_t *input) {
         vstrbq_s8(table + 256 + i, vldrbq_gather_offset_s8(layer->packed->values, vandq_u8(vshrq_n_u8(byte, 4), mask)));
 #endif
     }
-    for (int i = 0; i < half; i += VECTOR, inputs += 2 * VECTOR) { /* others than there are count as 0 */
+    for (int i = 0; i < half; i += VECTOR, inputs += 2 * VECTOR) { /* inputs beyond the end count as 0 */
         vstrbq_s8(inputs, vldrbq_z_s8(input + i, vctp8q((uint32_t)(half - i))));
         vstrbq_s8(inputs + VECTOR, vldrbq_z_s8(input + half + i, vctp8q((uint32_t)(rest > i ? rest - i : 0))));
     }
 }
 
-/* Each of these adds to sums the products of inputs, 16 pairs at a time in q5 and q6, with four rows: bytes of words
- * are in q0 to q3, tops in q4. In assembler, as compilers move vectors that vld4 loads to memory and back; not inlined,
- * so that registers are to be had for all of it. */
+/* ADD_PRODUCTS defines a function that adds to sums the products of inputs with four rows: 16 pairs of inputs at a time
+ * in q5 and q6, bytes of words in q0 to q3, tops in q4. It is assembler, as compilers move vectors that vld4 loads to
+ * memory and back, and not inlined, so that there are enough registers. */
 #define ADD_PRODUCTS(name, loads, sums_of_products)                                                                   \
     __attribute__((noinline)) static void name(const void *words, const uint8_t *tops, int half, int32_t sums[ROWS]) { \
         const int8_t *inputs = kws_work.vectors.inputs, *table = kws_work.vectors.values;                             \
@@ -63,7 +63,7 @@ static void prepare(const kws_layer *layer, const int8_t *input) {
 #define ADD_SHIFTED(row, inputs, from, bits)               \
     "vshr.u8 q0, " from ", #" bits "\n\t"                  \
     ADD(row, inputs, "table", "q0")
-/* The lowest bits are the highest of `low`, from a bit on, and those above them are from `high`, which goes left. */
+/* An index across two bytes: its lower bits are the highest of `low`, its upper bits the lowest of `high`. */
 #define ADD_JOINED(row, inputs, high, left, low, right)    \
     "vshl.i8 q7, " high ", #" left "\n\t"                  \
     "vsri.8 q7, " low ", #" right "\n\t"                   \
@@ -109,10 +109,10 @@ ADD_PRODUCTS(add_products_5, LOAD_4 LOAD_TOPS,
 
 #elif defined(KWS_SHARES_MEMORY)
 
-/* Two numbers of 16 bits. */
+/* Return two numbers of 16 bits in a word. */
 KWS_INLINE uint32_t halves(int low, int high) { return (uint16_t)low | (uint32_t)high << 16; }
 
-/* Compilers would use four instructions. */
+/* Store four words by two instructions; compilers would use four. */
 KWS_INLINE void store_four(uint32_t *at, uint32_t one, uint32_t two, uint32_t three, uint32_t four) {
     __asm volatile("strd %1, %2, [%0]\n\t"
                    "strd %3, %4, [%0, #8]"
@@ -137,8 +137,9 @@ static void prepare(const kws_layer *layer, const int8_t *input) {
     if (half > rest) inputs[rest] = halves(input[rest], 0);
 }
 
-/* Each of these adds to sums the products of pairs of inputs with four rows. The loop has two, and begins in its middle
- * where their number is odd. In assembler, and not inlined, as compilers do not find registers for all of it. */
+/* ADD_PRODUCTS defines a function that adds to sums the products of pairs of inputs with four rows. A turn of the loop
+ * takes two pairs; if their number is odd, the loop begins in its middle. It is assembler, and not inlined, as
+ * compilers do not find enough registers. */
 #define ADD_PRODUCTS(name, products_of_a_pair)                                                                        \
     __attribute__((noinline)) static void name(const void *words, const uint8_t *tops, int half, int32_t sums[ROWS]) { \
         const uint32_t *inputs = kws_work.of_two.inputs, *end = inputs + half;                                        \
@@ -206,22 +207,22 @@ ADD_PRODUCTS(add_products_5,
 
 static void prepare(const kws_layer *layer, const int8_t *input) { (void)layer, (void)input; }
 
-/* Compilers read so far ahead that sums no longer fit in registers, unless told not to. */
+/* Keep compilers from reading so far ahead that sums no longer fit in registers. */
 #ifdef __GNUC__
 #define IN_ORDER __asm volatile("" : : : "memory")
 #else
 #define IN_ORDER (void)0
 #endif
 
-/* A sum and the products of two inputs with a row, whose indices are the lowest of `pair`. */
+/* Return a sum plus the products of two inputs with a row, whose indices are the lowest bits of `pair`. */
 KWS_INLINE int32_t added(int32_t sum, const int8_t *values, int bits, uint32_t pair, int32_t first, int32_t second) {
     const uint32_t mask = (1u << bits) - 1;
     sum += first * values[pair & mask];
     return sum + second * values[pair >> bits & mask];
 }
 
-/* The products of pairs `at` to `end`. `bits` and `both`, false where the second input is none, are constants, so that
- * each has a loop of its own. */
+/* Add the products of pairs `at` to `end`. `both` is false if there is no second input. `bits` and `both` are
+ * constants, so that each combination gets its own loop. */
 KWS_INLINE void add_pairs(int bits, int both, const kws_layer *layer, const int8_t *input, const void *words,
                           const uint8_t *tops, int half, int at, int end, int32_t sums[ROWS]) {
     const int8_t *values = layer->packed->values, *inputs = input + at;
@@ -262,7 +263,7 @@ static void packed_layer(const kws_layer *layer, const int8_t *input, int8_t *ou
     for (int i = 0; i < layer->outputs; i += ROWS) {
         const int begin = i / ROWS * (kernel->bits == 3 ? (half + 1) & ~1 : half); /* vld2 takes aligned words only */
         const uint8_t *tops = kernel->bits == 4 ? kernel->tops : kernel->tops + begin;
-        int32_t sums[ROWS]; /* of weights and bias there are ROWS to the end */
+        int32_t sums[ROWS]; /* export_c.py fills weights and bias up to whole ROWS */
         memcpy(sums, layer->bias + i, sizeof sums);
 #if KWS_INDICES_3
         if (kernel->bits == 3) {

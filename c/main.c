@@ -3,11 +3,11 @@
  *   kws            checks the clips of kws_vectors.c: input within one step, scores bit for bit
  *   kws FILE...    names what is said in files of raw 16-bit little-endian mono PCM at KWS_SAMPLE_RATE Hz
  *   kws -          prints the words detected in such samples on standard input, as they come
- *   kws - WORD MS  the same, but other words only for so many milliseconds after WORD */
+ *   kws - WORD MS  the same, but other words only for MS milliseconds after WORD */
 #include "kws_detect.h"
 #include "kws_vectors.h"
 
-#ifndef ARDUINO /* where a sketch has setup and loop instead */
+#ifndef ARDUINO /* a sketch has setup and loop instead */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +33,7 @@ static int check(const kws_vector *vector) {
     kws_features(vector->samples, input);
     int furthest = furthest_apart(input, vector->input, KWS_INPUTS);
     int same_stream = 1;
-    if (KWS_WINDOW <= KWS_STRIDE) { /* else the first frames of a clip begin before it in a stream */
+    if (KWS_WINDOW <= KWS_STRIDE) { /* if frames overlap, the first ones of a stream begin before the clip */
         kws_stream_start(&stream);
         for (int i = 0; i < KWS_FRAMES; i++) kws_stream_push(&stream, vector->samples + i * KWS_STRIDE);
         same_stream = memcmp(stream.input, input, sizeof input) == 0;

@@ -1,14 +1,14 @@
-/* What a Cortex-M needs before main: a vector table, and the floating-point unit switched on. Prints go to the
- * debugger (semihosting) or to QEMU. Boards of your own bring theirs in place of this file and board.ld. */
+/* Start a Cortex-M: a vector table, and the floating-point unit switched on. Prints go to the debugger (semihosting)
+ * or to QEMU. Your own board has its own startup code, in place of this file and board.ld. */
 #include <stdint.h>
 
-#ifndef ARDUINO /* whose boards have their own */
+#ifndef ARDUINO /* Arduino's boards have their own */
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 extern uint32_t board_stack_top;
-void _start(void); /* of the C library: clears what must be zero, and calls main */
+void _start(void); /* in the C library: clears what must be zero, and calls main */
 #ifdef __cplusplus
 }
 #endif

@@ -315,7 +315,7 @@ def sensitivity_table(definition: dict) -> list[str]:
     for name in ("low", "normal", "high"):
         one = detector[name]
         alarms, missed = one["false_alarms_per_hour"], 100 * one["miss_rate"]
-        lines.append(f"| {name} | {one['thresholds'][0]:g} | {alarms:.1f} | {missed:.1f} % |")
+        lines.append(f"| {name} | {one['threshold']:g} | {alarms:.1f} | {missed:.1f} % |")
     return [*lines, ""]
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import convert_to_tflite
-import export_c
 import models
 from kws.base.quiet_tf import keras
+from kws.board.c_folder import write_c_folder
 from kws.model.tflite import TFLiteModel, embed_settings
 
 STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror"]
@@ -61,7 +61,7 @@ def exported(settings, folder, seed=0):
 
 def module_and_model(path, folder):
     """The module of a TFLite file, written to `folder`, and the model."""
-    export_c.export(path, folder)
+    write_c_folder(path, folder)
     return Module(folder), TFLiteModel(path)
 
 

@@ -24,13 +24,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "model_archive")]
 
 import c_modules  # noqa: E402
-import export_c  # noqa: E402
 import forks  # noqa: E402
 import input_data  # noqa: E402
 import models  # noqa: E402
 from kws.base.errors import run  # noqa: E402
 from kws.base.flags import new_parser  # noqa: E402
 from kws.base.settings import Settings, SettingsFlags  # noqa: E402
+from kws.board.c_folder import write_c_folder  # noqa: E402
 from kws.data.dataset import DataOptions  # noqa: E402
 from kws.detect import labelled_streams  # noqa: E402
 from kws.model import checkpoints  # noqa: E402
@@ -277,7 +277,7 @@ def long_recording(tmp_path, trained, data_options):
     """Path of a recording of the sample data's words, and the words in it."""
     settings = checkpoints.read_settings(trained / "best")
     data = input_data.open_data(data_options(), settings)
-    recording = labelled_streams.make_recording("x", data.training, data.noise, 1, [0], settings)
+    recording = labelled_streams.make_stream("x", data.training, data.noise, 1, [0], settings)
     soundfile.write(tmp_path / "long.wav", recording.samples, RATE)
     lines = [f"{seconds:.3f},{settings.labels[label]}\n" for seconds, label in recording.words]
     (tmp_path / "words.csv").write_text("".join(lines))
@@ -343,7 +343,7 @@ def verified(tmp_path_factory, ds_cnn_small):
     """The packed module of clustered DNN Small with DS-CNN Small as its verifier, and that one's model."""
     folder = tmp_path_factory.mktemp("verified") / "kws"
     first = SHIPPED["clustered_int8"]
-    export_c.export(first, folder, packed=True, verifier_path=ds_cnn_small[1].path)
+    write_c_folder(first, folder, packed=True, verifier_path=ds_cnn_small[1].path)
     return c_modules.Module(folder), ds_cnn_small[1]
 
 
@@ -359,9 +359,9 @@ def half_hour(tmp_path_factory, sample, dnn_small):
     """A Stream for the shipped int8 model."""
 
     def make(folder):
-        recording = labelled_streams.make_recording("x", sample.training, sample.noise, 30, [0], dnn_small)
+        recording = labelled_streams.make_stream("x", sample.training, sample.noise, 30, [0], dnn_small)
         soundfile.write(folder / "stream.wav", recording.samples, RATE)
-        detections = call("label_wav.py", SHIPPED_INT8, folder / "stream.wav", "--json").stdout
+        detections = call("label_wav.py", SHIPPED_INT8, folder / "stream.wav", "--json", "-").stdout
         (folder / "detections.jsonl").write_text(detections)
 
     folder = made_once(tmp_path_factory, "half_hour", make)

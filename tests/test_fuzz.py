@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-import export_c
 from conftest import SHIPPED_INT8, WEIGHTS
 from kws.audio.recordings import BadAudio, read_audio
 from kws.base.errors import UserError
 from kws.base.settings import Settings, SettingsFlags
+from kws.board.layers import read_network
 from kws.detect import labelled_streams
 from kws.model import checkpoints
 from kws.model.tflite import TFLiteModel
@@ -114,7 +114,7 @@ def test_lists_of_words(tmp_path, dnn_small):
     recording = tmp_path.parent / f"{tmp_path.name}.wav"
     soundfile.write(recording, np.zeros(20 * 16000), 16000)
     read, refused = survives(
-        lambda path: labelled_streams.read_recording(recording, path, dnn_small),
+        lambda path: labelled_streams.read_stream(recording, path, dnn_small),
         content,
         tmp_path,
         "words.csv",
@@ -137,7 +137,7 @@ def test_tflite_files(tmp_path):
 @pytest.mark.fast
 def test_tflite_files_to_export(tmp_path):
     def read(path):
-        network = export_c.read_network(path.read_bytes(), path)
+        network = read_network(path.read_bytes(), path)
         assert network.layers
 
     survives(read, SHIPPED_INT8.read_bytes(), tmp_path, "x.tflite", 3000)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import glob
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -68,6 +69,10 @@ def _is_running(process: int) -> bool:
 
 def write_text(path, text: str):
     write_bytes(path, text.encode())
+
+
+def write_json(path, content):
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def write_bytes(path, content: bytes, sweep: bool = True):

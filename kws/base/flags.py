@@ -56,12 +56,16 @@ class StoreTuple(argparse.Action):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows only required arguments in the usage line, and each default as it would be typed."""
+    """Shows only positional and required arguments in the usage line, and each default as it is typed."""
 
     def add_usage(self, usage, actions, groups, prefix=None):
         # argparse would list all of up to 40 flags, which hides the few that a script cannot do without
+        if usage:  # as argparse keeps it while it parses intermixed arguments
+            super().add_usage(usage, [], [], prefix)
+            return
         required = sorted(
-            (action for action in actions if action.required), key=lambda a: not a.option_strings
+            (action for action in actions if action.required or not action.option_strings),
+            key=lambda a: not a.option_strings,
         )
         words = [[*action.option_strings, self._format_args(action, action.dest)] for action in required]
         super().add_usage(" ".join(["%(prog)s", *itertools.chain(*words), "[flags]"]), [], [], prefix)
@@ -116,6 +120,23 @@ def new_parser(description: str) -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
         allow_abbrev=False,  # an abbreviation would change its meaning when a flag is added
     )
+
+
+def add_model(parser, help: str):
+    """Add the model that a script reads, as MODEL or as --checkpoint; `parse_with_model` reads them."""
+    parser.add_argument("model_path", metavar="MODEL", nargs="?", help=help)
+    parser.add_argument("--checkpoint", metavar="MODEL", help="the same as MODEL")
+
+
+def parse_with_model(parser) -> argparse.Namespace:
+    """Parse the command line; the model is in `checkpoint`. An error unless there is exactly one."""
+    # intermixed, as MODEL may follow flags
+    args = parser.parse_intermixed_args()
+    given = [path for path in (args.model_path, args.checkpoint) if path is not None]
+    if len(given) != 1:
+        parser.error("one MODEL is needed" if not given else f"two models are given: {', '.join(given)}")
+    args.checkpoint = given[0]
+    return args
 
 
 # ---- options: flags as typed values ----

@@ -28,16 +28,29 @@ OF_THE_DATA = (
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Thresholds of a detector, and what they were measured to give."""
+    """A detector's threshold, and what it was measured to give."""
 
-    thresholds: tuple[float, ...]  # lowest smoothed score of each wanted word's detections
+    threshold: float  # lowest smoothed score of a detection
     false_alarms_per_hour: float
     miss_rate: float  # 0 to 1
+
+    @staticmethod
+    def from_values(values: dict) -> "Sensitivity":
+        """Return the sensitivity in parsed JSON; ValueError or TypeError if it is damaged."""
+        values = dict(values)
+        if "thresholds" in values:
+            # Earlier files hold one for each word, all equal. Of different ones the largest gives no word
+            # more false alarms than its own.
+            values["threshold"] = max(values.pop("thresholds"))
+        one = Sensitivity(**values)
+        if not 0 <= one.threshold <= 1.001:
+            raise ValueError(f"a threshold from 0 to 1 is needed, not {one.threshold}")
+        return one
 
 
 @dataclass(frozen=True)
 class DetectorSettings:
-    """How a model's scores become detections (kws/streaming.py), as chosen for it."""
+    """How a model's scores become detections (kws/detect/streaming.py), as chosen for it."""
 
     hop_ms: float
     smoothing_ms: float
@@ -45,25 +58,21 @@ class DetectorSettings:
     low: Sensitivity
     normal: Sensitivity
     high: Sensitivity
-    # Of a verifier (kws/verifier.py): the smoothed score of a first stage from which on it is asked. The
-    # thresholds above are then for the two together.
+    # In a verifier's settings: the smoothed score of a first stage at which the verifier is asked. The
+    # thresholds are then for the two models together.
     gate: float | None = None
 
     @staticmethod
-    def from_values(values: dict, words: int) -> "DetectorSettings":
-        """From parsed JSON; ValueError where it does not fit a model of so many words."""
+    def from_values(values: dict) -> "DetectorSettings":
+        """Return the detector in parsed JSON; ValueError, KeyError or TypeError if it is damaged."""
         times = [float(values[name]) for name in ("hop_ms", "smoothing_ms", "refractory_ms")]
-        sensitivities = [Sensitivity(**values[name]) for name in SENSITIVITIES]
-        for one in sensitivities:
-            if len(one.thresholds) != words or not all(0 <= value <= 1.001 for value in one.thresholds):
-                raise ValueError(f"{words} thresholds from 0 to 1 are needed, not {one.thresholds}")
         if not all(0 <= time < math.inf for time in times) or times[0] == 0:
             raise ValueError(f"the detector's times are {times}")
         gate = values.get("gate")
         if gate is not None and not 0 <= gate <= 1:
             raise ValueError(f"the gate of a verifier is {gate}, not from 0 to 1")
-        chosen = (dataclasses.replace(one, thresholds=tuple(one.thresholds)) for one in sensitivities)
-        return DetectorSettings(*times, *chosen, gate)
+        sensitivities = (Sensitivity.from_values(values[name]) for name in SENSITIVITIES)
+        return DetectorSettings(*times, *sensitivities, gate)
 
 
 SENSITIVITIES = "low", "normal", "high"
@@ -181,7 +190,7 @@ class Settings:
             detector = values.pop("detector", None)
             settings = Settings(**{name: _parsed(name, value) for name, value in values.items()})
             if detector is not None:
-                detector = DetectorSettings.from_values(detector, len(settings.wanted_words))
+                detector = DetectorSettings.from_values(detector)
             return dataclasses.replace(settings, detector=detector)
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError, UserError) as error:
             raise UserError(f"{source}: the settings in it are damaged: {error}") from None

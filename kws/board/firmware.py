@@ -1,4 +1,4 @@
-"""A TFLite file in the forms that firmware takes: a C array, and compiled for Arm's Ethos-U NPUs."""
+"""Give firmware a TFLite file as a C array, or compiled for Arm's Ethos-U NPUs."""
 
 import csv
 import os
@@ -24,7 +24,7 @@ def vela_is_installed() -> bool:
     return shutil.which("vela", path=VELA_PATH) is not None
 
 
-# Words that C or C++ keep for themselves, and names that compilers predefine: none can be that of an array.
+# keywords of C and C++, and names that compilers predefine
 TAKEN_NAMES = set(
     """
     alignas alignof and and_eq arm asm auto bitand bitor bool break case catch char class compl concept
@@ -40,24 +40,29 @@ TAKEN_NAMES = set(
 
 
 def c_string(text: str) -> str:
-    """`text` in UTF-8 as a string of C or C++; bytes that are special there or not ASCII as octal numbers.
+    """Return `text` in UTF-8 as a string of C or C++; special and non-ASCII bytes become octal numbers.
 
-    Those have three digits, so that no digit after them is taken for one of theirs.
+    An octal number has three digits, so that it takes no digit after it.
     """
-    content = text.encode("utf-8", "surrogateescape")  # names of files may hold bytes that are not UTF-8
-    special = b'"\\?'  # two question marks may begin a trigraph
+    # names of files may hold bytes that are not UTF-8
+    content = text.encode("utf-8", "surrogateescape")
+    # two question marks may begin a trigraph
+    special = b'"\\?'
     shown = (chr(byte) if 32 <= byte < 127 and byte not in special else f"\\{byte:03o}" for byte in content)
     return f'"{"".join(shown)}"'
 
 
 def c_name(stem: str) -> str:
-    """A name of C and C++ that is like `stem`, the name of a file."""
+    """Return a name for C and C++ that is like `stem`, the name of a file."""
     name = re.sub(r"\W", "_", stem, flags=re.ASCII)
     return f"_{name}" if name[:1].isdigit() or name in TAKEN_NAMES or not name else name
 
 
 def c_array(stem: str, content: bytes) -> str:
-    """C or C++ source of an array named `stem`, aligned as TensorFlow Lite Micro asks, and of its length."""
+    """Return C or C++ source of an array named after `stem`, and of its length.
+
+    The array is aligned as TensorFlow Lite Micro asks.
+    """
     name = c_name(stem)
     rows = (content[start : start + 20] for start in range(0, len(content), 20))
     lines = "\n".join(f"    {', '.join(map(str, row))}," for row in rows)
@@ -71,16 +76,20 @@ def c_array(stem: str, content: bytes) -> str:
 
 
 def resolver(operators: list[str]) -> str:
-    """The lines of C++ that register `operators`, named as in the TFLite schema, in TensorFlow Lite Micro."""
+    """Return the lines of C++ that register `operators` in TensorFlow Lite Micro.
+
+    `operators` are names of the TFLite schema, such as CONV_2D; Custom is what vela compiles to.
+    """
+    # CONV_2D becomes Conv2D
     names = ["".join(part.capitalize() for part in name.split("_")) for name in operators]
     names = [re.sub(r"(\d)d$", r"\1D", name) for name in names]
-    names = ["EthosU" if name == "Custom" else name for name in names]  # what vela compiles to
+    names = ["EthosU" if name == "Custom" else name for name in names]
     lines = [f"resolver.Add{name}();" for name in names]
     return "\n".join([f"tflite::MicroMutableOpResolver<{len(lines)}> resolver;", *lines])
 
 
 class NpuCost(NamedTuple):
-    """What a model needs on an NPU: vela's estimates for its default system and memory of the target."""
+    """Vela's estimates of what a model needs on an NPU, with the target's default system and memory."""
 
     operators_on_npu: float  # in %
     sram_kib: float
@@ -97,7 +106,10 @@ class NpuCost(NamedTuple):
 
 
 def compile_for_npu(path: Path, target: str) -> tuple[Path, NpuCost]:
-    """Compile a TFLite file with vela into <name>_vela.tflite beside it: its path, and what it needs."""
+    """Compile a TFLite file with vela into <name>_vela.tflite beside it.
+
+    Return the path and the cost of the compiled file. UserError if vela cannot compile it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = ["vela", "--accelerator-config", target, "--output-dir", folder, str(path)]
         environment = os.environ | {"PATH": VELA_PATH}
@@ -108,6 +120,7 @@ def compile_for_npu(path: Path, target: str) -> tuple[Path, NpuCost]:
             raise UserError(f"vela cannot compile {path}: {problem[-1] if problem else 'no reason given'}")
         output = path.with_name(compiled.name)
         write_bytes(output, compiled.read_bytes())
+        # vela writes its estimates as a table of one row
         (summary,) = Path(folder).glob("*_summary_*.csv")
         with open(summary, newline="") as file:
             (figures,) = csv.DictReader(file)

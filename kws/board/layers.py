@@ -1,4 +1,4 @@
-"""The layers of an int8 TFLite file, as numbers to compute with elsewhere."""
+"""Read the layers of an int8 TFLite file as numbers, to compute with them elsewhere."""
 
 import math
 from typing import NamedTuple
@@ -10,6 +10,8 @@ from kws.model import tflite
 
 
 class Shape(NamedTuple):
+    """The shape of a layer's input or output; 1 x 1 x inputs if it is a vector."""
+
     height: int  # frames
     width: int  # coefficients
     channels: int
@@ -20,35 +22,35 @@ class Shape(NamedTuple):
 
 
 class PackedKernel(NamedTuple):
-    """Weights as indices, in the layout of kws/packing.py."""
+    """Weights as indices into a table of values, in the layout of kws/board/packing.py."""
 
     bits: int  # of an index
     values: np.ndarray  # int8 [2^bits], ascending, then zeros
     words: np.ndarray  # the lower bits of four pairs of indices
-    tops: np.ndarray  # uint8, those above; none where indices have 4 bits
+    tops: np.ndarray  # uint8: the bits above them; empty if indices have 4 bits
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Return the number of bytes."""
         return self.values.nbytes + self.words.nbytes + self.tops.nbytes
 
 
 class Layer(NamedTuple):
     """A layer: real output = scales * (weights @ (inputs under the kernel - input_zero) + bias)."""
 
-    kind: str  # of the enum in kws.h, without KWS_
+    kind: str  # a name of the enum in kws.h, without KWS_
     weights: np.ndarray  # int8 [outputs, inputs]; depthwise [inputs, outputs]
     bias: np.ndarray  # int32 [outputs]
     input_zero: int
     output_zero: int
-    scales: np.ndarray  # of the sums, in steps of the output; float32 [outputs] or [1]
+    scales: np.ndarray  # float32 [outputs] or [1]: steps of the output in a step of the sum
     relu: bool
     from_shape: Shape
     to_shape: Shape
     kernel: tuple[int, int] = (1, 1)
     strides: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)  # above and left
-    packed: PackedKernel | None = None  # its weights once more, where they are few
+    packed: PackedKernel | None = None  # the same weights as indices, if few differ
 
     @property
     def macs(self) -> int:
@@ -56,22 +58,23 @@ class Layer(NamedTuple):
 
     @property
     def folded_bias(self) -> np.ndarray:
-        """Bias for inputs that are multiplied as they are, with their zero point: int64 [outputs]."""
-        of_weights = self.weights.sum(axis=0 if self.kind == "DEPTHWISE" else 1, dtype=np.int64)
-        return self.bias - self.input_zero * of_weights
+        """Return the bias for inputs that still have their zero point, int64 [outputs]."""
+        sums = self.weights.sum(axis=0 if self.kind == "DEPTHWISE" else 1, dtype=np.int64)
+        return self.bias - self.input_zero * sums
 
     @property
     def patch_size(self) -> int:
-        """Values that are copied for each place."""
+        """Return the number of values under the kernel that are copied for each place of the output."""
         copied = self.kind in ("CONVOLUTION", "DEPTHWISE") and self.kernel != (1, 1)
         return math.prod(self.kernel) * self.from_shape.channels if copied else 0
 
 
 class Network(NamedTuple):
-    """What an int8 TFLite file of layers one after the other, the last of them softmax, holds."""
+    """The layers of an int8 TFLite file, one after the other, before its softmax."""
 
     layers: list[Layer]
-    input: tuple[float, int]  # scale and zero point
+    # scale and zero point of the input, and of what goes into the softmax and comes out
+    input: tuple[float, int]
     logits: tuple[float, int]
     scores: tuple[float, int]
 
@@ -81,7 +84,7 @@ class Network(NamedTuple):
 
     @property
     def buffers(self) -> tuple[int, int]:
-        """Bytes of what layers of even and of odd number write; the last writes the scores."""
+        """Return the bytes that layers of even and of odd number write; the last writes the scores."""
         sizes = [layer.to_shape.size for layer in self.layers[:-1]]
         return max(sizes[::2], default=1), max(sizes[1::2], default=1)
 
@@ -94,7 +97,10 @@ class Network(NamedTuple):
 
 
 def read_network(content: bytes, path) -> Network:
-    """The layers of an int8 TFLite file; UserError naming `path` where it is of another kind, or damaged."""
+    """Return the layers of an int8 TFLite file, given as bytes.
+
+    UserError naming `path` if the file is of another kind or damaged.
+    """
     try:
         return _network(_Graph(content, path))
     except (AttributeError, IndexError, OverflowError, TypeError, ValueError) as error:
@@ -102,19 +108,18 @@ def read_network(content: bytes, path) -> Network:
 
 
 class _Graph:
-    """The graph of a TFLite file, with what is taken from its tensors."""
+    """The graph of a TFLite file, whose tensors are read by their number."""
 
     def __init__(self, content, path):
         from ai_edge_litert import schema_py_generated as schema
 
-        self.schema, self.path = schema, path
+        self.schema = schema
+        self.path = path
         self._model = tflite.parse(content)
         self._graph = self._model.subgraphs[0]
-        self.inputs, self.outputs, self.operators = (
-            self._graph.inputs,
-            self._graph.outputs,
-            self._graph.operators,
-        )
+        self.inputs = self._graph.inputs
+        self.outputs = self._graph.outputs
+        self.operators = self._graph.operators
         self.names = tflite.operator_names(content)
 
     def code(self, operator):
@@ -125,9 +130,10 @@ class _Graph:
         return () if shape is None else tuple(map(int, shape))
 
     def scales(self, tensor) -> np.ndarray:
-        """The scales, float32, of a tensor of int8."""
+        """Return the scales of an int8 tensor, float32 [1] or [channels]; UserError if it is not int8."""
         quantization = self._graph.tensors[tensor].quantization
-        if not self.is_int8(tensor) or not len(quantization.scale):
+        is_int8 = self._graph.tensors[tensor].type == self.schema.TensorType.INT8
+        if not is_int8 or not len(quantization.scale):
             raise UserError(f"{self.path} is not int8 throughout: convert it with --inference_type int8")
         scales = np.asarray(quantization.scale, np.float32)
         if not (np.isfinite(scales).all() and (scales > 0).all()):
@@ -140,17 +146,16 @@ class _Graph:
             raise ValueError("a zero point is not of 8 bits")
         return float(scale), int(zero)
 
-    def is_int8(self, tensor) -> bool:
-        return self._graph.tensors[tensor].type == self.schema.TensorType.INT8
-
     def constant(self, tensor, dtype) -> np.ndarray:
         data = self._model.buffers[self._graph.tensors[tensor].buffer].data
         return np.frombuffer(bytes(data), dtype).reshape(self.shape(tensor))
 
 
-def _network(graph):
-    if not all(map(graph.is_int8, (*graph.inputs, *graph.outputs))):
-        raise UserError(f"{graph.path} is not int8 throughout: convert it with --inference_type int8")
+def _network(graph: _Graph) -> Network:
+    # say of a float model that it is one, before its operators are looked at
+    for tensor in (*graph.inputs, *graph.outputs):
+        graph.scales(tensor)
+
     op = graph.schema.BuiltinOperator
     readers = {
         op.FULLY_CONNECTED: _fully_connected,
@@ -167,6 +172,8 @@ def _network(graph):
             "convolutions, an average over all places and a softmax can be exported, as in the architectures "
             "single_fc, dnn, cnn and ds_cnn"
         )
+
+    # each operator must read what the one before it wrote
     layers, latest = [], graph.inputs[0]
     for operator in graph.operators:
         if operator.inputs[0] != latest:
@@ -174,7 +181,8 @@ def _network(graph):
                 f"{graph.path} has layers that are not one after the other: it cannot be exported"
             )
         latest = operator.outputs[0]
-        if graph.code(operator) in readers:  # values lie in the same order before and after a reshape
+        # a reshape is no layer: values lie in the same order before and after it
+        if graph.code(operator) in readers:
             layers.append(readers[graph.code(operator)](graph, operator))
     for before, after in zip(layers, layers[1:], strict=False):
         if before.to_shape.size != after.from_shape.size:
@@ -183,15 +191,17 @@ def _network(graph):
     return Network(layers, *map(graph.scale_and_zero, ends))
 
 
-def _fully_connected(graph, operator):
-    weights = graph.constant(operator.inputs[1], np.int8)
+def _fully_connected(graph: _Graph, operator) -> Layer:
+    weights = graph.constant(operator.inputs[1], np.int8)  # [outputs, inputs]
     outputs, inputs = weights.shape
     shapes = Shape(1, 1, inputs), Shape(1, 1, outputs)
     return _layer(graph, operator, "FULLY_CONNECTED", weights, shapes)
 
 
-def _convolution(graph, operator):
+def _convolution(graph: _Graph, operator) -> Layer:
+    """Return a CONV_2D or DEPTHWISE_CONV_2D; ValueError if its shapes do not fit each other."""
     options, kernel = operator.builtinOptions, graph.constant(operator.inputs[1], np.int8)
+    # [outputs, height, width, inputs], or [1, height, width, channels] if depthwise
     outputs, *size, _ = kernel.shape
     source, target = _places(graph, operator)
     kind, weights = "CONVOLUTION", kernel.reshape(outputs, -1)
@@ -201,16 +211,15 @@ def _convolution(graph, operator):
         raise UserError(f"{graph.path} has a dilated convolution: it cannot be exported")
     if kind == "DEPTHWISE" and options.depthMultiplier != 1:
         raise UserError(f"{graph.path} has a depthwise convolution with a multiplier: it cannot be exported")
+
+    # height and width: TFLite pads above and left by half of what is missing, rounded down
     strides = int(options.strideH), int(options.strideW)
     same = options.padding == graph.schema.Padding.SAME
-    needed = [
-        (count - 1) * stride + length for count, stride, length in zip(target, strides, size, strict=False)
-    ]
-    padding = [max(0, need - given) // 2 if same else 0 for need, given in zip(needed, source, strict=False)]
-    fits = [
-        count == (-(-given // stride) if same else (given - length) // stride + 1)
-        for count, given, stride, length in zip(target, source, strides, size, strict=False)
-    ]
+    padding, fits = [], []
+    for given, count, stride, length in zip(source, target, strides, size, strict=False):
+        missing = (count - 1) * stride + length - given
+        padding.append(max(0, missing) // 2 if same else 0)
+        fits.append(count == (-(-given // stride) if same else (given - length) // stride + 1))
     channels = source.channels if kind == "CONVOLUTION" else 1
     if not all(fits) or weights.size != math.prod(size) * channels * target.channels:
         raise ValueError("the shapes of a convolution do not fit")
@@ -218,29 +227,38 @@ def _convolution(graph, operator):
     return layer._replace(kernel=tuple(size), strides=strides, padding=tuple(padding))
 
 
-def _average(graph, operator):
+def _average(graph: _Graph, operator) -> Layer:
     options, (source, target) = operator.builtinOptions, _places(graph, operator)
     if (options.filterHeight, options.filterWidth) != source[:2] or target != (1, 1, source.channels):
         raise UserError(f"{graph.path} has an average over a part of the places: it cannot be exported")
-    (_, zero), nothing = graph.scale_and_zero(operator.inputs[0]), np.zeros((0, target.channels), np.int8)
+    _, zero = graph.scale_and_zero(operator.inputs[0])
     return Layer(
-        "AVERAGE", nothing, np.zeros(0, np.int32), zero, zero, np.ones(1, np.float32), False, source, target
+        kind="AVERAGE",
+        weights=np.zeros((0, target.channels), np.int8),
+        bias=np.zeros(0, np.int32),
+        input_zero=zero,
+        output_zero=zero,
+        scales=np.ones(1, np.float32),
+        relu=False,
+        from_shape=source,
+        to_shape=target,
     )
 
 
-def _places(graph, operator):
-    """Shapes of the input and the output of an operator over images."""
+def _places(graph: _Graph, operator) -> list[Shape]:
+    """Return the shapes of the input and the output of an operator over images."""
     shapes = graph.shape(operator.inputs[0]), graph.shape(operator.outputs[0])
     if any(len(shape) != 4 or shape[0] != 1 or min(shape) < 1 for shape in shapes):
         raise ValueError("a convolution or pooling takes or gives other than one image")
     return [Shape(*shape[1:]) for shape in shapes]
 
 
-def _layer(graph, operator, kind, weights, shapes):
+def _layer(graph: _Graph, operator, kind, weights, shapes) -> Layer:
+    """Return a layer with weights; ValueError if its sums or products could overflow in C."""
     source, kernel, bias = (*operator.inputs, -1)[:3]
     (in_scale, in_zero), (out_scale, out_zero) = map(graph.scale_and_zero, (source, operator.outputs[0]))
     outputs = shapes[1].channels
-    # in float32 and this order, as XNNPACK, which runs the layers for LiteRT
+    # in float32 and in this order, as XNNPACK does, which runs the layers for LiteRT
     scales = np.float32(in_scale) * graph.scales(kernel) / np.float32(out_scale)
     activations = graph.schema.ActivationFunctionType
     activation = operator.builtinOptions.fusedActivationFunction
@@ -259,6 +277,8 @@ def _layer(graph, operator, kind, weights, shapes):
     )
     if len(layer.bias) != outputs or len(scales) not in (1, outputs) or not weights.size:
         raise ValueError("a layer's weights, bias and scales do not fit")
+
+    # C sums in int32, and rounds products of sums and scales exactly up to 2^21
     inputs_axis = 0 if kind == "DEPTHWISE" else 1
     largest = np.abs(layer.folded_bias) + 128 * np.abs(weights.astype(np.int64)).sum(inputs_axis)
     if (largest >= 2**31).any() or (largest * scales.astype(float) >= 2**21).any():
@@ -267,7 +287,7 @@ def _layer(graph, operator, kind, weights, shapes):
 
 
 def multiplier_and_shift(scale: float) -> tuple[int, int]:
-    """`scale` as multiplier * 2^(shift - 31), the multiplier an int32 of 31 bits."""
+    """Return `scale` as multiplier * 2^(shift - 31), with a multiplier of 31 bits."""
     fraction, shift = math.frexp(scale)
     multiplier = round(fraction * 2**31)
     return (multiplier // 2, shift + 1) if multiplier == 2**31 else (multiplier, shift)

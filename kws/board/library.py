@@ -1,6 +1,4 @@
-"""What makes a folder of C sources a library of CMake, Zephyr, ESP-IDF, Arduino and PlatformIO: the files of
-`c/library`, filled in.
-"""
+"""Make a folder of C sources a library of CMake, Zephyr, ESP-IDF, Arduino and PlatformIO."""
 
 import json
 import re
@@ -10,15 +8,14 @@ from kws.base.files import write_text
 from kws.base.settings import Settings
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "c" / "library"
-VERSION = "1.0.0"  # of what the headers declare: major.minor.patch, https://semver.org
-QUOTED = ".json", ".yml"  # files whose strings are written as in JSON, which YAML takes too
+VERSION = "1.0.0"  # of the functions in the headers: major.minor.patch, https://semver.org
+QUOTED = ".json", ".yml"  # files with JSON's strings, which YAML takes too
 
 
 def write_library(folder: Path, settings: Settings, macs: int):
-    """Write the files that the build systems want into the folder of a module, flat as it is.
+    """Write the files of the build systems, filled in, beside the sources in the folder of a module.
 
-    A sketch, a CMake project and a Makefile then have the same one folder of sources and headers. Arduino
-    takes sources beside library.properties as it takes those in `src`.
+    The folder stays flat: Arduino takes sources beside library.properties, too.
     """
     values = library_values(settings, macs)
     for template in sorted(path for path in TEMPLATES.rglob("*") if path.is_file()):
@@ -28,9 +25,10 @@ def write_library(folder: Path, settings: Settings, macs: int):
 
 
 def library_values(settings: Settings, macs: int) -> dict[str, str]:
-    """What stands in the templates between two @."""
+    """Return what replaces the names between two @ in the templates."""
     return {
-        "NAME": "kws",  # as the prefix of everything in the headers, and so of one module alone
+        # the prefix of all names in the headers; a program can have one such module
+        "NAME": "kws",
         "VERSION": VERSION,
         "AUTHOR": "DNN Small maintainers",
         "URL": "https://arxiv.org/abs/1711.07128",
@@ -41,8 +39,11 @@ def library_values(settings: Settings, macs: int) -> dict[str, str]:
 
 
 def filled(template: str, values: dict[str, str], quoted: bool) -> str:
+    """Return a template with its @NAMES@ replaced; `quoted` escapes values as in JSON's strings."""
+
     def value(found):
-        text = " ".join(values[found[1]].split())  # a line each, and words may hold any character
+        # words may hold any character, but a value is one line
+        text = " ".join(values[found[1]].split())
         return json.dumps(text, ensure_ascii=False)[1:-1] if quoted else text
 
     return re.sub(r"@([A-Z]+)@", value, template)

@@ -1,12 +1,15 @@
-"""Weights of few distinct values, as indices of a few bits into a table of them: smaller in a program memory.
+"""Store weights of few distinct values as indices of 3 to 5 bits into a table of the values.
 
-c/kws_packed.h reads this layout. Rows come in fours, so that an input is read once for all of them. Of a
-row, weight i and weight i + half, half = ceil(inputs / 2), make a pair, whose indices lie beside each other,
-the first in the lower bits: a table of all pairs gives SMLAD its operand at once, and 16 pairs in a row are
-the lanes of a vector. The pairs of four rows at i, the first row's lowest, are 24, 32 or 40 bits: a word of
-16 bits, with indices of 3, or of 32, and above it a byte in an array of its own, so that words are aligned.
-Words and bytes are [outputs / 4][half], half made even with words of 16 bits, so that rows begin at
-multiples of 32.
+c/kws_packed.h reads this layout, with half = ceil(inputs / 2):
+
+- Weights i and i + half of a row make a pair. Their indices lie beside each other, the first in the lower
+  bits. So a table of all pairs gives SMLAD its operand at once, and 16 pairs are the lanes of a vector.
+- The pairs i of four rows make a group of 24, 32 or 40 bits, the first row's pair lowest. So each input is
+  read once for four rows.
+- The lower bits of a group are a word: of 16 bits if indices have 3 bits, else of 32. The other 8 bits are
+  in an array of bytes, so that words stay aligned; indices of 4 bits need none.
+- Words and bytes are [outputs / 4][half]. With words of 16 bits half is made even, so that rows begin at
+  multiples of 32 bits.
 """
 
 import numpy as np
@@ -14,14 +17,14 @@ import numpy as np
 from kws.base.errors import UserError
 from kws.board.layers import Layer, Network, PackedKernel
 
-ROWS = 4  # of c/kws_nn.c
-LANES = 16  # of Helium
+ROWS = 4  # as in c/kws_nn.c
+LANES = 16  # of a Helium vector
 WORDS = {3: np.uint16, 4: np.uint32, 5: np.uint32}  # by bits of an index
 MOST_VALUES = 2 ** max(WORDS)
 
 
 def pack(weights: np.ndarray) -> PackedKernel | None:
-    """The kernel int8 [outputs, inputs] as indices; None where it has too many distinct values."""
+    """Return weights int8 [outputs, inputs] as indices, or None if they have too many distinct values."""
     distinct, indices = np.unique(weights, return_inverse=True)
     bits = next((bits for bits in WORDS if len(distinct) <= 2**bits), None)
     if bits is None:
@@ -30,20 +33,22 @@ def pack(weights: np.ndarray) -> PackedKernel | None:
     half = -(-inputs // 2)
     # beyond the end any index will do: its input counts as 0, or its output is not used
     padded = np.pad(indices.reshape(weights.shape), [(0, -outputs % ROWS), (0, 2 * half - inputs)])
+    # [outputs / 4, ROWS, half]
     pairs = (padded[:, :half] | padded[:, half:] << bits).reshape(-1, ROWS, half)
-    fours = np.bitwise_or.reduce(pairs << (2 * bits * np.arange(ROWS))[:, None], axis=1)
-    fours = np.pad(fours, [(0, 0), (0, half % 2 if bits == 3 else 0)]).ravel()
-    fours = np.pad(fours, (0, -half % LANES))  # vectors are read as a whole
-    words = fours.astype(WORDS[bits])
-    tops = (fours >> 8 * words.itemsize).astype(np.uint8) if bits != 4 else np.zeros(0, np.uint8)
+    # [outputs / 4, half], then flat; vectors are read whole, so the last one is filled up
+    groups = np.bitwise_or.reduce(pairs << (2 * bits * np.arange(ROWS))[:, None], axis=1)
+    groups = np.pad(groups, [(0, 0), (0, half % 2 if bits == 3 else 0)]).ravel()
+    groups = np.pad(groups, (0, -half % LANES))
+    words = groups.astype(WORDS[bits])
+    tops = (groups >> 8 * words.itemsize).astype(np.uint8) if bits != 4 else np.zeros(0, np.uint8)
     values = np.pad(distinct, (0, 2**bits - len(distinct)))
     return PackedKernel(bits, values, words, tops)
 
 
 def packed(network: Network, path) -> Network:
-    """The network with the weights of fully connected layers packed where their values are few enough.
+    """Return the network with the weights of fully connected layers packed if few of them differ.
 
-    UserError naming `path` where there is no such layer.
+    UserError naming `path` if no layer can be packed.
     """
     layers = [
         layer._replace(packed=pack(layer.weights)) if layer.kind == "FULLY_CONNECTED" else layer
@@ -58,7 +63,7 @@ def packed(network: Network, path) -> Network:
 
 
 def text(layers: list[Layer]) -> str:
-    """A line for each layer that could be packed."""
+    """Return a line for each fully connected layer: whether it was packed."""
     lines = []
     for number, layer in enumerate(layers):
         count = f"layer {number}: {len(np.unique(layer.weights))} distinct weights"
@@ -73,7 +78,10 @@ def text(layers: list[Layer]) -> str:
 
 
 def sizes(layers: list[Layer]) -> dict[str, int]:
-    """For kws_model.h: PACKED is the most bits of an index or 0, PAIRS the most pairs of inputs."""
+    """Return the sizes for kws_model.h, over all layers.
+
+    PACKED is the most bits that an index has, 0 without packed layers. PAIRS is the most pairs of inputs.
+    """
     bits = {layer.packed.bits for layer in layers if layer.packed}
     inputs = [layer.weights.shape[1] for layer in layers if layer.packed]
     return {
@@ -85,18 +93,22 @@ def sizes(layers: list[Layer]) -> dict[str, int]:
 
 
 def arrays(kernel: PackedKernel) -> list[tuple[str, np.ndarray]]:
-    """Declarations without number, and values."""
+    """Return the arrays of a kernel: the begin of each declaration, and the values."""
     found = [(f"KWS_ALIGNED {kernel.words.dtype}_t words", kernel.words), ("int8_t values", kernel.values)]
     return found if kernel.bits == 4 else [*found, ("uint8_t tops", kernel.tops)]
 
 
-def structure(kernel: PackedKernel, number) -> str:
+def structure(kernel: PackedKernel, number: str) -> str:
+    """Return the kws_packed of layer `number`, in C."""
     tops = "0" if kernel.bits == 4 else f"tops_{number}"
     fields = f"{kernel.bits}, words_{number}, {tops}, values_{number}"
     return f"static const kws_packed packed_{number} = {{{fields}}};\n"
 
 
 def memory(layers: list[Layer]) -> int:
-    """Bytes of tables of pairs of values and of inputs, for the DSP extension; other processors need less."""
+    """Return the bytes of working memory with the DSP extension; other processors need less.
+
+    They hold a table of all pairs of values, and the pairs of inputs.
+    """
     needed = sizes(layers)
     return 4 * (4 ** needed["PACKED"] + needed["PAIRS"]) if needed["PACKED"] else 0

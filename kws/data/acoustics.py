@@ -1,4 +1,4 @@
-"""What rooms and microphones do to a word before it is recorded: impulse responses, colouring, level."""
+"""Rooms and microphones around a word before it is recorded: impulse responses, colouring, level."""
 
 import functools
 
@@ -6,24 +6,22 @@ import numpy as np
 
 SPEED_OF_SOUND = 343.0  # m/s
 ROOMS = 200  # impulse responses that are made, once in a process
-RESPONSE_SECONDS = (
-    0.4  # of an impulse response; later it is some 20 dB weaker even in the most echoing room here
-)
-EARLY_SECONDS = 0.06  # of image sources; by then echoes overlap and are as good as noise
+RESPONSE_SECONDS = 0.4  # length of an impulse response; what follows is hardly heard
+EARLY_SECONDS = 0.06  # of image sources; later echoes overlap and are as good as noise
 SMALLEST_ROOM, LARGEST_ROOM = (2.5, 2.0, 2.2), (9.0, 7.0, 3.5)  # m
 DECAY_SECONDS = 0.15, 0.8  # time to fall by 60 dB: a furnished bedroom to a tiled kitchen
 FROM_WALL = 0.4  # m: nobody speaks from inside a wall
-COLOUR_HZ = (100, 250, 500, 1000, 2000, 3000, 4000, 7000)  # where a random gain is drawn, joined by lines
+COLOUR_HZ = (100, 250, 500, 1000, 2000, 3000, 4000, 7000)  # each with a random gain, joined by lines
 HIGH_PASS_HZ, LOW_PASS_HZ = (40, 300), (3000, 8000)  # corners of a microphone's band, of second order
 COLOUR_NUMBERS = len(COLOUR_HZ) + 2
 
 
 def room_response(size, source, microphone, decay: float, rate: int, rng) -> np.ndarray:
-    """The impulse response of a box-shaped room from its direct sound on, float64, RESPONSE_SECONDS long.
+    """Return the impulse response of a box-shaped room, float64 [samples], from its direct sound on.
 
-    `size`, `source` and `microphone` are in m, `decay` is the time in s to fall by 60 dB. Image sources
-    (Allen and Berkley, J. Acoust. Soc. Am. 65(4), 1979) with one reflection coefficient by Eyring's formula,
-    to the nearest sample, for EARLY_SECONDS after the direct sound; then noise that decays likewise.
+    `size`, `source` and `microphone` are in m, `decay` is the time in s to fall by 60 dB. The first
+    EARLY_SECONDS are image sources, to the nearest sample (Allen and Berkley, J. Acoust. Soc. Am. 65(4),
+    1979), with one reflection coefficient by Eyring's formula. Noise that decays likewise follows.
     """
     size, source, microphone = np.array(size), np.array(source), np.array(microphone)
     length, early = int(RESPONSE_SECONDS * rate), int(EARLY_SECONDS * rate)
@@ -35,7 +33,7 @@ def room_response(size, source, microphone, decay: float, rate: int, rng) -> np.
     response = np.bincount(place, gains, minlength=length)[:length]
     response[early:] = 0
     late = rng.normal(size=length) * 10 ** (-3 * np.arange(length) / rate / decay)
-    # as strong as the images are where they end
+    # as strong as the images are at their end
     before = slice(early // 2, early)
     late *= np.sqrt(np.mean(response[before] ** 2) / np.mean(late[before] ** 2))
     response[early:] = late[early:]
@@ -43,7 +41,7 @@ def room_response(size, source, microphone, decay: float, rate: int, rng) -> np.
 
 
 def image_sources(size, source, microphone, coefficient: float, farthest: float):
-    """(delays in s, gains) of the sound from all images of a source in a room within `farthest` m."""
+    """Return (delays in s, gains) of the sound from all images of a source in a room within `farthest` m."""
     counts = np.ceil(farthest / (2 * size)).astype(int)
     axes = [np.arange(-count, count + 1) for count in counts]
     room = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 1, 3)  # which copy of two rooms
@@ -56,7 +54,7 @@ def image_sources(size, source, microphone, coefficient: float, farthest: float)
 
 
 def _reflection(size, decay):
-    """The reflection coefficient of the walls with which sound falls by 60 dB in `decay` s, by Eyring."""
+    """Return the reflection coefficient of walls with which sound falls by 60 dB in `decay` s, by Eyring."""
     surface = 2 * (size[0] * size[1] + size[0] * size[2] + size[1] * size[2])
     absorbed = 1 - np.exp(-24 * np.log(10) / SPEED_OF_SOUND * np.prod(size) / (surface * decay))
     return np.sqrt(1 - absorbed)
@@ -68,9 +66,9 @@ def _distance(a, b):
 
 @functools.lru_cache(maxsize=4)
 def room_responses(rate: int) -> np.ndarray:
-    """ROOMS impulse responses of random rooms, float32 [ROOMS, samples], each of unit energy.
+    """Return ROOMS impulse responses of random rooms, float32 [ROOMS, samples], each of unit energy.
 
-    The same in every process, so that a training that is resumed gets the same clips.
+    They are the same in every process, so that a resumed training gets the same clips.
     """
     rng = np.random.default_rng(1979)
     responses = []
@@ -84,14 +82,14 @@ def room_responses(rate: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _response_spectra(rate: int, length: int):
-    """Spectra of `room_responses` for clips of `length`, complex64 [ROOMS, bins], and the FFT's length."""
+    """Return the spectra of `room_responses`, complex64 [ROOMS, bins], and the length of the FFT."""
     responses = room_responses(rate)
     size = fft_length(length + responses.shape[1])
     return np.fft.rfft(responses, size).astype(np.complex64), size
 
 
 def fft_length(least: int) -> int:
-    """The smallest even product of 2, 3 and 5 from `least` on, of which an FFT is fast."""
+    """Return the smallest even product of 2, 3 and 5 from `least` on: an FFT of that length is fast."""
     size = least + least % 2
     while _without_small_factors(size) > 1:
         size += 2
@@ -106,16 +104,16 @@ def _without_small_factors(number):
 
 
 def in_room(samples: np.ndarray, room: int, rate: int) -> np.ndarray:
-    """float32 [samples] with the echoes of a room, 0 to ROOMS - 1; as many, later echoes are cut."""
+    """Add the echoes of a room, 0 to ROOMS - 1, to float32 [samples]; those after the end are cut off."""
     spectra, size = _response_spectra(rate, len(samples))
     return np.fft.irfft(np.fft.rfft(samples, size) * spectra[room], size)[: len(samples)]
 
 
 def microphones(drawn: np.ndarray, decibels: float) -> np.ndarray:
-    """What microphones of random numbers do, [clips, COLOUR_NUMBERS] from 0 to 1 -> as many numbers.
+    """Turn random numbers from 0 to 1 into microphones, float [clips, COLOUR_NUMBERS] both.
 
-    Gains in dB, up to `decibels` either way, at COLOUR_HZ, and the corners in Hz of a high-pass and a
-    low-pass filter.
+    The numbers of a microphone are gains in dB at COLOUR_HZ, up to `decibels` either way, and the corners in
+    Hz of a high-pass and a low-pass filter.
     """
     chosen = decibels * (2 * drawn - 1)
     for column, (low, high) in zip((-2, -1), (HIGH_PASS_HZ, LOW_PASS_HZ), strict=True):
@@ -124,12 +122,12 @@ def microphones(drawn: np.ndarray, decibels: float) -> np.ndarray:
 
 
 def colour(audio: np.ndarray, chosen: np.ndarray, rate: int) -> None:
-    """Filter clips in place, float32 [clips, samples], each by a microphone of its own of `microphones`.
+    """Filter clips in place, float32 [clips, samples], each by its own row of `microphones`.
 
-    Gains are joined by straight lines over the logarithm of frequency, the corners are of second order
-    (Butterworth). Without phase, which the features do not see.
+    Straight lines over the logarithm of frequency join the gains. The corners are of second order
+    (Butterworth). Phases stay as they are, since the features do not see them.
     """
-    # zeros keep the end, where the filter rings, from reaching the beginning
+    # zeros in between keep the ringing of the end from reaching the beginning
     size = fft_length(audio.shape[1] + rate // 20)
     points, place, fraction, square = _colour_grid(size, rate)
     for samples, numbers in zip(audio, chosen, strict=True):
@@ -142,7 +140,7 @@ def colour(audio: np.ndarray, chosen: np.ndarray, rate: int) -> None:
 
 @functools.lru_cache(maxsize=4)
 def _colour_grid(size, rate):
-    """For each bin of an FFT: which of COLOUR_HZ is below, how far it is to the next; Hz to the fourth."""
+    """Return len(COLOUR_HZ), and for each bin of an FFT its place there, whole and fraction, and Hz**4."""
     hertz = np.fft.rfftfreq(size, 1 / rate)
     hertz[0] = hertz[1]
     position = np.interp(np.log(hertz), np.log(COLOUR_HZ), np.arange(len(COLOUR_HZ)))
@@ -154,7 +152,7 @@ def _colour_grid(size, rate):
 def set_level(audio: np.ndarray, decibels: np.ndarray) -> None:
     """Scale clips in place, float32 [clips, samples], to peaks of `decibels` [clips], 0 being full scale.
 
-    Clips of zeros remain.
+    Clips of zeros stay zeros.
     """
     peaks = np.abs(audio).max(1)
     gains = 10 ** (decibels / 20) / np.maximum(peaks, np.float32(1e-9))

@@ -13,7 +13,7 @@ from kws.base.flags import StoreTuple, bounded, flag_adder
 from kws.data.acoustics import COLOUR_NUMBERS, ROOMS, colour, in_room, microphones, set_level
 
 FLOOR_FREQUENCY = 0.4  # ratio of clips with a noise floor in place of background noise
-NOISE_FLOOR_DB = -40.0  # of full scale; quiet rooms with good microphones have -60 and less, phones up to -40
+NOISE_FLOOR_DB = -40.0  # of full scale, as phones have; good microphones have -60 and less
 DIGITAL_SILENCE_DB = -110.0  # noise that int16 rounds to zeros
 
 
@@ -26,20 +26,20 @@ class Augmentation:
     time_shift_ms: float = 100
     speed_change: float = 0
     volume_change_db: float = 0
-    silence_volume: float | None = None  # background_volume where None
-    noise_floor_db: float | None = None  # NOISE_FLOOR_DB where None and without background noise, else off
+    silence_volume: float | None = None  # background_volume if None
+    noise_floor_db: float | None = None  # if None: NOISE_FLOOR_DB without background noise, else off
     reverb_percentage: float = 0
     colour_db: float = 0
-    level_db: tuple[float, ...] = ()  # lowest and highest; as recorded where empty
+    level_db: tuple[float, ...] = ()  # lowest and highest; as recorded if empty
 
     def __post_init__(self):
         if self.level_db and self.level_db[0] > self.level_db[1]:
             raise UserError(f"--level_db {self.level_db[0]:g} {self.level_db[1]:g}: the lowest comes first")
 
     def with_noise_floor(self, background: bool) -> "Augmentation":
-        """These with a noise floor where none is asked for and the data set has no `background` noise.
+        """Return these with a noise floor if none is asked for and the data set has no `background` noise.
 
-        Digital silence would then be all the silence that training knows.
+        Training would else know no silence but digital silence.
         """
         if background or self.noise_floor_db is not None:
             return self
@@ -47,6 +47,7 @@ class Augmentation:
 
     @property
     def uses_noise(self) -> bool:
+        """Whether recordings of background noise are needed."""
         return bool(self.background_frequency and max(self.background_volume, self.silence_volume or 0))
 
 
@@ -57,24 +58,16 @@ def add_arguments(parser):
     ratio = bounded(float, 0, 1)
     add("background_volume", "loudest background noise, 0 to 1", type=ratio, metavar="V")
     add("background_frequency", "ratio of clips that get background noise", type=ratio, metavar="P")
-    add(
-        "time_shift_ms",
-        "clips are moved by up to this much, either way",
-        type=bounded(float, 0),
-        metavar="MS",
-    )
+    shift = "clips are moved by up to this much, either way"
+    add("time_shift_ms", shift, type=bounded(float, 0), metavar="MS")
     add(
         "speed_change",
-        "clips are played faster or slower by up to this many %%, which changes their pitch too",
+        "clips are played faster or slower by up to P %%, which changes their pitch too",
         type=bounded(float, 0, 50),
         metavar="P",
     )
-    add(
-        "volume_change_db",
-        "clips are made louder or quieter by up to this much",
-        type=bounded(float, 0, 60),
-        metavar="DB",
-    )
+    volume = "clips are made louder or quieter by up to this much"
+    add("volume_change_db", volume, type=bounded(float, 0, 60), metavar="DB")
     add(
         "silence_volume",
         "loudest background noise in clips of silence; --background_volume if not given",
@@ -83,8 +76,8 @@ def add_arguments(parser):
     )
     add(
         "noise_floor_db",
-        "loudest noise floor, in dB of full scale: in clips of silence, and where shifts leave clips empty; "
-        f"if not given {NOISE_FLOOR_DB:g} without background noise, and none with it",
+        "loudest noise floor, in dB of full scale, of clips of silence and of what shifts leave empty; if "
+        f"not given, {NOISE_FLOOR_DB:g} without background noise and none with it",
         type=bounded(float, DIGITAL_SILENCE_DB, 0),
         metavar="DB",
     )
@@ -114,22 +107,21 @@ def add_arguments(parser):
 
 
 class Variations(NamedTuple):
-    """What is drawn for each clip: arrays whose first axis is the clips'."""
+    """The numbers drawn for each clip: arrays whose first axis is the clips'."""
 
-    shift: np.ndarray  # int [clips]: samples, later where positive
+    shift: np.ndarray  # int [clips]: samples, later if positive
     speed: np.ndarray  # float [clips]: 1 is unchanged
     gain: np.ndarray  # float32 [clips]
     noise_volume: np.ndarray  # float32 [clips]: 0 for no noise
-    noise_place: np.ndarray  # float [clips, 2]: which recording of noise, and where in it; 0 to 1
+    noise_place: np.ndarray  # float [clips, 2]: recording of noise, and place in it; 0 to 1
     floor: np.ndarray | None = None  # float32 [clips]: root mean square of the noise floor; 0 for none
-    floor_everywhere: np.ndarray | None = None  # bool [clips]: not only where a shift leaves the clip empty
+    floor_everywhere: np.ndarray | None = None  # bool [clips]: not only in what a shift leaves empty
     room: np.ndarray | None = None  # int [clips]: which room's echoes, -1 for none
-    colour: np.ndarray | None = (
-        None  # float [clips, COLOUR_NUMBERS]: of a microphone (kws.data.acoustics.microphones)
-    )
-    level: np.ndarray | None = None  # float32 [clips]: dB below full scale
+    colour: np.ndarray | None = None  # float [clips, COLOUR_NUMBERS]: of acoustics.microphones
+    level: np.ndarray | None = None  # float32 [clips]: dB of full scale
 
     def of(self, rows: slice) -> "Variations":
+        """Return the numbers of some clips."""
         return Variations(*(None if values is None else values[rows] for values in self))
 
 
@@ -138,7 +130,7 @@ def draw_variations(
 ) -> Variations:
     """Draw the variations of clips: uniform within the limits, either way, independently for each clip.
 
-    `is_silence`, bool [clips], says which clips are generated silence. Every number is drawn, even where a
+    `is_silence`, bool [clips], says which clips are generated silence. Every number is drawn, even if a
     limit is 0, so that switching off one variation leaves the others as they are.
     """
     count = len(is_silence)
@@ -152,7 +144,7 @@ def draw_variations(
     noise_volume *= rng.random(count) < augmentation.background_frequency
     noise_place = rng.random((count, 2))
     speed, decibels = rng.uniform(-1, 1, (2, count))
-    # after all that was drawn before there was a noise floor, so that without one clips are as they were
+    # drawn after all of the above: clips without a noise floor are as they were before there was one
     wanted = augmentation.noise_floor_db is not None
     has_floor = rng.random(count) < (FLOOR_FREQUENCY if wanted else 0)
     loudest = augmentation.noise_floor_db if wanted else DIGITAL_SILENCE_DB
@@ -179,15 +171,16 @@ def draw_variations(
 def augment(
     clips: np.ndarray, variations: Variations, noise: list[np.ndarray], sample_rate: int = 16000
 ) -> np.ndarray:
-    """int16 [clips, clip_samples] -> the same varied and mixed with noise, float32, -1 to 1.
+    """Vary clips and mix them with noise: int16 [clips, clip_samples] -> float32, -1 to 1.
 
-    What a shift or a higher speed leaves empty at the ends is zeros, or after a shift the noise floor; the
-    sum with the noise is clipped. A word echoes in its room; the microphone and the level are of the sum.
+    A shift or a higher speed leaves zeros at the ends, or a shift the noise floor. The room's echoes are the
+    word's alone. The microphone and the level act on the sum of word and noise, which is clipped.
     """
     length = clips.shape[1]
     audio = np.zeros(clips.shape, np.float32)
     if variations.floor is not None:
         _write_noise_floor(audio, variations)
+    # clip by clip: noise + room(speed(gain * clip)), shifted
     scaled = np.empty(length, np.float32)
     rooms = np.full(len(clips), -1) if variations.room is None else variations.room
     for out, clip, room, shift, speed, gain, volume, (recording, place) in zip(
@@ -208,15 +201,15 @@ def augment(
         set_level(audio, variations.level)
     np.clip(audio, -1, 1, out=audio)
     if any(drawn is not None for drawn in (variations.room, variations.colour, variations.level)):
-        # to 16 bits, as a recording is: filters leave noise of -140 dB in digital silence, and a model that
-        # never learnt from exact zeros takes words between them for something else
+        # to 16 bits, as a recording is: filters leave faint noise in digital silence, and a model must learn
+        # from exact zeros
         np.rint(np.multiply(audio, 32768, out=audio), out=audio)
         audio /= 32768
     return audio
 
 
 def _write_noise_floor(audio, variations):
-    """Write the noise floor into clips of silence, and into what a shift leaves empty of others."""
+    """Write the noise floor into clips of silence, and into what a shift leaves empty of the others."""
     length = audio.shape[1]
     noises = _floors(length)
     for clip in np.flatnonzero(variations.floor):
@@ -226,13 +219,13 @@ def _write_noise_floor(audio, variations):
         part = slice(0, shift) if shift > 0 else slice(length + shift, length)
         if variations.floor_everywhere[clip]:
             part = slice(None)
-        # rounded, as a recording is: the quietest noise is then of few values, or zeros
+        # rounded, as a recording is: the quietest noise then has few values, or is zeros
         audio[clip, part] = np.rint(32768 * variations.floor[clip] * noise[part]) / 32768
 
 
 @functools.lru_cache(maxsize=4)
 def _floors(length):
-    """Noise of three colours, white, pink and brown, of root mean square 1: float32 [3, 2 * length]."""
+    """Return white, pink and brown noise of root mean square 1, float32 [3, 2 * length]."""
     spectrum = np.fft.rfft(np.random.default_rng(0).normal(size=(3, 2 * length)))
     spectrum[:, 0] = 0
     spectrum[:, 1:] /= np.arange(1, spectrum.shape[1]) ** np.array([[0], [0.5], [1]])
@@ -241,9 +234,9 @@ def _floors(length):
 
 
 def _at_speed(samples, speed):
-    """`samples` at `speed` times their speed around their middle, as many, by linear interpolation.
+    """Play `samples` at `speed` times their speed around their middle; the number of samples stays.
 
-    Linear, as the mel filters end at half the Nyquist frequency, and thousands of clips a second are made.
+    Linear interpolation is good enough, since the mel filters end at half the Nyquist frequency, and fast.
     """
     from_middle, middle = _from_middle(len(samples))
     position = from_middle * np.float32(speed) + np.float32(middle)
@@ -263,6 +256,6 @@ def _at_speed(samples, speed):
 
 @functools.lru_cache(maxsize=4)
 def _from_middle(length):
-    """Of each of so many samples the distance from their middle, float32 [length], and where that is."""
+    """Return the distance of each of `length` samples from their middle, float32 [length], and the middle."""
     middle = (length - 1) / 2
     return np.arange(length, dtype=np.float32) - np.float32(middle), middle

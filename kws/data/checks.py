@@ -1,4 +1,4 @@
-"""Warnings and errors where a data set is too small to train on."""
+"""Warnings and errors if a data set is too small to train on."""
 
 import sys
 
@@ -16,13 +16,29 @@ FEW_TO_LEARN_FROM, FEW_TO_VALIDATE_ON = 100, 20  # clips of a word
 
 
 def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentation):
-    """Raise UserError where a word has no clips to learn from or nothing is left to validate on; print
-    warnings where there are few.
+    """Print warnings if there are few clips of a word, or none of silence or unknown words.
+
+    Raises UserError if a word has no clips to learn from, or nothing is left to validate on.
     """
+    # clips by label, int [labels]
     training, validation = (
         np.bincount(clips.label, minlength=len(settings.labels)) for clips in (data.training, data.validation)
     )
-    words = range(UNKNOWN_INDEX + 1, len(settings.labels))
+    _check_words(training, validation, settings, data_dir)
+    if not len(data.validation):
+        raise UserError(
+            f"no clips for validation in {data_dir}: more recordings (of more speakers) are needed, "
+            "or a larger --validation_percentage"
+        )
+    _report_labels_without_clips(training, data, data_dir)
+    _report_people_not_learnt_from(data, settings)
+    if augmentation.uses_noise and not data.noise:
+        floor = show(augmentation.with_noise_floor(background=False).noise_floor_db)
+        print(f"{data_dir} has no {NOISE_FOLDER}: only --noise_floor_db {floor} is used", file=sys.stderr)
+
+
+def _check_words(training, validation, settings, data_dir):
+    words = range(UNKNOWN_INDEX + 1, len(settings.labels))  # their labels
     for label in words:
         if not training[label]:
             raise UserError(
@@ -41,16 +57,19 @@ def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentat
             f"few clips for training and validation: {'; '.join(few)} (at least {FEW_TO_LEARN_FROM} and "
             f"{FEW_TO_VALIDATE_ON} are recommended): the model and its accuracy will be rough"
         )
-    if not len(data.validation):
-        raise UserError(
-            f"no clips for validation in {data_dir}: more recordings (of more speakers) are needed, "
-            "or a larger --validation_percentage"
+
+
+def _report_labels_without_clips(training, data, data_dir):
+    if not training[SILENCE_INDEX]:
+        print(f"no clips of {SILENCE_LABEL} to learn from: the model will take silence for something else")
+    if not data.no_words_per_epoch:
+        more = "a larger --training_unknown_percentage"
+        if not training[UNKNOWN_INDEX]:
+            more = f"folders of other words or of noise in {data_dir} (with an --unknown_percentage above 0)"
+        print(
+            f"no clips of {UNKNOWN_LABEL} to learn from: the model will take every sound that is not silence "
+            f"for one of the wanted words; {more} would teach it others"
         )
-    _report_labels_without_clips(training, data, data_dir)
-    _report_people_not_learnt_from(data, settings)
-    if augmentation.uses_noise and not data.noise:
-        floor = show(augmentation.with_noise_floor(background=False).noise_floor_db)
-        print(f"{data_dir} has no {NOISE_FOLDER}: only --noise_floor_db {floor} is used", file=sys.stderr)
 
 
 def _report_people_not_learnt_from(data, settings):
@@ -64,17 +83,3 @@ def _report_people_not_learnt_from(data, settings):
                 f"all {kept} recordings of {settings.labels[label]} by people are of speakers for validation "
                 "and testing: it is learnt from synthesis alone (a speaker's partition follows from the name)"
             )
-
-
-def _report_labels_without_clips(training, data, data_dir):
-    if not training[SILENCE_INDEX]:
-        print(f"no clips of {SILENCE_LABEL} to learn from: the model will take silence for something else")
-    windows = data.negatives_per_epoch + data.hard_negatives_per_epoch + data.cut_words_per_epoch
-    if not data.unknown_per_epoch + windows:
-        more = "a larger --training_unknown_percentage"
-        if not training[UNKNOWN_INDEX]:
-            more = f"folders of other words or of noise in {data_dir} (with an --unknown_percentage above 0)"
-        print(
-            f"no clips of {UNKNOWN_LABEL} to learn from: the model will take every sound that is not silence "
-            f"for one of the wanted words; {more} would teach it others"
-        )

@@ -17,9 +17,9 @@ from kws.base.features import FrontEnd, mfcc
 from kws.base.settings import UNKNOWN_INDEX
 from kws.base.text import composed
 
-CLIPS_AT_ONCE = 400  # of a thread: buffers are made once for so many (measured)
+CLIPS_AT_ONCE = 400  # of a thread, whose buffers are made once for them
 PARTITIONS = ("training", "validation", "testing")
-# Their names begin the speakers of what they say (kws.synth.engines).
+# The speakers of synthetic recordings have names that begin with these (kws.synth.engines).
 SYNTHESISERS = "espeak-ng", "mbrola", "rhvoice", "flite", "festival", "pico", "piper"
 
 
@@ -29,7 +29,7 @@ class Clips:
 
     pcm: tuple[np.ndarray | PcmFile, ...]  # int16 [rows, clip_samples] each
     source: np.ndarray  # int32 [clips]: which of `pcm` a clip is in
-    row: np.ndarray  # int32 [clips]: and where in it
+    row: np.ndarray  # int32 [clips]: which row of that
     label: np.ndarray  # int32 [clips]: index into Settings.labels
     names: tuple[str, ...]  # folder/file of each clip, '' for generated silence
 
@@ -37,11 +37,11 @@ class Clips:
         return len(self.label)
 
     def samples(self, clip: int) -> np.ndarray:
-        """The audio of one clip, int16 [clip_samples]."""
+        """Return the audio of one clip, int16 [clip_samples]."""
         return self.pcm[self.source[clip]][self.row[clip]]
 
     def audio(self, chosen) -> np.ndarray:
-        """The audio of several clips, int16 [len(chosen), clip_samples]."""
+        """Return the audio of several clips, int16 [len(chosen), clip_samples]."""
         audio = np.empty((len(chosen), self.pcm[0].shape[1]), np.int16)
         for out, clip in zip(audio, chosen, strict=True):
             pcm, row = self.pcm[self.source[clip]], self.row[clip]
@@ -52,15 +52,15 @@ class Clips:
         return audio
 
     def take(self, chosen) -> "Clips":
-        """The clips with the indices `chosen`, in that order."""
+        """Return the clips with the indices `chosen`, in that order."""
         names = tuple(self.names[i] for i in chosen)
         return Clips(self.pcm, self.source[chosen], self.row[chosen], self.label[chosen], names)
 
 
 def which_partition(file_name: str, validation_percentage: float, testing_percentage: float) -> str:
-    """The partition of a recording, by its speaker: all files of a speaker go together.
+    """Return the partition of a recording, by its speaker: all files of a speaker go together.
 
-    This is the rule the data set's README gives: the SHA-1 of the speaker, modulo 2**27, scaled to per cent.
+    The rule is the one in the data set's README: the SHA-1 of the speaker, modulo 2**27, scaled to per cent.
     """
     largest = 2**27 - 1
     digest = hashlib.sha1(path_bytes(speaker_of(file_name))).hexdigest()
@@ -71,10 +71,10 @@ def which_partition(file_name: str, validation_percentage: float, testing_percen
 
 
 def speaker_of(file_name: str) -> str:
-    """The speaker of a recording, by its path in the folder of its word.
+    """Return the speaker of a recording, by its path in the folder of its word.
 
-    Files named alike up to `_nohash_` are of one speaker, as are others in one folder (`anna/2.wav`,
-    `anna/monday/1.wav`); what is in neither way told is a speaker of its own.
+    Files named alike up to `_nohash_` are of one speaker. So are other files below one folder (`anna/2.wav`,
+    `anna/monday/1.wav`). A file that names its speaker in neither way is a speaker of its own.
     """
     folder, _, name = file_name.rpartition("/")
     if folder and "_nohash_" not in name:
@@ -83,12 +83,12 @@ def speaker_of(file_name: str) -> str:
 
 
 def path_bytes(name: str) -> bytes:
-    """A name for hashing: the same on every system, and of names that are no text too."""
+    """Return a name as bytes to hash: the same on every system, also if the name is no valid text."""
     return composed(name).encode(errors="surrogateescape")
 
 
 def report_unknown_speakers(folder: Path, names: list[str]):
-    """Print, in one line, how many of the recordings do not tell their speaker."""
+    """Print in one line how many of the recordings do not name their speaker."""
     unknown = sum("_nohash_" not in name and "/" not in name for name in names)
     if unknown:
         print(
@@ -99,9 +99,15 @@ def report_unknown_speakers(folder: Path, names: list[str]):
         )
 
 
+# ---- features ----
+
+
 @contextlib.contextmanager
-def workers():
-    """Threads for numpy's work, one a core; without BLAS's own threads, which would compete with them."""
+def numpy_threads():
+    """Open a pool of threads for numpy's work, one a core.
+
+    BLAS is kept from starting threads of its own, which would compete with these.
+    """
     pool = ThreadPoolExecutor(os.cpu_count())
     with threadpool_limits(1, user_api="blas"):
         try:
@@ -111,27 +117,32 @@ def workers():
 
 
 def features(clips: Clips, front_end: FrontEnd) -> np.ndarray:
-    """MFCC features of all clips as they are, float32 [clips, feature_count], on all cores."""
+    """Return the MFCC features of all clips as they are, float32 [clips, feature_count], on all cores."""
     out = np.empty((len(clips), front_end.feature_count), np.float32)
 
     def fill(start):
         part = range(start, min(start + CLIPS_AT_ONCE, len(clips)))
         mfcc(clips.audio(part), front_end, out[part.start : part.stop])
 
-    with workers() as pool:
+    with numpy_threads() as pool:
         for _ in pool.map(fill, range(0, len(clips), CLIPS_AT_ONCE)):
             pass  # raises what a thread raised
     return out
 
 
+# ---- real and synthetic recordings ----
+
+
 def is_synthetic(name: str) -> bool:
-    """Whether a recording of this name (`folder/file`) was made here: its speaker is a voice."""
+    """Return whether a recording of this name (`folder/file`) was made by synthesize.py."""
     return name.rpartition("/")[2].startswith(tuple(f"{name}-" for name in SYNTHESISERS))
 
 
 def real_to_repeat(clips: Clips, percentage: float) -> tuple[int, ...]:
-    """Indices of real recordings, one for each further time that one is to be used: so that of the clips of
-    each word that has synthetic ones too, real ones are so many %, and all of them about as often.
+    """Choose the real recordings to use more than once, so that they are at least `percentage` % of a word's.
+
+    Words without synthetic recordings need none. Returns the index of a clip for each further use; all real
+    recordings of a word are used about equally often.
     """
     synthetic = np.array([is_synthetic(name) for name in clips.names], bool)
     repeated = []

@@ -15,19 +15,17 @@ DEFAULT_DATA_DIR = Path(__file__).resolve().parents[2] / "data" / "speech_comman
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which recordings are used, and in what mixture: the flags of `add_arguments`."""
+    """Which recordings are used, and in what mixture: the flags of input_data.py."""
 
     data_dir: str = str(DEFAULT_DATA_DIR)
     data_url: str = DATA_URL
     silence_percentage: float = 10
     unknown_percentage: float = 10
-    training_unknown_percentage: float | None = None  # unknown_percentage where None
+    training_unknown_percentage: float | None = None  # unknown_percentage if None
     real_percentage: float = 0
     negatives_dir: tuple[str, ...] = ()
     negatives_percentage: float = 50
     hard_negatives_percentage: float = 0
-    hard_negatives_interval: int | None = None  # only at the start where None
-    cut_words_percentage: float = 0
 
     @property
     def unknown_in_training(self) -> float:
@@ -38,20 +36,28 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set ready for use: labelled clips by partition, and background noise."""
+    """A data set ready for use: labelled clips by partition, background noise, and negatives.
+
+    An epoch of training holds every clip of `training` that is not an unknown word once, those in `repeated`
+    once more, and a fresh draw of unknown words and of negatives.
+    """
 
     training: Clips  # with all clips of unknown words
-    unknown_per_epoch: int  # of which each epoch draws so many
+    unknown_per_epoch: int
     validation: Clips
     testing: Clips
     noise: list[np.ndarray]  # float32 [samples] each, -1 to 1, none shorter than a clip
     negatives: LongRecordings | None = None
-    negatives_per_epoch: int = 0  # windows of them
-    cut_words_per_epoch: int = 0
-    hard_negatives_per_epoch: int = 0  # of those below, or of all negatives where there are none
-    repeated: tuple[int, ...] = ()  # clips that an epoch holds once more
-    # windows that a model takes for words, and the chances to draw one of them up to each (kws.train.mining)
+    negatives_per_epoch: int = 0
+    hard_negatives_per_epoch: int = 0
+    repeated: tuple[int, ...] = ()  # indices of clips in `training`
+    # windows that a model takes for words, int64 [windows], and the chance to draw one up to each, [windows]
     hard_negatives: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def no_words_per_epoch(self) -> int:
+        """Unknown words and windows without words in an epoch."""
+        return self.unknown_per_epoch + self.negatives_per_epoch + self.hard_negatives_per_epoch
 
 
 def percent_of(count, percentage):

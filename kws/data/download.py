@@ -1,4 +1,4 @@
-"""Recordings from the published archives: download, verify, extract; each once, whatever is interrupted."""
+"""Recordings from the published archives: download, verify, extract, each once, whatever is interrupted."""
 
 import gzip
 import logging
@@ -24,10 +24,10 @@ UNFINISHED_FOLDER = ".extracting"
 
 
 def prepare_recordings(data_dir, data_url: str, wanted_words=()) -> Path:
-    """Have recordings in `data_dir`, one folder per word; download and extract them where there are none yet.
+    """Download and extract recordings into `data_dir`, one folder per word, if there are none yet.
 
-    Returns the folder. Raises UserError where there are no recordings and none can be had. A single folder
-    with nothing but folders in it is a word with its speakers only where it is one of `wanted_words`.
+    Returns the folder. Raises UserError if there are no recordings and none can be had. A single folder with
+    nothing but folders in it is a word with its speakers only if it is one of `wanted_words`.
     """
     folder = Path(data_dir)
     if folder.exists() and not folder.is_dir():
@@ -35,8 +35,9 @@ def prepare_recordings(data_dir, data_url: str, wanted_words=()) -> Path:
     populated = is_populated(folder, data_url)
     if not populated:
         if not data_url:
-            raise UserError(f"{folder} has no recordings, and no --data_url says where to get some")
+            raise UserError(f"{folder} has no recordings, and there is no --data_url to get them from")
         fetch_archive(data_url, folder)
+    # no words: perhaps they are one folder further down, or in files of other kinds
     if not word_folders(folder) or _is_wrapped(folder, wanted_words):
         expected = f"{folder}/<word>/<clip>.wav{hint(folder, wanted_words) or hint(folder)}"
         if populated:
@@ -45,19 +46,19 @@ def prepare_recordings(data_dir, data_url: str, wanted_words=()) -> Path:
             raise UserError(f"{folder} has no recordings: expected {expected}{unused}")
         raise UserError(f"{data_url} has no recordings at {expected}")
     if populated:
-        shutil.rmtree(folder / DOWNLOADS_FOLDER, ignore_errors=True)  # of a run that was killed
+        shutil.rmtree(folder / DOWNLOADS_FOLDER, ignore_errors=True)  # a killed run left it
     return folder
 
 
 def is_populated(folder: Path, url: str) -> bool:
-    """Whether `folder` holds more than the archive at `url`, and no extraction was interrupted."""
+    """Return whether `folder` holds more than the archive at `url`, and no extraction was interrupted."""
     archive = PurePosixPath(url).name
     others = any(not name.startswith(".") and name != archive for name in entries(folder))
     return others and not (folder / UNFINISHED_FOLDER).exists()
 
 
 def _is_wrapped(folder, wanted_words):
-    """Whether the only folder in `folder` is rather one around the words than a word with its speakers."""
+    """Return whether the only folder in `folder` is one around the words, not a word with its speakers."""
     words = word_folders(folder)
     if len(words) != 1 or words[0] in wanted_words:
         return False
@@ -65,15 +66,17 @@ def _is_wrapped(folder, wanted_words):
 
 
 def fetch_archive(url: str, folder: Path):
-    """Download `url`, verified, and extract it into `folder`; an archive that is in `folder` is used.
+    """Download the archive at `url`, verify it and extract it into `folder`.
 
-    Where another process is doing the same, wait for it. Raises UserError where the download fails, has the
-    wrong hash, or holds what an archive of recordings must not; it is deleted then.
+    An archive that is in `folder` already is used. If another process is doing the same, waits for it. Raises
+    UserError if the download fails, has the wrong hash, or holds what an archive of recordings must not; the
+    download is deleted then.
     """
     downloads = folder / DOWNLOADS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder / ".lock", f"waiting for another run that downloads to {folder}"):
         try:
+            # another process may have filled it while this one waited
             if not is_populated(folder, url):
                 _fetch_archive(url, folder, downloads)
         except UserError:
@@ -98,7 +101,7 @@ def _fetch_archive(url, folder, downloads):
 
 
 def _download(url, expected, downloads):
-    """The archive at `url` as a file in the folder `downloads`."""
+    """Download the archive at `url` into the folder `downloads`; return the file."""
     import pooch
     import requests
 
@@ -114,14 +117,23 @@ def _download(url, expected, downloads):
     except (requests.RequestException, ValueError) as error:
         offline = isinstance(error, (requests.ConnectionError, requests.Timeout))
         reason = "no connection to its server" if offline else error
-        raise UserError(f"cannot download {url}: {reason}") from None
+        instead = _without_a_download(url, downloads.parent)
+        raise UserError(f"cannot download {url}: {reason}{instead}") from None
     return Path(name)
+
+
+def _without_a_download(url, folder):
+    """Return what to do if `url` cannot be downloaded, as the end of an error's line."""
+    by_hand = f"; put {PurePosixPath(url).name}, downloaded by other means, into {folder}"
+    if url != DATA_URL:
+        return by_hand
+    return f"{by_hand}, or try without recordings: --data_dir sample_data --data_url ''"
 
 
 def extract(archive: Path, folder: Path):
     """Extract the regular files of a tar archive; they appear in `folder` only when all are complete.
 
-    Raises UserError for a member that would land outside, or is a link or device: nothing is extracted then.
+    Raises UserError, and extracts nothing, if a member would land outside or is a link or device.
     """
     from tqdm import tqdm
 
@@ -139,6 +151,7 @@ def extract(archive: Path, folder: Path):
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+    # all complete: move it to its place
     for name in entries(unfinished):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)

@@ -1,8 +1,7 @@
-"""What an open microphone hears that is none of the words: windows of long recordings, and words cut in
-half.
+"""Negatives: windows of long recordings, which hold what an open microphone hears beside the words.
 
-Both are drawn afresh in every epoch. They are labelled NO_WORD, not `_unknown_`: some hold near silence, and
-where the line between the two is, only the clips say.
+They are drawn afresh in every epoch. Their label is NO_WORD, not `_unknown_`: some hold near silence, and
+only the clips say where the line between silence and unknown is.
 """
 
 import hashlib
@@ -20,35 +19,39 @@ from kws.audio.shards import CACHE_VERSION, writable_cache
 from kws.base.errors import UserError
 from kws.base.features import FrontEnd
 from kws.base.files import appears_complete, delete_leftovers, lock
-from kws.base.settings import NO_WORD, SILENCE_INDEX
+from kws.base.settings import NO_WORD
+from kws.data.clips import Clips
 
-CUT = 0.35, 0.65  # of a clip: where the first of two words ends and the second begins
 BLOCK = 2**20  # samples that are read at once
 
 
-class LongRecordings:
-    """Recordings of any length, decoded to files of int16 samples that are read when they are asked for.
+# ---- recordings of any length ----
 
-    A window is numbered by the recording it is in and the sample that it begins at: there are `windows`,
-    those of each folder in one of the ranges `of_folders`. A recording of less than two clips has as many
-    windows as a clip has samples, some of them the same, so that it is not drawn less often for being short;
-    one of less than a clip is followed by zeros.
+
+class LongRecordings:
+    """Recordings of any length, decoded to files of int16 samples that are read when they are needed.
+
+    A window is one clip's length of audio. The windows of all recordings are numbered one after the other,
+    `windows` in all; `of_folders` has the range of each folder's numbers. Short recordings must not be drawn
+    less often for being short. So a recording shorter than two clips has as many windows as a clip has
+    samples, some of them twice, and one shorter than a clip is followed by zeros.
     """
 
     def __init__(self, folders: list[list[Path]], window_samples: int):
-        files = [file for folder in folders for file in folder]
-        lengths = np.array([file.stat().st_size // 2 for file in files], np.int64)  # of int16
-        self._files = files
-        self._starts = np.maximum(1, lengths - window_samples + 1)  # where windows can begin
+        self._files = [file for folder in folders for file in folder]
+        lengths = np.array([file.stat().st_size // 2 for file in self._files], np.int64)  # of int16
+        # [files]: places where a window can begin
+        self._starts = np.maximum(1, lengths - window_samples + 1)
         counts = np.where(lengths > 0, np.maximum(self._starts, window_samples), 0)
+        # [files]: number of the window after a file's last
         self._ends = np.cumsum(counts)
         self.windows = int(counts.sum())
-        ends = [0, *np.cumsum([len(folder) for folder in folders])]
-        ends = [int(self._ends[end - 1]) if end else 0 for end in ends]
+        files_until = np.cumsum([0, *map(len, folders)])
+        ends = [int(self._ends[count - 1]) if count else 0 for count in files_until]
         self.of_folders = [range(*pair) for pair in zip(ends, ends[1:], strict=False)]
 
     def pieces(self) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
-        """Of each recording with a window: the number of its first one, and the samples, int16, in blocks."""
+        """Yield for each recording with a window the number of its first, and the int16 samples in blocks."""
         first = 0
         for file, end in zip(self._files, self._ends.tolist(), strict=True):
             if end > first:
@@ -57,13 +60,13 @@ class LongRecordings:
             first = end
 
     def read(self, window: int, out: np.ndarray) -> np.ndarray:
-        """The samples of a window, into `out`, int16 [window_samples]."""
+        """Read the samples of a window into `out`, int16 [window_samples], and return it."""
         number = int(np.searchsorted(self._ends, window, side="right"))
         start = int(window) - (int(self._ends[number - 1]) if number else 0)
         starts = int(self._starts[number])
-        if starts == 1:  # it may be shorter
+        if starts == 1:  # the recording may be shorter than the window
             out[:] = 0
-        # opened for each window: a system lets a process hold some thousand files open, and here may be more
+        # opened for each window: a process may hold some thousand files open, and there may be more
         with open(self._files[number], "rb", buffering=0) as file:
             file.seek(start % starts * out.itemsize)
             file.readinto(out)
@@ -71,9 +74,9 @@ class LongRecordings:
 
 
 def open_long_recordings(folders: tuple[str, ...], front_end: FrontEnd) -> LongRecordings:
-    """All recordings in these folders and the folders in them, each decoded once, block after block.
+    """Open all recordings in these folders and in the folders below them; each is decoded once.
 
-    UserError where a folder has none that can be read.
+    Raises UserError if a folder has no recording that can be read.
     """
     decoded = []
     for folder in map(Path, folders):
@@ -84,12 +87,12 @@ def open_long_recordings(folders: tuple[str, ...], front_end: FrontEnd) -> LongR
 
 
 def recordings_below(folder: Path) -> list[Path]:
-    """The recordings in a folder and in the folders below it, sorted."""
+    """Return the recordings in a folder and in the folders below it, sorted."""
     return sorted(folder / name for name, _, _ in list_recordings(folder))
 
 
 def _decoded(folder, front_end) -> list[Path]:
-    """The files of decoded samples of a folder's recordings, in its cache."""
+    """Decode a folder's recordings that are not in its cache yet; return the files of samples."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
     from tqdm import tqdm
@@ -97,6 +100,7 @@ def _decoded(folder, front_end) -> list[Path]:
     recordings = recordings_below(folder)
     cache = writable_cache(folder)
 
+    # the name of a decoded file says of what recording it is, and at what rate
     def target(recording):
         status = recording.stat()
         what = CACHE_VERSION, str(recording.relative_to(folder)), status.st_size, status.st_mtime_ns
@@ -120,67 +124,52 @@ def _decoded(folder, front_end) -> list[Path]:
         delete_leftovers(cache / "*.pcm")
         missing = [recording for recording in recordings if not target(recording).exists()]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            progress = tqdm(
-                pool.map(decode, missing),
-                f"decoding {folder.name}",
-                len(missing),
-                unit=" files",
-                disable=None,
-            )
-            for problem in progress:
-                if problem:
-                    progress.write(problem)
+            problems, title = pool.map(decode, missing), f"decoding {folder.name}"
+            progress = tqdm(problems, title, len(missing), unit=" files", disable=None)
+            for problem in filter(None, progress):
+                progress.write(problem)
     return [target(recording) for recording in recordings if target(recording).exists()]
 
 
+# ---- among the clips that training draws ----
+
+
 class TrainingAudio:
-    """The clips that training draws, numbered: those of the data set (kws.data.clips), after them windows
-    of long recordings (`windows`, by folder), and windows between two words (`cut_words`).
+    """The clips that training draws, by number: the labelled clips, then the windows of long recordings.
+
+    `windows` has the range of each folder's windows, the first of which is `first_window`.
     """
 
-    def __init__(self, clips, negatives: LongRecordings | None):
+    def __init__(self, clips: Clips, negatives: LongRecordings | None):
         self._clips, self._negatives = clips, negatives
-        self._recordings = np.flatnonzero(clips.label != SILENCE_INDEX)
-        self.first_window = len(clips)
+        first = self.first_window = len(clips)
         folders = negatives.of_folders if negatives else []
-        self.windows = [range(len(clips) + part.start, len(clips) + part.stop) for part in folders]
-        end = len(clips) + (negatives.windows if negatives else 0)
-        self.cut_words = range(end, end + 2**31)
+        self.windows = [range(first + numbers.start, first + numbers.stop) for numbers in folders]
 
     def windows_to_draw(self, count: int) -> list[tuple[range, int]]:
-        """(range, how many) to draw `count` windows from the folders, the same number from each: a few
-        recordings of what was wrongly detected weigh as much as hours of speech.
+        """Share `count` windows evenly among the folders: return (range, number to draw) for each.
+
+        So a few recordings of wrong detections weigh as much as hours of speech.
         """
         folders = len(self.windows)
         return [
-            (part, count // folders + (number < count % folders)) for number, part in enumerate(self.windows)
+            (numbers, count // folders + (place < count % folders))
+            for place, numbers in enumerate(self.windows)
         ]
 
     def labels(self, chosen: np.ndarray) -> np.ndarray:
-        """Label of each of the clips `chosen`, int32; NO_WORD for windows."""
-        is_clip = chosen < len(self._clips)
+        """Return the label of each of the clips `chosen`, int32; NO_WORD for windows."""
+        is_clip = chosen < self.first_window
         labels = self._clips.label[np.where(is_clip, chosen, 0)]
         return np.where(is_clip, labels, NO_WORD).astype(np.int32)
 
     def audio(self, chosen: np.ndarray) -> np.ndarray:
-        """Their samples, int16 [len(chosen), clip_samples]."""
-        is_clip = chosen < len(self._clips)
+        """Return the samples of the clips `chosen`, int16 [len(chosen), clip_samples]."""
+        is_clip = chosen < self.first_window
         if is_clip.all():
             return self._clips.audio(chosen)
         audio = np.empty((len(chosen), self._clips.pcm[0].shape[1]), np.int16)
         audio[is_clip] = self._clips.audio(chosen[is_clip])
         for row in np.flatnonzero(~is_clip):
-            number = int(chosen[row])
-            if number < self.cut_words.start:
-                self._negatives.read(number - self.first_window, audio[row])
-            else:
-                self._between_words(number - self.cut_words.start, audio[row])
+            self._negatives.read(int(chosen[row]) - self.first_window, audio[row])
         return audio
-
-    def _between_words(self, number, out):
-        """The end of one clip and the beginning of another; `number` chooses them and where they are cut."""
-        rng = np.random.default_rng(number)
-        first, second = rng.choice(self._recordings, 2)
-        cut = int(rng.uniform(*CUT) * len(out))
-        out[: len(out) - cut] = self._clips.samples(first)[cut:]
-        out[len(out) - cut :] = self._clips.samples(second)[:cut]

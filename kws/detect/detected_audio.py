@@ -1,11 +1,10 @@
-"""The audio of detections: kept while it passes, and saved as WAV files by word."""
+"""The audio of detections: taken from what passed, and saved as WAV files by word."""
 
 import contextlib
 import hashlib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,44 +12,30 @@ import numpy as np
 from kws.audio.recordings import wav_bytes
 from kws.base.errors import UserError
 from kws.base.files import write_bytes
+from kws.detect.recent_audio import RecentAudio
 
-BEFORE_S = 0.5  # of audio before the windows that were averaged: what led up to it
-LONGEST_STEM = 40  # characters of a file's name that are in those of its detections
+BEFORE_S = 0.5  # audio that is kept before what was scored, because it may have led up to a detection
+LONGEST_STEM = 40  # characters of a recording's name in the names of its detections
 
 
-class RecentAudio:
-    """The latest audio of a stream that may have no end: the block that came last, and before it as much as a
-    score is of, `scored_s`, and BEFORE_S more.
+def history(scored_s: float, sample_rate: int) -> int:
+    """Return the number of samples to keep before each block, for `scored_audio` of a score in that block."""
+    return int((scored_s + BEFORE_S) * sample_rate) + 1
+
+
+def scored_audio(recent: RecentAudio, seconds: float, scored_s: float, sample_rate: int) -> np.ndarray:
+    """Return the audio behind a score, and BEFORE_S before it: int16 [samples].
+
+    `seconds` is the middle of the `scored_s` seconds that were scored.
     """
-
-    def __init__(self, scored_s: float, sample_rate: int):
-        self._scored, self._rate = scored_s, sample_rate
-        self._before = int((scored_s + BEFORE_S) * sample_rate) + 1
-        self._kept, self._start = np.zeros(0, np.int16), 0
-
-    def passing(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """The blocks, int16 [samples], each kept before it is passed on."""
-        for block in blocks:
-            excess = max(0, len(self._kept) - self._before)
-            self._kept, self._start = np.concatenate([self._kept[excess:], block]), self._start + excess
-            yield block
-
-    @property
-    def seconds(self) -> float:
-        """How long the stream has been so far."""
-        return (self._start + len(self._kept)) / self._rate
-
-    def scored_around(self, seconds: float) -> np.ndarray:
-        """The audio that a score with its middle at `seconds` is of, and BEFORE_S before: int16 [samples]."""
-        ends = seconds - self._scored / 2 - BEFORE_S, seconds + self._scored / 2
-        first, end = (max(0, round(place * self._rate) - self._start) for place in ends)
-        return self._kept[first:end].copy()
+    start, end = seconds - scored_s / 2 - BEFORE_S, seconds + scored_s / 2
+    return recent.between(round(start * sample_rate), round(end * sample_rate))
 
 
 class DetectionFolder:
     """A folder that takes the audio of detections, in a folder for each word.
 
-    Raises UserError where it cannot be written.
+    Raises UserError if it cannot be written.
     """
 
     def __init__(self, folder, sample_rate: int):
@@ -62,9 +47,9 @@ class DetectionFolder:
     def save(self, source: str, seconds: float, word: str, score: float, samples: np.ndarray) -> Path:
         """Write a detection's `samples`, int16, to <word>/<source>_nohash_<seconds>s_<score>.wav.
 
-        `source` is the path of the recording, or - for a stream, which has the time of its start instead. All
-        of a recording's detections are of one speaker, as names with _nohash_ say, so that none is learnt
-        while another is tested on. The same detection has the same name, others have others.
+        `source` is the path of the recording, or - for a stream, which gets the time of its start as a name.
+        The same detection has the same name, other detections have others. All detections in a recording have
+        one speaker, as names with _nohash_ say, so that none is learnt while another is tested on.
         """
         path = self._folder / word / f"{self._stem(source)}_nohash_{seconds:.3f}s_{score:.2f}.wav"
         with _writing(self._folder):
@@ -76,13 +61,14 @@ class DetectionFolder:
         if not os.path.isfile(source):
             return f"stream-{self._started}"
         stem = re.sub(r"[^\w-]+", "_", Path(source).stem).lstrip("_")[:LONGEST_STEM]
-        digest = hashlib.sha256(os.fsencode(os.path.abspath(source))).hexdigest()[:6]  # files of one name
+        # files of one name lie in different folders
+        digest = hashlib.sha256(os.fsencode(os.path.abspath(source))).hexdigest()[:6]
         return f"{stem}-{digest}" if "_nohash_" not in stem else f"{stem}_{digest}"
 
 
 @contextlib.contextmanager
 def _writing(folder):
-    """Turn errors of the system into UserError, which tells them from those of reading recordings."""
+    """Turn errors of the system into UserError, so that they are told from errors in reading recordings."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
 """How often a detector fires where nobody says its words, and what it misses: thresholds chosen for both.
 
-Recordings without the words are the negatives; a made stream of words shows what is missed. A window's
-highest smoothed score is all that is kept of it, so that hundreds of hours fit into memory.
+False alarms are counted in negatives, recordings without the words; misses in a stream with known words. Only
+the highest smoothed score of each window is kept, so that hundreds of hours fit into memory.
 """
 
 import sys
@@ -16,69 +16,91 @@ from kws.audio.recordings import BadAudio, audio_blocks, open_audio
 from kws.base.errors import UserError
 from kws.base.settings import SENSITIVITIES, UNKNOWN_INDEX, DetectorSettings, Sensitivity, Settings
 from kws.data.negatives import recordings_below
-from kws.detect.labelled_streams import Recording, matches
-from kws.detect.streaming import Detector, DetectorOptions, Smoothed, padded, smoothed_scores
+from kws.detect.labelled_streams import LabelledStream, matches
+from kws.detect.streaming import (
+    Detection,
+    Detector,
+    DetectorOptions,
+    DetectorParameters,
+    Smoothed,
+    detector_parameters,
+    padded,
+    smoothed_scores,
+)
 
-# Finer towards 1, where the scores of a confident model lie. SHOWN are printed, and tried in long searches.
+# The thresholds that are printed, and tried in long searches; finer towards 1, where confident scores lie.
 SHOWN = np.round(np.concatenate([np.arange(0.15, 0.9, 0.05), 1 - np.geomspace(0.1, 1e-3, 27)]), 4)
 THRESHOLDS = np.union1d(SHOWN, np.round(np.arange(0.15, 0.9, 0.01), 4))
 GATES = [round(gate / 20, 2) for gate in range(3, 19)]
-# What each sensitivity may have of the accepted false alarms per hour: of the usual 5 it is 1, 5 and 20.
+# The share of the accepted false alarms that each sensitivity may have: of 5 an hour it is 1, 5 and 20.
 SENSITIVITY_RATES = {"low": 0.2, "normal": 1.0, "high": 4.0}
+
+# ---- running a detector over recordings ----
 
 
 class Track(NamedTuple):
-    """What a detector needs of a recording."""
+    """What is kept of a recording, enough to detect in it at any threshold."""
 
     name: str
     smoothed: Smoothed  # labels int16, the others float32
     hours: float
 
-    def detections(self, options: DetectorOptions, settings: Settings) -> list:
-        return Detector(options, settings).detections(self.smoothed)
+    def detections(self, parameters: DetectorParameters, settings: Settings) -> list[Detection]:
+        return Detector(parameters, settings).detections(self.smoothed)
 
 
 class Point(NamedTuple):
-    """A detector at one threshold."""
+    """What a detector does at one threshold."""
 
     threshold: float
     false_alarms_per_hour: float
-    miss_rate: float
+    miss_rate: float  # 0 to 1
 
 
 @dataclass(frozen=True)
 class Measured:
-    """False alarms in `negatives`, misses in `words`."""
+    """A detector's tracks of the negatives, and of a stream of words.
+
+    Without negatives, the detections in the stream that match no word are the false alarms.
+    """
 
     negatives: list[Track]
-    stream: Track
-    recording: Recording  # what the stream is of
+    track: Track  # of the stream
+    stream: LabelledStream
     settings: Settings
-    options: DetectorOptions
+    parameters: DetectorParameters
 
     @property
     def hours(self) -> float:
-        return sum(track.hours for track in self.negatives)
+        """Return the hours in which false alarms are counted."""
+        return sum(track.hours for track in self.negatives or [self.track])
 
-    def false_alarms(self, thresholds) -> np.ndarray:
-        """Detections in each of the negatives of each label, int [negatives, labels]."""
-        options = replace(self.options, threshold=thresholds)
-        counts = np.zeros((len(self.negatives), len(self.settings.labels)), int)
-        for row, track in zip(counts, self.negatives, strict=True):
-            np.add.at(row, [found.label for found in track.detections(options, self.settings)], 1)
+    def false_alarms(self, threshold: float) -> np.ndarray:
+        """Return the false alarms by recording and label: int [recordings, labels]."""
+        if self.negatives:
+            found = [self._detections(track, threshold) for track in self.negatives]
+        else:
+            all_found = self._detections(self.track, threshold)
+            matched = matches(all_found, self.stream.words)
+            found = [[one for one, of_word in zip(all_found, matched, strict=True) if not of_word]]
+        counts = np.zeros((len(found), len(self.settings.labels)), int)
+        for row, detections in zip(counts, found, strict=True):
+            np.add.at(row, [one.label for one in detections], 1)
         return counts
 
-    def misses(self, thresholds) -> float:
-        """The share of the stream's words that are not detected, 0 to 1."""
-        options = replace(self.options, threshold=thresholds)
-        found = self.stream.detections(options, self.settings)
-        return 1 - matches(found, self.recording.words) / len(self.recording.words)
+    def misses(self, threshold: float) -> float:
+        """Return the share of the stream's words that are not detected, 0 to 1."""
+        matched = matches(self._detections(self.track, threshold), self.stream.words)
+        return 1 - sum(matched) / len(self.stream.words)
 
-    def point(self, threshold) -> Point:
+    def point(self, threshold: float) -> Point:
         return Point(threshold, self.false_alarms(threshold).sum() / self.hours, self.misses(threshold))
 
+    def _detections(self, track, threshold):
+        return track.detections(replace(self.parameters, threshold=threshold), self.settings)
 
-def track(name: str, blocks, model, options: DetectorOptions, verifier=None) -> Track:
+
+def track(name: str, blocks, model, parameters: DetectorParameters, verifier=None) -> Track:
     """Run a model, and a verifier, over audio in blocks, int16 [samples]; less than a clip is followed by
     silence.
     """
@@ -91,7 +113,7 @@ def track(name: str, blocks, model, options: DetectorOptions, verifier=None) -> 
             yield block
 
     # the verifier is asked wherever one of GATES may have it asked
-    detector = Detector(replace(options, gate=GATES[0]) if verifier else options, settings)
+    detector = Detector(replace(parameters, gate=GATES[0]) if verifier else parameters, settings)
     audio = padded(counted(), settings.clip_samples)
     for labels, *others in smoothed_scores(audio, detector, model, verifier):
         others = (values if values is None else values.astype(np.float32) for values in others)
@@ -99,11 +121,11 @@ def track(name: str, blocks, model, options: DetectorOptions, verifier=None) -> 
     return Track(name, Smoothed.joined(parts), samples / settings.sample_rate / 3600)
 
 
-def tracks(folders: list[str], model, options: DetectorOptions, verifier=None) -> Iterator[Track]:
-    """The Track of each recording in the folders, and in the folders below them; progress is shown.
+def tracks(folders: list[str], model, parameters: DetectorParameters, verifier=None) -> Iterator[Track]:
+    """Yield the Track of each recording in the folders, and in the folders below them; progress is shown.
 
-    Each file once, even where one of the folders is in another. Damaged ones are left out and named on
-    standard error; UserError where a folder has no recordings, or none can be read.
+    A file is read once, even if one of the folders is in another. Damaged files are left out and named on
+    standard error. UserError if a folder has no recordings, or none can be read.
     """
     from tqdm import tqdm
 
@@ -118,7 +140,7 @@ def tracks(folders: list[str], model, options: DetectorOptions, verifier=None) -
             try:
                 with open_audio(file) as audio:
                     blocks = audio_blocks(audio, model.settings.sample_rate)
-                    yield track(str(file), blocks, model, options, verifier)
+                    yield track(str(file), blocks, model, parameters, verifier)
                 any_read = True
             except BadAudio as error:
                 progress.write(f"left out {file}: it {error}", file=sys.stderr)
@@ -127,105 +149,86 @@ def tracks(folders: list[str], model, options: DetectorOptions, verifier=None) -
 
 
 def measure(
-    folders: list[str], recording: Recording, model, options: DetectorOptions, verifier=None
+    folders: list[str], stream: LabelledStream, model, options: DetectorOptions, verifier=None
 ) -> Measured:
-    """Run the model, and a verifier, over recordings without words, and over the stream of words."""
-    options = options.for_model(model.settings, verifier and verifier.settings)
+    """Run the model, and a verifier, over any negatives in `folders`, and over the stream of words."""
+    parameters = detector_parameters(options, model.settings, verifier and verifier.settings)
     return Measured(
-        list(tracks(folders, model, options, verifier)),
-        track(recording.name, [recording.samples], model, options, verifier),
-        recording,
+        list(tracks(folders, model, parameters, verifier)) if folders else [],
+        track(stream.name, [stream.samples], model, parameters, verifier),
+        stream,
         model.settings,
-        options,
+        parameters,
     )
 
 
+# ---- choosing a threshold ----
+
+
 def sweep(measured: Measured, thresholds=THRESHOLDS) -> list[Point]:
-    """A detector at each of `thresholds`: its DET curve."""
+    """Return what the detector does at each of `thresholds`: its DET curve."""
     return [measured.point(float(threshold)) for threshold in thresholds]
 
 
-def with_best_gate(measured: Measured, false_alarms_per_hour: float) -> Measured:
-    """With the one of GATES at which least is missed at so many false alarms; of a verifier."""
-
-    def misses(gate):
-        with_gate = replace(measured, options=replace(measured.options, gate=gate))
-        return operating_point(sweep(with_gate, SHOWN), false_alarms_per_hour).miss_rate
-
-    # of equal ones the highest, which asks the verifier least
-    best = min(reversed(GATES), key=misses)
-    return replace(measured, options=replace(measured.options, gate=best))
-
-
 def operating_point(points: list[Point], false_alarms_per_hour: float) -> Point:
-    """The point that misses least of those with at most so many false alarms; a threshold of 1, which detects
-    nothing, where there is none.
+    """Return the point with the fewest misses at the allowed false alarm rate; ties go to fewer false alarms,
+    then to the lower threshold.
+
+    If no point is allowed, return a threshold of 1, which detects nothing.
     """
     allowed = [point for point in points if point.false_alarms_per_hour <= false_alarms_per_hour]
     return min(allowed, key=lambda point: point[::-1], default=Point(1.0, 0.0, 1.0))
 
 
-def thresholds_per_word(measured: Measured, false_alarms_per_hour: float) -> tuple[float, ...]:
-    """A threshold for each word, so that misses are few at a number of false alarms.
+def with_best_gate(measured: Measured, false_alarms_per_hour: float) -> Measured:
+    """Choose the verifier's gate with the fewest misses at the allowed false alarm rate."""
 
-    From the best common one on, the threshold of one word after the other is moved to where it saves most
-    misses, as long as the false alarms stay allowed, until none saves any.
+    def misses(gate):
+        with_gate = replace(measured, parameters=replace(measured.parameters, gate=gate))
+        return operating_point(sweep(with_gate, SHOWN), false_alarms_per_hour).miss_rate
+
+    # of equal ones the highest, which asks the verifier least
+    best = min(reversed(GATES), key=misses)
+    return replace(measured, parameters=replace(measured.parameters, gate=best))
+
+
+def detector_settings(
+    measured: Measured, points: list[Point], false_alarms_per_hour: float
+) -> DetectorSettings:
+    """Return the detector with the best threshold of `points` for each of SENSITIVITY_RATES.
+
+    All words have one threshold: chosen for each word, they overfit to the negatives.
     """
-    words = len(measured.settings.wanted_words)
-    start = operating_point(sweep(measured), false_alarms_per_hour).threshold
-    chosen = [start] * words
+    chosen = {}
+    for name, rate in SENSITIVITY_RATES.items():
+        point = operating_point(points, rate * false_alarms_per_hour)
+        chosen[name] = Sensitivity(
+            point.threshold, round(point.false_alarms_per_hour, 2), round(point.miss_rate, 4)
+        )
+    found = measured.parameters
+    return DetectorSettings(found.hop_ms, found.smoothing_ms, found.refractory_ms, **chosen, gate=found.gate)
 
-    def cost(thresholds):
-        alarms = measured.false_alarms(tuple(thresholds)).sum() / measured.hours
-        return (alarms > false_alarms_per_hour, measured.misses(tuple(thresholds)), alarms)
 
-    best, improved = cost(chosen), True
-    while improved:
-        improved = False
-        for word in range(words):
-            for threshold in SHOWN:  # fewer, as every word's are tried again and again
-                tried = [*chosen[:word], float(threshold), *chosen[word + 1 :]]
-                if (found := cost(tried)) < best:
-                    best, chosen, improved = found, tried, True
-    return tuple(chosen)
+# ---- as text ----
 
 
 def poisson_interval(count: int) -> tuple[float, float]:
-    """95 % interval of the expectation of which `count` was seen (Byar's approximation, in Breslow and Day,
-    Statistical Methods in Cancer Research II, IARC 1987).
+    """Return the 95 % interval of the expectation behind a count.
+
+    Byar's approximation, in Breslow and Day, Statistical Methods in Cancer Research II, IARC 1987.
     """
     upper = count + 1
     low = count * (1 - 1 / (9 * count) - 1.96 / (3 * np.sqrt(count))) ** 3 if count else 0.0
     return float(low), float(upper * (1 - 1 / (9 * upper) + 1.96 / (3 * np.sqrt(upper))) ** 3)
 
 
-def detector_settings(
-    measured: Measured, points: list[Point], false_alarms_per_hour: float, words: int
-) -> DetectorSettings:
-    """The detector with thresholds for SENSITIVITY_RATES of so many false alarms, and what it was measured to
-    give at `points`; for a model of so many `words`: a verifier may know more than were measured.
-
-    One threshold for all words: with one for each, chosen on an hour for 5 false alarms an hour, the shipped
-    model had 13.7 an hour in 4.5 hours of other audio, and 5.1 with a common one (docs/results.md).
-    """
-    chosen = {}
-    for name, rate in SENSITIVITY_RATES.items():
-        point = operating_point(points, rate * false_alarms_per_hour)
-        chosen[name] = Sensitivity(
-            (point.threshold,) * words, round(point.false_alarms_per_hour, 2), round(point.miss_rate, 4)
-        )
-    options = measured.options
-    times = options.hop_ms, options.smoothing_ms, options.refractory_ms
-    return DetectorSettings(*times, **chosen, gate=options.gate)
-
-
 def sensitivities_text(detector: DetectorSettings) -> str:
-    """A line for each sensitivity: its threshold, and what it was measured to give."""
+    """Return a line for each sensitivity: its threshold, and what it was measured to give."""
     lines = []
     for name in SENSITIVITIES:
         one = getattr(detector, name)
         lines.append(
-            f"--sensitivity {name}: threshold {one.thresholds[0]:g}, {one.false_alarms_per_hour:g} false "
+            f"--sensitivity {name}: threshold {one.threshold:g}, {one.false_alarms_per_hour:g} false "
             f"alarms an hour, {100 * one.miss_rate:.1f} % of the words missed"
         )
         if one.miss_rate == 1:
@@ -233,23 +236,24 @@ def sensitivities_text(detector: DetectorSettings) -> str:
     return "\n  ".join(lines)
 
 
-def outcome_text(measured: Measured, thresholds) -> str:
-    """False alarms, with their interval, and misses at a threshold, or one for each word."""
-    count, hours = int(measured.false_alarms(thresholds).sum()), measured.hours
+def outcome_text(measured: Measured, threshold: float) -> str:
+    """Return false alarms, with their interval, and misses at a threshold."""
+    count, hours = int(measured.false_alarms(threshold).sum()), measured.hours
     low, high = (bound / hours for bound in poisson_interval(count))
-    shown = thresholds if isinstance(thresholds, float) else ", ".join(map(str, thresholds))
     alarms = f"{count / hours:.1f} false alarms an hour (95 % interval {low:.1f} to {high:.1f})"
-    missed = f"{100 * measured.misses(thresholds):.1f} % of {len(measured.recording.words)} words missed"
-    return f"{alarms} in {hours:.2f} hours, {missed}, at {shown}"
+    missed = f"{100 * measured.misses(threshold):.1f} % of {len(measured.stream.words)} words missed"
+    return f"threshold {threshold:g}: {alarms} in {hours:.2f} hours, {missed}"
 
 
 def text(measured: Measured, points: list[Point], false_alarms_per_hour: float) -> str:
-    """The sweep, and at the operating point the false alarms of each recording and word."""
-    lines = [
-        f"{measured.hours:.2f} hours without the words in {len(measured.negatives)} recordings; "
-        f"{len(measured.recording.words)} words in {measured.recording.name}",
-        f"{'threshold':>10}{'false alarms/h':>16}{'95 % interval':>17}{'misses':>9}",
-    ]
+    """Return the sweep as a table, and at the operating point the false alarms of each recording and word."""
+    words = f"{len(measured.stream.words)} words"
+    if measured.negatives:
+        heard = f"{measured.hours:.2f} hours without the words in {len(measured.negatives)} recordings"
+        lines = [f"{heard}; {words} in {measured.stream.name}"]
+    else:
+        lines = [f"{measured.stream.name}, {60 * measured.hours:.1f} minutes with {words}"]
+    lines.append(f"{'threshold':>10}{'false alarms/h':>16}{'95 % interval':>17}{'misses':>9}")
     chosen = operating_point(points, false_alarms_per_hour)
     for point in points:
         if point.threshold not in SHOWN and point != chosen:
@@ -261,10 +265,17 @@ def text(measured: Measured, points: list[Point], false_alarms_per_hour: float) 
             f"{point.threshold:10.4f}{point.false_alarms_per_hour:16.1f}{interval:>17}"
             f"{100 * point.miss_rate:8.1f} %{mark}"
         )
-    counts = measured.false_alarms(chosen.threshold)
-    for one, row in zip(measured.negatives, counts, strict=True):
+    if chosen not in points:
+        lines.append(f"no threshold has at most {false_alarms_per_hour:g} false alarms an hour")
+    return "\n  ".join(lines + _false_alarms_text(measured, chosen.threshold))
+
+
+def _false_alarms_text(measured, threshold):
+    """Return lines with the false alarms of each recording, and of each word."""
+    counts = measured.false_alarms(threshold)
+    lines = []
+    for one, row in zip(measured.negatives or [measured.track], counts, strict=True):
         lines.append(f"{one.name}: {row.sum()} false alarms in {60 * one.hours:.1f} minutes")
     of_words = counts.sum(0)[UNKNOWN_INDEX + 1 :]
     named = zip(measured.settings.wanted_words, of_words, strict=True)
-    lines.append("by word: " + ", ".join(f"{word} {count}" for word, count in named))
-    return "\n  ".join(lines)
+    return [*lines, "by word: " + ", ".join(f"{word} {count}" for word, count in named)]

@@ -1,5 +1,6 @@
-"""Words in a long recording: windows slide over it, their scores are smoothed over time, a word is detected
-where its score reaches a threshold; false alarms and misses of that.
+"""Words in a long recording: windows slide over it, and their scores are smoothed over time.
+
+A word is detected if its smoothed score is the highest of all labels and reaches a threshold.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,193 +16,201 @@ from kws.base.features import FrontEnd, mfcc
 from kws.base.flags import bounded, flag_adder
 from kws.base.settings import SENSITIVITIES, UNKNOWN_INDEX, DetectorSettings, Settings
 from kws.base.text import folded
-from kws.detect.verifier import RecentAudio, Verifier, check_fits
+from kws.detect.recent_audio import RecentAudio
+from kws.detect.verifier import Verifier, check_fits
 
+# Windows scored in one call; this bounds memory.
 WINDOWS_AT_ONCE = 500
-# Hop: a multiple of the stride of frames, so that a board computes each frame once. Smoothing: 16 windows
-# missed least at 1, 5 and 20 false alarms an hour (of 5 to 25 windows; validation audio, docs/results.md).
-DEFAULTS = {"hop_ms": 40.0, "smoothing_ms": 600.0, "refractory_ms": 1000.0, "threshold": 0.7}
-DEFAULT_GATE = 0.5  # of a verifier that was not tuned to the first stage
 
-
-def tuned_detector(settings: Settings, verifier: Settings | None = None) -> DetectorSettings | None:
-    """The detector chosen for a model alone, or with a verifier, in whose settings it is; or None."""
-    chosen = (verifier or settings).detector
-    # one of a verifier has a gate, and is none for that model alone, nor the other way round
-    return chosen if chosen and (chosen.gate is None) == (verifier is None) else None
+# ---- what the user asks for, and what follows from it ----
 
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """How words are detected: the flags of `add_arguments`, and --threshold."""
+    """What the user asks of a detector; None stands for what the model's settings say."""
 
-    hop_ms: float | None = None  # None: what the model's settings say, or else DEFAULTS
-    smoothing_ms: float | None = None
-    refractory_ms: float | None = None
-    threshold: float | tuple[float, ...] | None = None  # of all words, or of each
-    sensitivity: str | None = None  # of the model's settings, "normal" where None
-    wake_word: str | None = None  # the other words are detected only for listen_ms after it
+    threshold: float | None = None
+    sensitivity: str | None = None  # one of SENSITIVITIES
+    gate: float | None = None  # smoothed score at which a verifier is asked
+    wake_word: str | None = None  # other words are detected only for listen_ms after it
     listen_ms: float = 3000
-    gate: float | None = None  # smoothed score from which on a verifier is asked; None without one
 
-    def for_model(self, settings: Settings, verifier: Settings | None = None) -> "DetectorOptions":
-        """These options with a value in place of each None; what was tuned for the model is in its settings,
-        what was tuned for two stages in those of the verifier.
 
-        UserError where the two do not fit each other, or nothing was tuned to the sensitivity asked for.
-        """
-        if verifier:
-            check_fits(verifier, settings)
-        chosen, values = tuned_detector(settings, verifier), {}
-        if verifier and self.gate is None:
-            values["gate"] = chosen.gate if chosen else DEFAULT_GATE
-        for name in ("hop_ms", "smoothing_ms", "refractory_ms"):
-            if getattr(self, name) is None:
-                values[name] = getattr(chosen, name) if chosen else DEFAULTS[name]
-        if self.threshold is None:
-            values["threshold"] = DEFAULTS["threshold"]
-            if chosen:
-                thresholds = getattr(chosen, self.sensitivity or "normal").thresholds
-                words = (verifier or settings).wanted_words  # a verifier may know more
-                of_word = dict(zip(words, thresholds, strict=True))
-                values["threshold"] = tuple(of_word[word] for word in settings.wanted_words)
-            elif self.sensitivity:
-                raise UserError(
-                    f"--sensitivity {self.sensitivity}: no thresholds were chosen for "
-                    f"{'these two models' if verifier else 'this model'} yet; evaluation.py --ambient DIR "
-                    "--write_detector does, or give --threshold"
-                )
-        return replace(self, **values)
+@dataclass(frozen=True)
+class DetectorParameters:
+    """A detector for one model; the defaults are for a model that nothing was chosen for."""
+
+    # A multiple of usual strides of frames, so that a board computes each frame once.
+    hop_ms: float = 40.0
+    # 16 windows missed least, of 5 to 25.
+    smoothing_ms: float = 600.0
+    refractory_ms: float = 1000.0
+    threshold: float = 0.7
+    gate: float | None = None  # None without a verifier
+    wake_label: int | None = None  # None without a wake word
+    listen_ms: float = 3000
 
     def hop_samples(self, settings: Settings) -> int:
-        """From one window to the next, in samples."""
-        return max(1, int(self.for_model(settings).hop_ms * settings.sample_rate / 1000))
+        """Return the number of samples from one window to the next."""
+        return max(1, int(self.hop_ms * settings.sample_rate / 1000))
+
+
+DEFAULTS = DetectorParameters()
+# of a verifier that was not tuned to the first stage
+DEFAULT_GATE = 0.5
+
+
+def tuned_detector(settings: Settings, verifier: Settings | None = None) -> DetectorSettings | None:
+    """Return the detector chosen for a model alone, or together with a verifier; None if there is none.
+
+    What was chosen for two models together is in the verifier's settings, and has a gate.
+    """
+    chosen = (verifier or settings).detector
+    return chosen if chosen and (chosen.gate is None) == (verifier is None) else None
+
+
+def detector_parameters(
+    options: DetectorOptions, settings: Settings, verifier: Settings | None = None
+) -> DetectorParameters:
+    """Return the detector that `options` ask for, of a model with `settings`, alone or with a verifier.
+
+    UserError if the two models do not fit each other, if nothing was tuned to the sensitivity asked for, or
+    if the wake word is none of the model's words.
+    """
+    if verifier:
+        check_fits(verifier, settings)
+    chosen = tuned_detector(settings, verifier)
+    if options.sensitivity and options.threshold is None and not chosen:
+        raise UserError(
+            f"--sensitivity {options.sensitivity}: no threshold was chosen for "
+            f"{'these two models' if verifier else 'this model'} yet; evaluation.py --ambient DIR "
+            "--write_detector does, or give --threshold"
+        )
+    given = {"wake_label": _wake_label(options.wake_word, settings), "listen_ms": options.listen_ms}
+    if chosen:
+        given |= {name: getattr(chosen, name) for name in ("hop_ms", "smoothing_ms", "refractory_ms", "gate")}
+        given["threshold"] = getattr(chosen, options.sensitivity or "normal").threshold
+    elif verifier:
+        given["gate"] = DEFAULT_GATE
+    for name in ("threshold", "gate"):
+        if getattr(options, name) is not None:
+            given[name] = getattr(options, name)
+    return DetectorParameters(**given)
+
+
+def _wake_label(word, settings):
+    """Return the label of a wake word, however it is spelled; None without one."""
+    if word is None:
+        return None
+    known = {folded(word): settings.labels.index(word) for word in settings.wanted_words}
+    if folded(word) not in known:
+        words = ", ".join(settings.wanted_words)
+        raise UserError(f"--wake_word {word} is none of the model's words, {words}")
+    return known[folded(word)]
 
 
 def add_arguments(parser):
     """Add the flags that say how words are detected in a long recording, and return their group."""
     group = parser.add_argument_group("long recordings")
     add = flag_adder(group, DetectorOptions)
-    duration = bounded(float, 0)
-    otherwise = "; what the model was tuned for, or {:g}".format
-    hop, smoothing, refractory = (
-        otherwise(DEFAULTS[name]) for name in ("hop_ms", "smoothing_ms", "refractory_ms")
-    )
-    add("hop_ms", f"from one window to the next{hop}", type=bounded(float, 1), metavar="MS")
-    add(
-        "smoothing_ms",
-        f"scores are means over the windows that begin within this time{smoothing}",
-        type=duration,
-        metavar="MS",
-    )
-    add(
-        "refractory_ms",
-        f"nothing is detected for this long after a detection{refractory}",
-        type=duration,
-        metavar="MS",
-    )
     add("wake_word", "detect the other words only for --listen_ms after this one", metavar="WORD")
-    add("listen_ms", "for so long", type=duration, metavar="MS")
+    add("listen_ms", "how long they are detected", type=bounded(float, 0), metavar="MS")
     group.add_argument(
         "--verifier",
         metavar="MODEL",
-        help="a larger model, which is asked only about what the first detected, and decides",
+        help="a larger model that decides, and is asked only about what the first detected",
     )
     return group
 
 
 def add_threshold(parser):
+    """Add the flags that choose a threshold."""
     add = flag_adder(parser.add_mutually_exclusive_group(), DetectorOptions)
     add(
         "threshold",
-        "lowest smoothed score of a detection in a long recording; that of --sensitivity, or "
-        f"{DEFAULTS['threshold']:g}",
+        "lowest smoothed score of a detection in a long recording; if not given, the threshold of "
+        f"--sensitivity, or {DEFAULTS.threshold:g}",
         type=bounded(float, 0, 1),
         metavar="S",
     )
     add(
         "sensitivity",
-        "which of the thresholds that the model was tuned to, normal if not given: high misses least, low "
-        "has fewest false alarms",
+        "which of the model's tuned thresholds, normal if not given: high has the fewest misses, low the "
+        "fewest false alarms",
         choices=SENSITIVITIES,
     )
 
 
+# ---- detections ----
+
+
 class Detection(NamedTuple):
+    """A word that was detected."""
+
     seconds: float  # the middle of the windows that were averaged
     label: int  # index into Settings.labels
     score: float  # smoothed
 
 
 class Smoothed(NamedTuple):
-    """What detections follow from: for each window, over the windows averaged at it."""
+    """What detections follow from: for each window, means over the windows averaged at it."""
 
-    labels: np.ndarray  # int [windows]: with the highest mean score
+    labels: np.ndarray  # int [windows]: the label with the highest mean score
     scores: np.ndarray  # float [windows]: that score
     seconds: np.ndarray  # float [windows]: the middle of the windows averaged, since the start
     verified: np.ndarray | None = None  # float [windows]: a verifier's mean score of the label, or 0
 
     @staticmethod
     def joined(parts: list["Smoothed"]) -> "Smoothed":
-        """Windows that came in several parts as one."""
+        """Return the windows of all `parts`, in order."""
         columns = zip(*parts, strict=True)
         return Smoothed(*(None if column[0] is None else np.concatenate(column) for column in columns))
 
 
 class Detector:
-    """Finds words in the scores of windows that come one after the other.
+    """Find words in the scores of windows that come one after the other.
 
-    A word is detected where its score, smoothed, is the highest of all and reaches the threshold, unless
-    something was detected less than the refractory time ago (as in Warden, arXiv:1804.03209, section 7).
+    A word is detected if its smoothed score is the highest of all and reaches the threshold, unless something
+    was detected less than the refractory time ago (as in Warden, arXiv:1804.03209, section 7).
     """
 
-    def __init__(self, options: DetectorOptions, settings: Settings):
-        options = options.for_model(settings)
-        self.hop = options.hop_samples(settings)  # samples
+    def __init__(self, parameters: DetectorParameters, settings: Settings):
+        self.hop = parameters.hop_samples(settings)  # samples
+        self.gate = parameters.gate
+        # windows that are averaged
+        self.count = 1 + int(parameters.smoothing_ms * settings.sample_rate / 1000) // self.hop
         self._hop_s = self.hop / settings.sample_rate
-        self.thresholds = np.full(len(settings.labels), np.inf)  # of each label
-        self.thresholds[UNKNOWN_INDEX + 1 :] = options.threshold
-        # windows averaged
-        self.count = 1 + int(options.smoothing_ms * settings.sample_rate / 1000) // self.hop
-        self.gate = options.gate
-        self._wake_label = self._wake_word(options, settings)
-        self._listen, self._awake_until = options.listen_ms / 1000, -np.inf
-        self._refractory = options.refractory_ms / 1000
+        self._threshold = parameters.threshold
+        self._wake_label = parameters.wake_label
+        self._listen, self._awake_until = parameters.listen_ms / 1000, -np.inf
+        self._refractory = parameters.refractory_ms / 1000
         self._middle = settings.clip_duration_ms / 2000
+        # scores of the latest windows, [windows, labels]
         self._recent = np.zeros((0, len(settings.labels)), np.float32)
         self._windows, self._last = 0, -np.inf
-        self.best = None  # Detection of the highest smoothed score of a word so far, whether detected or not
+        self.best = None  # Detection of the highest smoothed score of a word so far, even below the threshold
         self.latest = np.zeros(len(settings.labels))  # smoothed scores
 
     @property
     def scored_s(self) -> float:
-        """Seconds of audio that a smoothed score is of, from its first window's start to its last's end."""
+        """Return the seconds from the start of the first window averaged to the end of the last one."""
         return 2 * self._middle + (self.count - 1) * self._hop_s
 
-    @staticmethod
-    def _wake_word(options, settings):
-        if options.wake_word is None:
-            return None
-        known = {folded(word): settings.labels.index(word) for word in settings.wanted_words}
-        if folded(options.wake_word) not in known:
-            raise UserError(
-                f"--wake_word {options.wake_word} is none of the model's words, "
-                f"{', '.join(settings.wanted_words)}"
-            )
-        return known[folded(options.wake_word)]
-
     def detect(self, scores: np.ndarray) -> list[Detection]:
-        """The detections in the next windows' scores, float [windows, labels]."""
+        """Return the detections in the next windows' scores, float [windows, labels]."""
         return self.detections(self.smoothed(scores))
 
     def smoothed(self, scores: np.ndarray) -> Smoothed:
-        """What follows from the next windows' scores, float [windows, labels]."""
+        """Return the means at each of the next windows, from their scores, float [windows, labels]."""
+        # differences of running sums, in float64
         known = np.concatenate([self._recent, scores])
         sums = np.cumsum(np.concatenate([np.zeros((1, known.shape[1])), known]), axis=0, dtype=np.float64)
         ends = np.arange(len(self._recent) + 1, len(known) + 1)
         begins = np.maximum(0, ends - self.count)
+        # [windows, labels]
         means = (sums[ends] - sums[begins]) / (ends - begins)[:, None]
-        delay = (ends - begins - 1) * self._hop_s / 2  # of a mean over windows
+        # the middle of windows averaged is before the middle of the last one
+        delay = (ends - begins - 1) * self._hop_s / 2
         seconds = (self._windows + np.arange(len(scores))) * self._hop_s + self._middle - delay
         self._keep_best(seconds, means[:, UNKNOWN_INDEX + 1 :])
         self.latest = means[-1] if len(means) else self.latest
@@ -210,12 +219,14 @@ class Detector:
         return Smoothed(means.argmax(1), means.max(1), seconds)
 
     def detections(self, smoothed: Smoothed) -> list[Detection]:
-        """The detections among the next windows."""
+        """Return the detections among the next windows."""
         labels, scores, seconds, verified = smoothed
         if verified is not None:
             scores = np.where(scores >= self.gate, verified, 0)
+        # in float64, as on a board: beside float32 scores the threshold would be rounded to float32
+        reached = np.asarray(scores, np.float64) >= self._threshold
         found = []
-        for window in np.flatnonzero(scores >= self.thresholds[labels]):
+        for window in np.flatnonzero((labels > UNKNOWN_INDEX) & reached):
             now, label = float(seconds[window]), int(labels[window])
             if now - self._last >= self._refractory and self._listens_to(label, now):
                 self._last = now
@@ -236,16 +247,21 @@ class Detector:
             self.best = Detection(float(seconds[window]), int(word) + UNKNOWN_INDEX + 1, score)
 
 
-def window_scores(blocks: Iterable[np.ndarray], model, hop: int) -> Iterator[np.ndarray]:
-    """Scores [windows, labels] of the windows that each of `blocks`, int16 [samples], completes.
+# ---- windows ----
 
-    `model` is a loaded one. Windows are a clip long and begin every `hop` samples. Less than a clip and a
-    block is kept.
+
+def window_scores(blocks: Iterable[np.ndarray], model, hop: int) -> Iterator[np.ndarray]:
+    """Yield scores [windows, labels] of the windows that each of `blocks`, int16 [samples], completes.
+
+    `model` is loaded. Windows are a clip long and begin every `hop` samples. Less than a clip and a block is
+    kept in memory.
     """
     front_end = model.settings.front_end
     length = front_end.clip_samples
-    kept = np.zeros(0, np.int16)  # from the start of the next window on
-    skip = 0  # samples still to come before the next window starts; not 0 only where a hop exceeds a clip
+    # from the start of the next window on
+    kept = np.zeros(0, np.int16)
+    # samples still to come before the next window starts; above 0 only if a hop exceeds a clip
+    skip = 0
     for block in blocks:
         samples = np.concatenate([kept, block[skip:]])
         skip = max(0, skip - len(block))
@@ -258,7 +274,7 @@ def window_scores(blocks: Iterable[np.ndarray], model, hop: int) -> Iterator[np.
 
 
 def _window_features(samples, windows: range, hop: int, front_end: FrontEnd) -> np.ndarray:
-    """Features of windows that begin at multiples of `hop`: float32 [windows, feature_count]."""
+    """Return features of windows that begin at multiples of `hop`: float32 [windows, feature_count]."""
     start, stride = windows.start * hop, front_end.stride_samples
     end = (windows.stop - 1) * hop + front_end.clip_samples
     if hop % stride:
@@ -269,12 +285,13 @@ def _window_features(samples, windows: range, hop: int, front_end: FrontEnd) -> 
     coefficients = mfcc(
         np.ascontiguousarray(frames), replace(front_end, clip_samples=front_end.window_samples)
     )
+    # [windows, coefficients, frames]
     shared = sliding_window_view(coefficients, front_end.frame_count, axis=0)[:: hop // stride]
     return np.ascontiguousarray(shared.transpose(0, 2, 1)).reshape(len(windows), -1)
 
 
 def padded(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
-    """Blocks of samples, followed by zeros where they are fewer than `length`."""
+    """Yield the blocks of samples, and then zeros if they are fewer than `length`."""
     for block in blocks:
         length -= len(block)
         yield block
@@ -285,7 +302,7 @@ def padded(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
 def smoothed_scores(
     blocks: Iterable[np.ndarray], detector: Detector, model, verifier=None
 ) -> Iterator[Smoothed]:
-    """What follows from the windows that each of `blocks`, int16 [samples], completes; of loaded models."""
+    """Yield the means at the windows that each of `blocks`, int16 [samples], completes; models are loaded."""
     if verifier is None:
         yield from map(detector.smoothed, window_scores(blocks, model, detector.hop))
         return
@@ -293,6 +310,7 @@ def smoothed_scores(
     audio = RecentAudio(blocks, second.history)
     for scores in window_scores(audio, model, detector.hop):
         smoothed = detector.smoothed(scores)
+        # the verifier is asked about words that reach the gate
         (asked,) = np.nonzero((smoothed.labels > UNKNOWN_INDEX) & (smoothed.scores >= detector.gate))
         verified = np.zeros(len(scores), np.float32)
         verified[asked] = second.means(audio, first + asked, smoothed.labels[asked])
@@ -303,8 +321,9 @@ def smoothed_scores(
 def detections_in(
     blocks: Iterable[np.ndarray], model, options: DetectorOptions, verifier=None
 ) -> Iterator[Detection]:
-    """The detections in audio that comes in blocks, int16 [samples], as they are made."""
-    detector = Detector(options.for_model(model.settings, verifier and verifier.settings), model.settings)
+    """Yield the detections in audio that comes in blocks, int16 [samples], as they are made."""
+    parameters = detector_parameters(options, model.settings, verifier and verifier.settings)
+    detector = Detector(parameters, model.settings)
     for smoothed in smoothed_scores(blocks, detector, model, verifier):
         yield from detector.detections(smoothed)
 
@@ -315,9 +334,9 @@ def detect(
     options: DetectorOptions = DetectorOptions(),  # noqa: B008  (frozen)
     verifier=None,
 ) -> Iterator[Detection]:
-    """The detections in a recording of any length, rate and format; of loaded models.
+    """Yield the detections in a recording of any length, rate and format; models are loaded.
 
-    A recording shorter than the model's clip is followed by silence. UserError where it cannot be read.
+    A recording shorter than the model's clip is followed by silence. UserError if it cannot be read.
     """
     front_end = model.settings.front_end
     try:

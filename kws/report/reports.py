@@ -1,12 +1,10 @@
-"""How good a model is: accuracy with its interval, confusion matrix, precision and recall per label."""
+"""Report how good models are: accuracy with its interval, confusions, and comparisons of models."""
 
-import json
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from kws.base.files import write_text
 from kws.base.settings import SILENCE_INDEX, SILENCE_LABEL, UNKNOWN_INDEX, UNKNOWN_LABEL
 from kws.data.clips import Clips
 from kws.data.dataset import DataOptions, percent_of
@@ -19,13 +17,13 @@ NORMAL_95 = 1.959964  # two-sided 95 % quantile of the normal distribution
 class Report:
     """The outcome of classifying one set of clips."""
 
-    name: str  # which clips, by which protocol
+    name: str  # the set and its protocol
     labels: tuple[str, ...]
-    confusion: np.ndarray  # int [labels, labels]: rows: true labels, columns: predicted ones
+    confusion: np.ndarray  # int [labels, labels]: true labels by row, predicted ones by column
 
     @staticmethod
     def from_scores(name: str, labels, true: np.ndarray, scores: np.ndarray) -> "Report":
-        """From the true labels [n] and the scores [n, labels]; the highest score is predicted."""
+        """Return the report of true labels [n] and scores [n, labels]; the highest score is predicted."""
         confusion = np.zeros((len(labels), len(labels)), int)
         np.add.at(confusion, (true, scores.argmax(1) if len(scores) else true), 1)
         return Report(name, tuple(labels), confusion)
@@ -40,12 +38,12 @@ class Report:
 
     @property
     def accuracy(self) -> float:
-        """Share of clips classified correctly, 0 to 1; NaN for no clips."""
+        """Return the share of clips classified correctly, 0 to 1; NaN without clips."""
         return self.correct / self.count if self.count else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy (Wilson 1927), 0 to 1."""
+        """Return Wilson's 95 % interval of the accuracy (Wilson 1927), 0 to 1."""
         n, p, z = self.count, self.accuracy, NORMAL_95
         if not n:
             return 0.0, 1.0
@@ -55,16 +53,16 @@ class Report:
 
     @property
     def recall(self) -> np.ndarray:
-        """Share of each label's clips that are predicted as it, float [labels]; NaN where there are none."""
+        """Return the share of each label's clips that are predicted right, float [labels]; NaN for none."""
         return _ratio(self.confusion.diagonal(), self.confusion.sum(1))
 
     @property
     def precision(self) -> np.ndarray:
-        """Share of the clips predicted as a label that are it, float [labels]; NaN where there are none."""
+        """Return the share of each label's predictions that are right, float [labels]; NaN for none."""
         return _ratio(self.confusion.diagonal(), self.confusion.sum(0))
 
     def summary(self) -> str:
-        """One line: what, accuracy, interval, N and what it is made of."""
+        """Return one line: the set, accuracy, interval, N, and the kinds of clips."""
         if not self.count:
             return f"{self.name}: no clips"
         low, high = self.interval
@@ -74,15 +72,16 @@ class Report:
         )
 
     def composition(self) -> str:
-        """How many clips are of wanted words, of silence and of other words."""
+        """Return a text with the numbers of clips of wanted words, silence and unknown words."""
         counts = dict(zip(self.labels, self.confusion.sum(1), strict=True))
         silence, unknown = (counts.pop(label, 0) for label in (SILENCE_LABEL, UNKNOWN_LABEL))
         return f"{sum(counts.values()):,} wanted words, {silence:,} silence, {unknown:,} unknown words"
 
     def text(self) -> str:
-        """The summary, the confusion matrix with label names, and precision and recall per label."""
+        """Return the summary, the confusion matrix, and recall and precision of each label."""
         if not self.count:
             return self.summary() + "\n"
+        # a column is as wide as its label, and at least four digits
         first = max(len(label) for label in self.labels)
         widths = [max(len(label), 4) + 1 for label in self.labels]
         heading = "".join(f"{label:>{width}}" for label, width in zip(self.labels, widths, strict=True))
@@ -100,7 +99,7 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def as_dict(self) -> dict:
-        """The same figures, ready for JSON; None stands for a share of nothing."""
+        """Return the same figures, ready for JSON, which has no NaN: None in its place."""
         return {
             "set": self.name,
             "N": self.count,
@@ -114,13 +113,15 @@ class Report:
         }
 
 
-NEARLY = (
-    0.95  # of the clips asked for: a few less, as in a part of the data set, do not change a figure's meaning
-)
+# a part of the data set may lack a few of the clips asked for, and a figure still mean the same
+LEAST_SHARE = 0.95
 
 
 def protocol_of(clips: Clips, options: DataOptions) -> str:
-    """What a validation or test set made with `options` holds; by name if it is as in the paper's code."""
+    """Return the protocol of a validation or test set made with `options`, such as "10 % unknown words".
+
+    The protocol of the paper's code is named so.
+    """
     wanted = int(np.sum(clips.label > UNKNOWN_INDEX))
     parts, as_in_paper = [], True
     for index, asked, kind in (
@@ -128,22 +129,26 @@ def protocol_of(clips: Clips, options: DataOptions) -> str:
         (UNKNOWN_INDEX, options.unknown_percentage, "unknown words"),
     ):
         count = int(np.sum(clips.label == index))
+        # the data may have fewer clips than asked for: then say the share that there is
         enough = count == percent_of(wanted, asked) or not wanted
-        share = asked if enough else round(100 * count / wanted, 1)  # fewer, where there are no more
+        share = asked if enough else round(100 * count / wanted, 1)
         parts.append(f"{share:g} % {kind}" if count else f"no {kind}")
-        nearly = count > NEARLY * percent_of(wanted, asked)
-        as_in_paper = as_in_paper and nearly and asked == 10
+        as_in_paper = as_in_paper and asked == 10 and count > LEAST_SHARE * percent_of(wanted, asked)
     mixture = ", ".join(parts)
     return f"paper protocol ({mixture})" if as_in_paper else mixture
 
 
 def misclassified(true: np.ndarray, scores: np.ndarray, count: int) -> np.ndarray:
-    """Up to `count` clips whose predicted label is wrong, int [clips]: the most confident ones first, but one
-    of each confusion (true and predicted label) before a second of any.
+    """Return the numbers of up to `count` clips with a wrong prediction, int [clips].
+
+    The most confident predictions come first, but one of each confusion (true and predicted label) before a
+    second of any.
     """
     predicted, confidence = scores.argmax(1), scores.max(1)
+    # [wrong], most confident first
     wrong = np.flatnonzero(predicted != true)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    # the first of each confusion comes before all others
     confusions = np.stack([true[wrong], predicted[wrong]])
     _, first_of_each = np.unique(confusions, axis=1, return_index=True)
     others = np.delete(wrong, first_of_each)
@@ -152,12 +157,15 @@ def misclassified(true: np.ndarray, scores: np.ndarray, count: int) -> np.ndarra
 
 @dataclass
 class Evaluation:
-    """The reports of one model on sets of clips, and its predictions, to compare with another's."""
+    """The reports of one model on sets of clips, and its predictions, to compare with another model's."""
 
     cost: Cost
-    reports: dict[str, Report] = field(default_factory=dict)  # by short name of the set, such as "testing"
-    predicted: dict[tuple, np.ndarray] = field(default_factory=dict)  # by (labels, names of the clips)
-    correct: dict[tuple, np.ndarray] = field(default_factory=dict)  # by (name of the set, names of the clips)
+    # by short name of the set, such as "testing"
+    reports: dict[str, Report] = field(default_factory=dict)
+    # predicted labels int [n], by (labels, names of the clips)
+    predicted: dict[tuple, np.ndarray] = field(default_factory=dict)
+    # whether they are right, bool [n], by (short name of the set, names of the clips)
+    correct: dict[tuple, np.ndarray] = field(default_factory=dict)
 
     def add(self, set_name: str, report: Report, clips: Clips, scores: np.ndarray):
         self.reports[set_name] = report
@@ -166,8 +174,9 @@ class Evaluation:
 
 
 def comparison_table(evaluations: dict[str, Evaluation]) -> str:
-    """One line per model: its size and cost, its accuracy on each set with N, and on how many clips of all
-    sets its prediction is the first model's.
+    """Return a table with a line for each model: cost, accuracy on each set with N, and agreement.
+
+    The agreement is the share of clips with the same prediction as the first model's.
     """
     first = next(iter(evaluations.values()))
     agreements = ["agreement"] if len(evaluations) > 1 else []
@@ -179,6 +188,7 @@ def comparison_table(evaluations: dict[str, Evaluation]) -> str:
         rows.append([path, *(f"{number:,}" for number in evaluation.cost), *accuracies])
         if agreements:
             rows[-1].append(agreement(evaluation.predicted, first.predicted))
+    # paths to the left, numbers to the right
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -190,13 +200,16 @@ def comparison_table(evaluations: dict[str, Evaluation]) -> str:
 
 
 def paired_tests(evaluations: dict[str, Evaluation]) -> str:
-    """A line for each model but the first: on how many clips of each set, given to both, only it is right,
-    on how many only the first, and how likely chance alone makes as large a difference.
+    """Return a line for each model but the first, with McNemar's test on each set that both were given.
+
+    A line says on how many clips only this model is right, on how many only the first, and how likely chance
+    alone makes as large a difference.
     """
     (first, reference), *others = evaluations.items()
     lines = [f"clips on which only the model is right, and only {first} (McNemar's exact test):"]
     for path, evaluation in others:
         sets = []
+        # sets of the same name and the same clips
         for key, correct in evaluation.correct.items():
             if key in reference.correct:
                 gained = int(np.sum(correct & ~reference.correct[key]))
@@ -207,8 +220,9 @@ def paired_tests(evaluations: dict[str, Evaluation]) -> str:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The two-sided p-value of McNemar's exact test (Psychometrika 12, 1947): if two models were equally
-    good, each clip on which just one is right would be either's with a chance of a half.
+    """Return the two-sided p-value of McNemar's exact test (Psychometrika 12, 1947).
+
+    If two models are equally good, a clip on which just one is right is either model's with a chance of 1/2.
     """
     count = gained + lost
     tail = sum(math.comb(count, number) for number in range(min(gained, lost) + 1))
@@ -216,17 +230,14 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def agreement(predicted: dict, others: dict) -> str:
-    """Share of the clips on which two models predict the same, where they were given the same clips."""
+    """Return the share of clips on which two models predict the same, as text, if they had the same clips."""
     if predicted.keys() != others.keys():
         return "other clips"
     return f"{100 * np.mean(np.concatenate([predicted[key] == others[key] for key in predicted])):.2f} %"
 
 
-def write_json(path, content):
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
 def _ratio(part, whole):
+    """Return part / whole, float [labels]; NaN for 0 / 0."""
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 

@@ -29,7 +29,7 @@ PROCESSORS = {
     [pytest.param(name, marks=needs("arm-none-eabi-gcc") if name != "host" else ()) for name in PROCESSORS],
 )
 def test_no_source_has_a_warning(verified, tmp_path, processor, language, standard):
-    """With packed weights, convolutions and a verifier, so that nothing is left out."""
+    """The module has packed weights, convolutions and a verifier, so that nothing is left out."""
     sources = sorted(verified[0].folder.glob("*.c"))
     assert len(sources) == 8
     if processor == "host":
@@ -150,7 +150,7 @@ def test_esp_idf_can_read_the_requirements_before_there_is_a_project(shipped, tm
     assert result.returncode == 0 and "registered" in result.stdout, result.stderr
 
 
-# ---- by the rules of the formats, where the tools are not at hand ----
+# ---- the rules of formats whose tools are not installed ----
 
 ODD_WORDS = ("yes", 'say "hi"', "a\\b", "@NAME@", "two\nlines", "한국", "a:b=c#d")
 SEMANTIC_VERSION = r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
@@ -259,7 +259,7 @@ static struct {
 
 
 def test_the_sketch_prints_the_words_at_the_microphone(shipped, tmp_path, half_hour):
-    """With stand-ins for Arduino's core and its library PDM; interrupts come where the sketch waits."""
+    """Arduino's core and its library PDM are stand-ins; interrupts come while the sketch waits."""
     module, _ = shipped
     samples = half_hour.samples[: 120 * RATE]
     expected = [found[:2] for found in half_hour.detections if float(found[0]) < 120 - 0.8]

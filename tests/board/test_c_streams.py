@@ -1,4 +1,4 @@
-"""Detections in streams: by the C module those of the PC, alone and with a verifier."""
+"""Detections in streams: the C module and the PC have the same, alone and with a verifier."""
 
 import subprocess
 from dataclasses import replace
@@ -7,26 +7,26 @@ import numpy as np
 import pytest
 
 import convert_to_tflite
-import export_c
 import input_data
 import models
 from c_modules import needs, random_inputs
 from conftest import SHIPPED, SHIPPED_INT8, assert_one_clear_line, call_here
 from kws.base.quiet_tf import keras
 from kws.base.settings import DetectorSettings, Sensitivity, Settings
+from kws.board.c_folder import write_c_folder
 from kws.detect import streaming
 from kws.detect.streaming import DetectorOptions
 from kws.model.tflite import TFLiteModel, embed_settings
 
 
 def detections(folder, samples):
-    """What the module's program prints for a stream: (seconds, label, score) of each detection."""
+    """Build the module's program and return what it prints: (seconds, label, score) of each detection."""
     subprocess.run(["make", "-C", folder, "kws"], check=True, capture_output=True)
     return printed(folder, samples)
 
 
 def printed(folder, samples, *flags):
-    """The same of a program that is built."""
+    """Return the same for a program that is built."""
     command = [folder / "kws", "-", *map(str, flags)]
     output = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=True)
     return [tuple(line.replace(" s ", "").split()) for line in output.stdout.decode().splitlines()]
@@ -51,7 +51,7 @@ def test_after_a_wake_word_the_detections_are_those_of_the_pc(shipped, half_hour
 
 
 def by_the_pc(samples, model, verifier, options=DetectorOptions()):  # noqa: B008  (frozen)
-    """The detections with a verifier, in the form of those of the module's program."""
+    """Return the detections of the PC, in the form of detections()."""
     labels = model.settings.labels
     found = streaming.detections_in([samples], model, options, verifier)
     return [(f"{one.seconds:.3f}", labels[one.label], f"{one.score:.4f}") for one in found]
@@ -75,28 +75,28 @@ def second_stage(sample, tmp_path_factory):
 
 
 def test_with_a_verifier_detections_are_those_of_the_pc(shipped, second_stage, tmp_path, half_hour):
-    """One whose frames have another stride, tuned so that about half of the words are verified."""
+    """The verifier's frames have another stride, and its threshold confirms about half of the words."""
     model, verifier = shipped[1], TFLiteModel(second_stage)
     samples = half_hour.samples[: 16000 * 300]
-    times = {"hop_ms": 80, "smoothing_ms": 720, "refractory_ms": 600, "gate": 0.4}
-    scores = [
-        float(score)
-        for *_, score in by_the_pc(samples, model, verifier, DetectorOptions(**times, threshold=1e-6))
-    ]
-    chosen = Sensitivity((float(np.median(scores)),) * 10, 1.0, 0.5)
-    detector = DetectorSettings(**times, low=chosen, normal=chosen, high=chosen)
-    (tmp_path / "x.tflite").write_bytes(
-        embed_settings(verifier.content, replace(verifier.settings, detector=detector))
-    )
-    export_c.export(SHIPPED_INT8, tmp_path / "c", verifier_path=tmp_path / "x.tflite")
-    expected = by_the_pc(samples, model, TFLiteModel(tmp_path / "x.tflite"))
+
+    def tuned(threshold):
+        detector = DetectorSettings(80, 720, 600, *3 * [Sensitivity(threshold, 1.0, 0.5)], gate=0.4)
+        (tmp_path / "x.tflite").write_bytes(
+            embed_settings(verifier.content, replace(verifier.settings, detector=detector))
+        )
+        return TFLiteModel(tmp_path / "x.tflite")
+
+    scores = [float(score) for *_, score in by_the_pc(samples, model, tuned(1e-6))]
+    chosen = tuned(float(np.median(scores)))
+    write_c_folder(SHIPPED_INT8, tmp_path / "c", verifier_path=chosen.path)
+    expected = by_the_pc(samples, model, chosen)
     assert len(scores) > len(expected) > 20 and len({score for *_, score in expected}) > 10
     assert detections(tmp_path / "c", samples) == expected
 
 
 def test_a_verifier_with_the_same_frames_is_that_of_the_pc_too(shipped, tmp_path, half_hour):
-    """As it is, from the first window on, watched by sanitizers."""
-    export_c.export(SHIPPED_INT8, tmp_path / "c", verifier_path=SHIPPED["entropy_int8"])
+    """The verifier works from the first window on; sanitizers watch."""
+    write_c_folder(SHIPPED_INT8, tmp_path / "c", verifier_path=SHIPPED["entropy_int8"])
     samples = half_hour.samples[: 16000 * 120]
     sanitized = "CFLAGS=-fsanitize=address,undefined -fno-sanitize-recover"
     result = subprocess.run(["make", "-C", tmp_path / "c", sanitized], capture_output=True, text=True)
@@ -123,12 +123,19 @@ def test_a_verifier_fits_microcontrollers(verified):
     assert result.stdout.count("instructions for a classification by the verifier") == 2
 
 
+UNFIT = "x.tflite cannot verify this model:"
+
+
 @pytest.mark.parametrize(
     ("changed", "problem"),
     [
-        ({"wanted_words": ("on", "off")}, "words must be the same, but are on,off, not yes,no,"),
-        ({"window_size_ms": 30}, "samples of a window must be the same, but are 480, not 640"),
-        ({"dct_coefficient_count": 12}, "coefficients of a frame must be the same, but are 12, not 10"),
+        ({"wanted_words": ("on", "off")}, f"{UNFIT} words must be the same, but are on,off, not yes,no,"),
+        ({"window_size_ms": 30}, f"{UNFIT} samples of a window must be the same, but are 480, not 640"),
+        (
+            {"dct_coefficient_count": 12},
+            f"{UNFIT} coefficients of a frame must be the same, but are 12, not 10",
+        ),
+        ({"sample_rate": 8000}, "the verifier has --sample_rate 8000, the model 16000"),
     ],
 )
 def test_a_verifier_has_the_words_and_frames_of_the_first_model(tmp_path, dnn_small, changed, problem):
@@ -138,5 +145,5 @@ def test_a_verifier_has_the_words_and_frames_of_the_first_model(tmp_path, dnn_sm
     (tmp_path / "x.tflite").write_bytes(embed_settings(content, settings))
     flags = "--verifier", tmp_path / "x.tflite", "--output", tmp_path / "c"
     result = call_here("export_c.py", SHIPPED_INT8, *flags, check=False)
-    assert_one_clear_line(result, "x.tflite cannot verify this model", problem)
+    assert_one_clear_line(result, problem)
     assert not (tmp_path / "c").exists()

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import convert_to_tflite
-import export_c
 import input_data
 import models
 import networks
@@ -29,6 +28,9 @@ from conftest import (
 from kws.base.errors import UserError
 from kws.base.features import mfcc
 from kws.base.settings import DetectorSettings, Sensitivity, Settings
+from kws.board import c_source
+from kws.board.c_folder import write_c_folder
+from kws.board.layers import multiplier_and_shift, read_network
 from kws.detect import labelled_streams, streaming
 from kws.detect.streaming import DetectorOptions
 from kws.model.tflite import TFLiteModel, embed_settings, quantize
@@ -90,7 +92,7 @@ def test_each_exported_architecture_gives_the_scores_of_the_interpreter(tmp_path
 
 @pytest.fixture(scope="module")
 def odd_ds_cnn(tmp_path_factory, c_tools):
-    """One whose numbers of channels and inputs no instruction takes as they are."""
+    """A network whose numbers of channels and inputs fit no vector instruction."""
     size = (3, 5, 3, 10, 1, 3, 6, 10, 2, 3, 1, 3, 2, 1, 1, 2)
     settings = replace(networks.tiny("ds_cnn"), model_size_info=size)
     return exported(settings, tmp_path_factory.mktemp("odd_ds_cnn"))
@@ -155,7 +157,7 @@ def test_other_architectures_are_refused_in_one_line(tmp_path, architecture):
     with pytest.raises(
         UserError, match=rf"x.tflite \({architecture}\) has .*single_fc, dnn, cnn and ds_cnn$"
     ):
-        export_c.export(tmp_path / "x.tflite", tmp_path / "c")
+        write_c_folder(tmp_path / "x.tflite", tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
 
@@ -214,7 +216,7 @@ def test_every_source_is_cxx_too(shipped, tmp_path, compiler):
 
 
 def module_sources(module):
-    """All sources that were exported, without those that tests added."""
+    """Return all sources that were exported, without files that tests added."""
     return [
         path for path in module.folder.glob("*.c") if (ROOT / "c" / path.name).exists() or path.stem in MODEL
     ]
@@ -268,7 +270,7 @@ def test_any_words_and_names_of_recordings_are_exported(tmp_path, c_tools):
     for word in WORDS[:3]:
         (tmp_path / "words" / word).mkdir(parents=True)
         write_wav(tmp_path / "words" / word / 'one "?.wav')
-    export_c.export(tmp_path / "x.tflite", tmp_path / "c", tmp_path / "words")
+    write_c_folder(tmp_path / "x.tflite", tmp_path / "c", tmp_path / "words")
     result = subprocess.run(["make", "-C", tmp_path / "c"], capture_output=True)
     assert result.returncode == 0, result.stderr
     assert b'a\\b/one "?.wav: ' in result.stdout
@@ -286,7 +288,7 @@ def test_a_stream_gives_the_features_of_its_last_clip(tmp_path, window_ms, strid
     features = rng.normal(scale=5, size=(50, settings.feature_count)).astype(np.float32)
     content = convert_to_tflite.convert(models.build_model(settings), settings, features, "int8")
     (tmp_path / "x.tflite").write_bytes(embed_settings(content, settings))
-    export_c.export(tmp_path / "x.tflite", tmp_path / "c")
+    write_c_folder(tmp_path / "x.tflite", tmp_path / "c")
     module = Module(tmp_path / "c")
     samples = rng.integers(-3000, 3000, 2 * settings.sample_rate).astype(np.int16)
     window, stride = settings.front_end.window_samples, settings.front_end.stride_samples
@@ -317,9 +319,9 @@ def test_features_are_those_of_the_pc_with_any_window(tmp_path, rate, window):
         sample_rate=rate, window_size_ms=milliseconds, window_stride_ms=milliseconds, dct_coefficient_count=13
     )
     assert settings.front_end.window_samples == window
-    network = export_c.read_network(SHIPPED_INT8.read_bytes(), SHIPPED_INT8)
-    (tmp_path / "kws_model.h").write_text(export_c.header(network, settings))
-    (tmp_path / "kws_model.c").write_text(export_c.tables(network, settings))
+    network = read_network(SHIPPED_INT8.read_bytes(), SHIPPED_INT8)
+    (tmp_path / "kws_model.h").write_text(c_source.header(network, settings))
+    (tmp_path / "kws_model.c").write_text(c_source.tables(network, settings))
     for name in ("kws.h", "kws_detect.h", "kws_features.c", "kws_nn.c", "kws_detect.c"):
         shutil.copy(ROOT / "c" / name, tmp_path)
     rng = np.random.default_rng(0)
@@ -392,7 +394,7 @@ def test_boards_give_the_same_however_they_are_compiled(shipped, tmp_path, flags
 
 @pytest.fixture(params=["stand-in", "Arm's"])
 def cmsis_nn(request):
-    """The folder of CMSIS-NN: the tests' own with its interface, and Arm's where there is one."""
+    """Return a folder of CMSIS-NN: the tests' own with the same interface, and Arm's if there is one."""
     if request.param == "stand-in":
         return ROOT / "tests" / "cmsis_nn"
     if not CMSIS_NN:
@@ -486,17 +488,17 @@ def test_cmsis_dsp_computes_the_same_features(shipped, sample, dnn_small):
 @pytest.mark.fast
 def test_multipliers_are_the_nearest_of_31_bits():
     for scale in (0.0272, 0.5, 1 - 1e-12, 1.7, 1e-6):
-        multiplier, shift = export_c.multiplier_and_shift(scale)
+        multiplier, shift = multiplier_and_shift(scale)
         assert 2**30 <= multiplier < 2**31
         assert multiplier * 2.0 ** (shift - 31) == pytest.approx(scale, rel=2**-30)
 
 
 @pytest.mark.fast
 def test_the_tables_hold_what_the_header_and_the_network_say(dnn_small):
-    network = export_c.read_network(SHIPPED_INT8.read_bytes(), SHIPPED_INT8)
-    sizes = dict(re.findall(r"#define KWS_(\w+) (\S+)", export_c.header(network, dnn_small)))
+    network = read_network(SHIPPED_INT8.read_bytes(), SHIPPED_INT8)
+    sizes = dict(re.findall(r"#define KWS_(\w+) (\S+)", c_source.header(network, dnn_small)))
     assert [sizes[name] for name in ("FRAMES", "COEFFICIENTS", "LABELS", "LAYERS")] == ["25", "10", "12", "4"]
-    tables = export_c.tables(network, dnn_small)
+    tables = c_source.tables(network, dnn_small)
     arrays = dict(re.findall(r" (\w+)\[[^=]*\] = {\n(.*?)};\n", tables, re.S))
     for number, layer in enumerate(network.layers):
         weights = np.array(arrays[f"weights_{number}"].replace(",", " ").split(), int)
@@ -509,7 +511,7 @@ def test_the_tables_hold_what_the_header_and_the_network_say(dnn_small):
 @pytest.mark.fast
 def test_a_float_model_cannot_be_exported():
     with pytest.raises(UserError, match="--inference_type int8"):
-        export_c.read_network(SHIPPED["fp32"].read_bytes(), SHIPPED["fp32"])
+        read_network(SHIPPED["fp32"].read_bytes(), SHIPPED["fp32"])
 
 
 BOARD = """
@@ -546,7 +548,7 @@ def test_the_readme_lights_an_led_at_a_word(shipped, tmp_path, sample, dnn_small
 
 def test_a_stream_gives_the_detections_of_the_pc_as_tuned(shipped, tmp_path, sample, dnn_small):
     """The same words at the same times, with a detector in the model; test_c_streams.py has one without."""
-    tuned = [Sensitivity((threshold,) * 10, 1.0, 0.5) for threshold in (0.9, 0.4, 0.3)]
+    tuned = [Sensitivity(threshold, 1.0, 0.5) for threshold in (0.9, 0.4, 0.3)]
     detector = DetectorSettings(80, 320, 600, tuned[1], tuned[0], tuned[2])
     settings = replace(shipped[1].settings, detector=detector)
     path, folder = tmp_path / "tuned.tflite", tmp_path / "c"
@@ -554,7 +556,7 @@ def test_a_stream_gives_the_detections_of_the_pc_as_tuned(shipped, tmp_path, sam
     model = TFLiteModel(path)
     call("export_c.py", path, "--output", folder)
     subprocess.run(["make", "-C", folder, "kws"], check=True, capture_output=True)
-    recording = labelled_streams.make_recording("x", sample.training, sample.noise, 4, [0], dnn_small)
+    recording = labelled_streams.make_stream("x", sample.training, sample.noise, 4, [0], dnn_small)
     expected = [
         (f"{found.seconds:.3f}", settings.labels[found.label])
         for found in streaming.detections_in([recording.samples], model, DetectorOptions())

@@ -182,7 +182,7 @@ class OnMicro:
 
 
 def test_tensorflow_lite_micro_detects_what_litert_detects(half_hour):
-    """The same words, nearly all of them in the same window: its kernels round some sums otherwise."""
+    """Nearly all words are detected in the same window: the two round some sums differently."""
     model, end = OnMicro(SHIPPED_INT8), 600  # seconds
     detections = streaming.detections_in([half_hour.samples[: end * RATE]], model, DetectorOptions())
     found = [(one.seconds, model.settings.labels[one.label]) for one in detections]

@@ -10,11 +10,11 @@ import pytest
 from test_export_c import CLASSIFY_ALL, STRICT, Module, assert_same_scores, needs, random_inputs
 
 import convert_to_tflite
-import export_c
 import models
 import networks
 from conftest import SHIPPED, SHIPPED_INT8, assert_one_clear_line, call_here
 from kws.base.quiet_tf import keras
+from kws.board.c_folder import write_c_folder
 from kws.board.packing import WORDS, pack
 from kws.model.tflite import TFLiteModel, embed_settings
 
@@ -51,7 +51,7 @@ def clustered_model(path, settings, counts, seed=0):
 
 
 def packed_module(path, folder):
-    export_c.export(path, folder, packed=True)
+    write_c_folder(path, folder, packed=True)
     return Module(folder), TFLiteModel(path)
 
 
@@ -66,7 +66,7 @@ def mixed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dnn_small_modules(tmp_path_factory, dnn_small):
-    """Of DNN Small's size, modules and models with 32 and with 16 distinct weights a layer."""
+    """Modules and models of DNN Small's size, with 32 and with 16 distinct weights a layer."""
     folder = tmp_path_factory.mktemp("dnn_small")
     sixteen = clustered_model(folder / "x.tflite", dnn_small, [16] * 4)
     return {
@@ -76,7 +76,7 @@ def dnn_small_modules(tmp_path_factory, dnn_small):
 
 
 def unpacked(kernel, outputs, inputs):
-    """The weights, as kws/packing.py describes their layout."""
+    """Return the weights of a packed kernel, in the layout of kws/board/packing.py."""
     half = (inputs + 1) // 2
     stride = half + half % 2 if kernel.bits == 3 else half
     weights = np.zeros((outputs, 2 * half), int)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.fast
 
 
 def augmented(data, chosen, variation, front_end):
-    """The clips `chosen`, augmented, float32 [chosen, clip_samples]."""
+    """Return the clips `chosen`, augmented, float32 [chosen, clip_samples]."""
     silence = data.training.label[chosen] == 0
     drawn = draw_variations(variation, silence, front_end, np.random.default_rng(0))
     return augment(data.training.audio(chosen), drawn, data.noise)
@@ -25,7 +25,7 @@ FRONT_END = ON_OFF.front_end
 
 
 def varied(clip, count=200, noise=(), is_silence=False, **flags):
-    """`clip`, [clip_samples], augmented `count` times; without noise and shifts where `flags` say nothing."""
+    """Augment `clip`, [clip_samples], `count` times; without noise and shifts unless `flags` say so."""
     variation = Augmentation(**({"time_shift_ms": 0, "background_frequency": 0} | flags))
     drawn = draw_variations(variation, np.full(count, is_silence), FRONT_END, np.random.default_rng(0))
     return augment(np.tile(np.int16(clip), (count, 1)), drawn, list(noise))
@@ -118,7 +118,7 @@ def test_silence_has_a_noise_floor_of_every_level_and_sometimes_none():
     level = 20 * np.log10(np.maximum(audio.std(1), 1e-7))
     np.testing.assert_array_equal(np.rint(audio * 32768), audio * 32768)
     assert -42 < level.max() < -38.5
-    assert 0.57 < (level < -139).mean() < 0.72  # 0.6 without, and where noise is rounded to zeros
+    assert 0.57 < (level < -139).mean() < 0.72  # 0.6 without, and some whose noise is rounded to zeros
     for loudest in (-80, -60, -40):
         assert 0.06 < ((loudest - 20 < level) & (level <= loudest)).mean() < 0.17
     background = [np.ones(2 * RATE, np.float32)]
@@ -240,7 +240,7 @@ def test_a_run_that_starts_in_the_middle_gets_the_same_rooms_and_microphones(sam
 
     def batches(steps, rows=slice(None)):
         made = training_batches(
-            sample, variation, dnn_small.front_end, batch_size=12, seed=5, steps=steps, worker_rows=rows
+            sample, variation, dnn_small.front_end, batch_size=12, seed=5, steps=steps, rows=rows
         )
         return [batch.features for batch in made]
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture
 def batches_of(sample, dnn_small):
-    """The batches of training_batches, as a function of its arguments."""
+    """Return a function of the arguments of training_batches that gives its batches."""
 
     def take(**arguments):
         return list(input_data.training_batches(sample, Augmentation(), dnn_small.front_end, **arguments))
@@ -92,7 +92,7 @@ def test_augmentation_is_fresh_in_each_epoch(sample, dnn_small, batches_of):
 
 @pytest.fixture
 def small_batches(batches_of):
-    """Batches of four clips."""
+    """Return a function that makes batches of four clips."""
     return functools.partial(batches_of, batch_size=4, seed=1)
 
 
@@ -135,10 +135,10 @@ def test_echoed_batches_from_the_middle_are_those_of_an_unbroken_run(start, smal
         np.testing.assert_array_equal(labels, labels_again)
 
 
-def test_the_shares_of_workers_make_up_the_batch_of_one(small_batches):
+def test_the_shares_of_machines_make_up_the_batch_of_one(small_batches):
     steps = range(30)
     whole = small_batches(steps=steps, echo=2)
-    shares = [small_batches(steps=steps, echo=2, worker_rows=slice(i, None, 2)) for i in (0, 1)]
+    shares = [small_batches(steps=steps, echo=2, rows=slice(i, None, 2)) for i in (0, 1)]
     for batch, *parts in zip(whole, *shares, strict=True):
         for number, (features, labels, _) in enumerate(parts):
             np.testing.assert_allclose(features, batch[0][number::2], rtol=2e-3, atol=1e-3)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import input_data
-from conftest import ON_OFF, SPEAKERS, make_words, web_server
+from conftest import ON_OFF, SPEAKERS, call_here, make_words, web_server
 from kws.base.errors import UserError
 from kws.base.settings import Settings
 from kws.data import download
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture
 def server(tmp_path):
-    """A web server for the folder tmp_path/www."""
+    """Serve the folder tmp_path/www; the address of the server."""
     (tmp_path / "www").mkdir()
     with web_server(tmp_path / "www") as address:
         yield address
 
 
 def pack(tmp_path, name="words.tar.gz", members=()):
-    """An archive of a small data set, with more members for mischief."""
+    """Pack a small data set as an archive, with more members for mischief."""
     make_words(tmp_path / "source")
     with tarfile.open(tmp_path / "www" / name, "w:gz") as tar:
         tar.add(tmp_path / "source", arcname=".")
@@ -132,6 +132,19 @@ def test_no_server_and_no_page_are_one_clear_line(tmp_path, server):
         with pytest.raises(UserError, match="cannot download"):
             download.prepare_recordings(tmp_path / "data", url)
         assert os.listdir(tmp_path / "data") == [".lock"]
+
+
+def test_who_is_offline_is_told_where_to_put_the_archive_and_how_to_try_without(tmp_path, monkeypatch):
+    url = "http://127.0.0.1:9/words.tar.gz"
+    monkeypatch.setattr(download, "DATA_URL", url)
+    result = call_here("input_data.py", "--data_dir", tmp_path / "data", "--data_url", url, check=False)
+    downloading, error = result.stderr.splitlines()
+    assert result.returncode == 2 and "no connection" in error
+    assert f"put words.tar.gz, downloaded by other means, into {tmp_path / 'data'}" in error
+    assert "try without recordings: --data_dir sample_data --data_url ''" in error
+    with pytest.raises(UserError) as other:  # of an archive that the sample data cannot stand for
+        download.prepare_recordings(tmp_path / "data", "http://127.0.0.1:9/others.tar.gz")
+    assert "put others.tar.gz" in str(other.value) and "sample_data" not in str(other.value)
 
 
 def member(name, kind=tarfile.REGTYPE, link=""):

@@ -116,7 +116,7 @@ def test_a_folder_with_other_things_is_never_filled_with_a_download(tmp_path, da
 
 
 def labels_of(data, folder):
-    """Labels of the clips of a folder, in all partitions."""
+    """Return the labels of the clips of a folder, in all partitions."""
     parts = [getattr(data, partition) for partition in input_data.PARTITIONS]
     named = [zip(clips.names, clips.label, strict=True) for clips in parts]
     return [label for part in named for name, label in part if name.startswith(f"{folder}/")]

@@ -1,4 +1,4 @@
-"""Windows of long recordings and of words cut in half, among the clips that training draws."""
+"""Windows of long recordings among the clips that training draws, and those that a model takes for words."""
 
 import resource
 from types import SimpleNamespace
@@ -14,7 +14,6 @@ from kws.base.settings import NO_WORD, SILENCE_INDEX
 from kws.data import negatives
 from kws.data.augmentation import Augmentation
 from kws.data.batches import EpochOrder
-from kws.data.dataset import DataOptions
 from kws.train import mining
 
 pytestmark = pytest.mark.fast
@@ -24,7 +23,7 @@ CLIP = RATE  # samples
 
 @pytest.fixture
 def ramps(tmp_path):
-    """A folder of two recordings, one below it and of another rate, whose samples say where they are."""
+    """Make a folder of two recordings, one in a folder below, whose samples tell their place."""
     (tmp_path / "below").mkdir()
     soundfile.write(tmp_path / "a.wav", np.arange(3 * CLIP // 2, dtype=np.int16), RATE)
     soundfile.write(tmp_path / "below" / "b.flac", -np.arange(2 * CLIP, dtype=np.int16), RATE)
@@ -102,21 +101,8 @@ def test_a_folder_of_few_false_detections_is_drawn_as_often_as_one_of_hours(tmp_
     )
     (hours, many), (few, as_many) = audio.windows_to_draw(101)
     assert (many, as_many) == (51, 50)
-    assert (hours.start, hours.stop, few.stop) == (len(sample.training), few.start, audio.cut_words.start)
+    assert (hours.start, hours.stop) == (len(sample.training), few.start)
     assert len(few) == CLIP and len(hours) == 39 * CLIP + 1
-
-
-def test_cut_words_are_the_end_of_one_clip_and_the_beginning_of_another(sample):
-    audio = negatives.TrainingAudio(sample.training, None)
-    numbers = np.array([audio.cut_words.start + number for number in range(50)])
-    windows = audio.audio(numbers)
-    assert (audio.labels(numbers) == NO_WORD).all()
-    clips = {sample.training.samples(i).tobytes() for i in range(len(sample.training))}
-    ends = {sample.training.samples(i)[-CLIP // 3 :].tobytes() for i in range(len(sample.training))}
-    for window in windows:
-        assert window.tobytes() not in clips
-        assert window[-CLIP // 3 :].tobytes() not in ends  # a clip's end is never at the window's end
-    np.testing.assert_array_equal(windows, audio.audio(numbers))
 
 
 def test_an_epoch_has_as_many_negatives_as_asked_for_and_each_draws_others():
@@ -146,13 +132,13 @@ def test_training_sees_negatives_as_no_word(data_options, dnn_small, ramps):
         return np.concatenate([batch.labels for batch in batches])
 
     none = labels()
-    many = labels(negatives_dir=(str(ramps),), negatives_percentage=200, cut_words_percentage=100)
+    many = labels(negatives_dir=(str(ramps),), negatives_percentage=300)
     assert (many == NO_WORD).mean() > 0.7 and not (none == NO_WORD).any()
     assert (many == SILENCE_INDEX).any()
 
 
 def knocks(at_seconds, seconds=4):
-    """Silence with loud noise at these times, for 0.2 s each; float [samples]."""
+    """Return silence with loud noise at these times, for 0.2 s each; float [samples]."""
     samples = np.zeros(seconds * RATE)
     for start in at_seconds:
         samples[int(start * RATE) : int((start + 0.2) * RATE)] = 0.5
@@ -160,7 +146,7 @@ def knocks(at_seconds, seconds=4):
 
 
 def taken_for_words(settings):
-    """A model that takes windows with loud frames for the word `yes`."""
+    """Return a model that takes windows with loud frames for the word `yes`."""
 
     def predict(features):
         loud = (features.reshape(len(features), settings.frame_count, -1)[:, :, 0] > 0).mean(1)
@@ -207,20 +193,14 @@ def test_an_epoch_draws_hard_negatives_by_their_scores(data_options, dnn_small, 
         return (windows[:, :, 0] > 0).any(1).mean()
 
     found = mining.hard_windows(data.negatives, taken_for_words(dnn_small))
-    assert share_with_a_knock(mining.with_hard_negatives(data, *found)) > 0.9  # 59 s of 60 hold nothing
+    assert share_with_a_knock(mining.drawn_by_score(data, *found)) > 0.9  # 59 s of 60 hold nothing
     assert 0 < share_with_a_knock(data) < 0.1  # before any are found: windows of all kinds
-    assert 0 < share_with_a_knock(mining.with_hard_negatives(data, found[0][:0], found[1][:0])) < 0.1
+    assert 0 < share_with_a_knock(mining.drawn_by_score(data, found[0][:0], found[1][:0])) < 0.1
     with pytest.raises(UserError, match="--negatives_dir"):
         input_data.open_data(data_options(hard_negatives_percentage=10), dnn_small)
 
 
-def hard_negatives(data, train_dir, *, starts_trained=False, interval=None, percentage=100.0, model=None):
-    training = SimpleNamespace(train_dir=str(train_dir), eval_step_interval=20)
-    wanted = DataOptions(hard_negatives_percentage=percentage, hard_negatives_interval=interval)
-    return mining.HardNegatives(data, wanted, training, model, starts_trained)
-
-
-def test_hard_negatives_are_found_at_the_start_and_after_every_interval(data_options, dnn_small, tmp_path):
+def test_hard_negatives_are_found_once_and_read_when_a_run_is_resumed(data_options, dnn_small, tmp_path):
     soundfile.write(tmp_path / "a.flac", knocks([2], seconds=60), RATE)
     wanted = {"negatives_dir": (str(tmp_path),), "hard_negatives_percentage": 100}
     data = input_data.open_data(data_options(**wanted), dnn_small)
@@ -230,29 +210,11 @@ def test_hard_negatives_are_found_at_the_start_and_after_every_interval(data_opt
         searches.append(None)
         return taken_for_words(dnn_small)
 
-    mined = hard_negatives(data, tmp_path, interval=40, model=model)
-    assert mined.rounds(100) == [range(0, 40), range(40, 80), range(80, 100)]
-    assert mined.data_of(0, resumed=False).hard_negatives is None and not searches  # weights are random
-    second = mined.data_of(1, resumed=False)
-    assert len(second.hard_negatives[0]) and len(searches) == 1
-    resumed = mined.data_of(1, resumed=True)
+    first = mining.with_hard_negatives(data, model, tmp_path, resumed=False)
+    assert len(first.hard_negatives[0]) and len(searches) == 1
+    resumed = mining.with_hard_negatives(data, model, tmp_path, resumed=True)
     assert len(searches) == 1
-    for a, b in zip(second.hard_negatives, resumed.hard_negatives, strict=True):
+    for a, b in zip(first.hard_negatives, resumed.hard_negatives, strict=True):
         np.testing.assert_array_equal(a, b)
-
-    once = hard_negatives(data, tmp_path, starts_trained=True, model=model)
-    assert once.rounds(100) == [range(0, 100)]
-    assert once.data_of(0, resumed=False).hard_negatives and len(searches) == 2
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, "--start_checkpoint"),
-        ({"interval": 30}, "multiple of --eval_step_interval"),
-        ({"interval": 40, "percentage": 0.0}, "above 0"),
-    ],
-)
-def test_hard_negatives_that_cannot_be_found_are_refused(options, message, tmp_path):
-    with pytest.raises(UserError, match=message):
-        hard_negatives(None, tmp_path, **options)
+    mining.with_hard_negatives(data, model, tmp_path, resumed=False)
+    assert len(searches) == 2  # another run in the folder

@@ -12,9 +12,9 @@ import models
 from conftest import DATA, RATE, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call, call_here
 from kws.base.errors import UserError
 from kws.detect import measure
-from kws.detect.labelled_streams import Recording
+from kws.detect.labelled_streams import LabelledStream
 from kws.detect.measure import Measured, Point, Track
-from kws.detect.streaming import DetectorOptions, Smoothed
+from kws.detect.streaming import DEFAULTS, DetectorOptions, Smoothed, detector_parameters
 from kws.model import checkpoints
 
 YES, NO = 2, 3
@@ -36,8 +36,8 @@ def measured(dnn_small):
     """Half an hour with false alarms of `yes` at .95 and of `no` at .5; a stream where `no` scores little."""
     radio = track("radio", {10: (YES, 0.95), 20: (NO, 0.5), 30: (NO, 0.55), 40: (1, 1.0)}, 0.5, dnn_small)
     stream = track("words", {5: (YES, 0.97), 10: (YES, 0.98), 15: (NO, 0.62), 20: (NO, 0.7)}, 0.1, dnn_small)
-    words = Recording("words", np.zeros(0, np.int16), [(5.0, YES), (10.0, YES), (15.0, NO), (20.0, NO)])
-    return Measured([radio], stream, words, dnn_small, DetectorOptions().for_model(dnn_small))
+    words = LabelledStream("words", np.zeros(0, np.int16), [(5.0, YES), (10.0, YES), (15.0, NO), (20.0, NO)])
+    return Measured([radio], stream, words, dnn_small, DEFAULTS)
 
 
 @pytest.mark.fast
@@ -58,11 +58,24 @@ def test_thresholds_are_tried_in_finer_steps_than_are_printed(measured):
 
 
 @pytest.mark.fast
-def test_a_threshold_for_each_word_misses_less_than_one_for_all(measured):
-    common = measure.operating_point(measure.sweep(measured), 0)
-    assert common.miss_rate == 0.5
-    thresholds = measure.thresholds_per_word(measured, 0)
-    assert measured.misses(thresholds) == 0 and measured.false_alarms(thresholds).sum() == 0
+def test_without_negatives_what_matches_no_word_of_the_stream_is_a_false_alarm(measured, dnn_small):
+    fired = {5: (YES, 0.97), 7: (NO, 0.8), 10: (YES, 0.98), 12: (YES, 0.6), 14: (1, 1.0), 20: (NO, 0.7)}
+    alone = replace(measured, negatives=[], track=track("words", fired, 0.1, dnn_small))
+    assert alone.hours == 0.1
+    assert alone.false_alarms(0.5)[:, [YES, NO]].tolist() == [[1, 1]]
+    assert alone.point(0.5) == Point(0.5, 20.0, 0.25)
+    assert alone.point(0.65) == Point(0.65, 10.0, 0.25)
+    text = measure.text(alone, measure.sweep(alone), 10)
+    assert text.startswith("words, 6.0 minutes with 4 words") and "by word: yes 0, no 1, " in text
+    assert "no threshold has at most 0 false alarms" not in text
+
+
+@pytest.mark.fast
+def test_where_no_threshold_has_few_enough_false_alarms_a_line_says_so(measured, dnn_small):
+    always = track("radio", {10: (YES, 1.0)}, 0.5, dnn_small)
+    measured = replace(measured, negatives=[always])
+    text = measure.text(measured, measure.sweep(measured), 1)
+    assert "no threshold has at most 1 false alarms an hour" in text and "<-" not in text
 
 
 @pytest.mark.fast
@@ -70,6 +83,8 @@ def test_the_operating_point_has_no_more_false_alarms_than_allowed():
     points = [Point(0.5, 9.0, 0.1), Point(0.7, 4.0, 0.2), Point(0.9, 1.0, 0.4)]
     assert measure.operating_point(points, 5) == points[1]
     assert measure.operating_point(points, 0.5) == Point(1.0, 0.0, 1.0)
+    ties = [Point(0.9, 2.0, 0.2), Point(0.8, 1.0, 0.2), Point(0.7, 1.0, 0.2)]
+    assert measure.operating_point(ties, 5) == ties[2]
 
 
 @pytest.mark.fast
@@ -82,15 +97,14 @@ def test_the_interval_of_a_count_is_that_of_poisson(count, low, high):
 
 @pytest.mark.fast
 def test_the_sensitivities_are_ordered_and_say_what_they_were_measured_at(measured, dnn_small):
-    detector = measure.detector_settings(measured, measure.sweep(measured), 2, words=3)
+    detector = measure.detector_settings(measured, measure.sweep(measured), 2)
     for name, rate in (("low", 0.4), ("normal", 2), ("high", 8)):
         one = getattr(detector, name)
-        point = measured.point(one.thresholds[0])
-        assert one.false_alarms_per_hour == point.false_alarms_per_hour <= rate and len(one.thresholds) == 3
+        point = measured.point(one.threshold)
+        assert one.false_alarms_per_hour == point.false_alarms_per_hour <= rate
         assert one.miss_rate == point.miss_rate
-        assert f"--sensitivity {name}: threshold {one.thresholds[0]:g}, " in measure.sensitivities_text(
-            detector
-        )
+        text = measure.sensitivities_text(detector)
+        assert f"--sensitivity {name}: threshold {one.threshold:g}, " in text
     nothing_found = replace(detector, low=replace(detector.low, miss_rate=1.0))
     assert "no threshold has so few and finds any" in measure.sensitivities_text(nothing_found)
 
@@ -110,13 +124,12 @@ def test_a_chosen_detector_travels_in_the_file_and_is_used(tmp_path):
     (result,) = json.loads((tmp_path / "x.json").read_text()).values()
     before, after = (checkpoints.read_settings(path) for path in (SHIPPED_INT8, model))
     assert before.detector is None and after.detector.hop_ms == 40
-    thresholds = set(after.detector.normal.thresholds)
-    assert thresholds <= {point["threshold"] for point in result["points"]} and len(thresholds) == 1
-    options = DetectorOptions().for_model(after)
-    assert options.threshold == after.detector.normal.thresholds
-    high = DetectorOptions(sensitivity="high").for_model(after)
-    assert high.threshold == after.detector.high.thresholds
-    assert DetectorOptions(threshold=0.3).for_model(after).threshold == 0.3
+    normal = after.detector.normal.threshold
+    assert normal == result["threshold"] in {point["threshold"] for point in result["points"]}
+    assert result["test"]["threshold"] == normal
+    assert detector_parameters(DetectorOptions(), after).threshold == normal
+    high = detector_parameters(DetectorOptions(sensitivity="high"), after)
+    assert high.threshold == after.detector.high.threshold
     np.testing.assert_array_equal(
         models.load(model).predict(np.ones((1, 250), np.float32)),
         models.load(SHIPPED_INT8).predict(np.ones((1, 250), np.float32)),
@@ -136,7 +149,7 @@ def test_misses_are_counted_in_a_recording_of_ones_own_too(tmp_path):
     text = call("evaluation.py", *model, "--plots", tmp_path / "plots").stdout
     assert f"1 words in {tmp_path / 'mine.wav'}" in text and (tmp_path / "plots" / "det.png").exists()
     result = call("evaluation.py", *model, "--ambient_test", tmp_path / "radio", check=False)
-    assert_one_clear_line(result, "--ambient_test needs a second stream of words")
+    assert_one_clear_line(result, "--ambient_test does not go with --stream_wav")
 
 
 def test_flags_that_do_not_go_together(tmp_path):
@@ -147,7 +160,7 @@ def test_flags_that_do_not_go_together(tmp_path):
     result = call_here("evaluation.py", *ambient, tmp_path / "no", check=False)
     assert_one_clear_line(result, "is not a folder")
     result = call_here("evaluation.py", *ambient, tmp_path, "--wake_word", "yes", check=False)
-    assert_one_clear_line(result, "--wake_word is for --stream_wav")
+    assert_one_clear_line(result, "--wake_word needs --stream_wav")
 
 
 def test_each_recording_is_listened_to_once_short_ones_too_and_damaged_ones_are_named(tmp_path, capfd):
@@ -157,12 +170,12 @@ def test_each_recording_is_listened_to_once_short_ones_too_and_damaged_ones_are_
     soundfile.write(tmp_path / "radio" / "news.wav", noise, RATE)
     (tmp_path / "radio" / "damaged.wav").write_bytes(b"RIFF" + bytes(100))
     model = models.load(SHIPPED_INT8)
-    found = list(measure.tracks([tmp_path, tmp_path / "radio"], model, DetectorOptions()))
+    found = list(measure.tracks([tmp_path, tmp_path / "radio"], model, DEFAULTS))
     assert sorted(round(3600 * each.hours, 2) for each in found) == [0.5, 2]
     assert f"left out {tmp_path}/radio/damaged.wav: it " in capfd.readouterr().err
     (tmp_path / "radio" / "news.wav").unlink()
     with pytest.raises(UserError, match="no recordings that can be read"):
-        list(measure.tracks([tmp_path / "radio"], model, DetectorOptions()))
+        list(measure.tracks([tmp_path / "radio"], model, DEFAULTS))
 
 
 @pytest.mark.fast
@@ -173,5 +186,5 @@ def test_a_model_may_have_more_labels_than_a_byte_holds(dnn_small):
         return np.eye(202, dtype=np.float32)[np.full(len(features), 201)]
 
     model = SimpleNamespace(settings=settings, predict=predict)
-    one = measure.track("x", [np.zeros(2 * RATE, np.int16)], model, DetectorOptions())
-    assert {each.label for each in one.detections(DetectorOptions(threshold=0.5), settings)} == {201}
+    one = measure.track("x", [np.zeros(2 * RATE, np.int16)], model, DEFAULTS)
+    assert {each.label for each in one.detections(replace(DEFAULTS, threshold=0.5), settings)} == {201}

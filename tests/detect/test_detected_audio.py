@@ -10,7 +10,8 @@ import soundfile
 from conftest import RATE
 from kws.base.errors import UserError
 from kws.data.clips import speaker_of
-from kws.detect.detected_audio import BEFORE_S, DetectionFolder, RecentAudio
+from kws.detect.detected_audio import BEFORE_S, DetectionFolder, history, scored_audio
+from kws.detect.recent_audio import RecentAudio
 
 pytestmark = pytest.mark.fast
 
@@ -27,24 +28,22 @@ def blocks(size, count):
 
 @pytest.mark.parametrize("size", [640, 16_001, 2**18])
 def test_what_was_scored_is_kept_however_the_stream_comes(size):
-    recent, passed = RecentAudio(SCORED_S, RATE), 0
-    for block in recent.passing(blocks(size, 3 + 10 * RATE // size)):
+    recent, passed = RecentAudio(blocks(size, 3 + 10 * RATE // size), history(SCORED_S, RATE)), 0
+    for block in recent:
         latest = range(passed, passed + len(block), 5000)  # a score may be of windows that end in this block
         passed += len(block)
         for end in latest:
             middle = end / RATE - SCORED_S / 2
             first = max(0, round(end - (SCORED_S + BEFORE_S) * RATE))
-            found = recent.scored_around(middle)
+            found = scored_audio(recent, middle, SCORED_S, RATE)
             assert len(found) == pytest.approx(end - first, abs=2)
             np.testing.assert_array_equal(found, ramp(end - len(found), end) if len(found) else [])
-        assert recent.seconds == passed / RATE
+        assert recent.received == passed
 
 
 def test_a_stream_without_end_takes_no_more_memory_the_longer_it_is():
-    recent = RecentAudio(SCORED_S, RATE)
-    sizes = [
-        recent._kept.nbytes for _ in itertools.islice(recent.passing(itertools.cycle(blocks(640, 9))), 900)
-    ]
+    recent = RecentAudio(itertools.cycle(blocks(640, 9)), history(SCORED_S, RATE))
+    sizes = [recent._samples.nbytes for _ in itertools.islice(recent, 900)]
     assert max(sizes) == sizes[-1] <= 2 * ((SCORED_S + BEFORE_S) * RATE + 2 + 640)
 
 

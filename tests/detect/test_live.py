@@ -13,7 +13,7 @@ from kws.detect.live import LATEST, LiveScores, paced
 pytestmark = pytest.mark.fast
 
 LABELS = "_silence_", "_unknown_", "yes", "no"
-THRESHOLDS = np.array([np.inf, np.inf, 0.5, 1.001])
+THRESHOLD = 0.5
 
 
 class Clock:
@@ -35,7 +35,7 @@ def screen():
     """A function that gives LiveScores on a fake terminal, and what is on it."""
     from rich.console import Console
 
-    def made(labels=LABELS, thresholds=THRESHOLDS, width=80, height=40, **options):
+    def made(labels=LABELS, threshold=THRESHOLD, width=80, height=40, **options):
         console = Console(
             file=io.StringIO(),
             force_terminal=True,
@@ -44,7 +44,7 @@ def screen():
             color_system=None,
             legacy_windows=False,
         )
-        live = LiveScores(labels, thresholds, console, **options)
+        live = LiveScores(labels, threshold, console, **options)
 
         def lines():
             with console.capture() as shown:
@@ -61,16 +61,21 @@ def row(lines, label):
     return line
 
 
-def test_a_score_is_a_bar_with_its_threshold_marked(screen):
-    live, lines = screen()
-    with live:
-        live.show("talk.wav", 12.34, np.array([0.0, 0.25, 0.75, 1.0]))
-    shown = lines()
+def test_a_score_is_a_bar_and_the_threshold_of_words_is_marked(screen):
+    def bars_of(threshold):
+        live, lines = screen(threshold=threshold)
+        with live:
+            live.show("talk.wav", 12.34, np.array([0.0, 0.25, 0.75, 1.0]))
+        shown = lines()
+        return shown, {label: row(shown, label).split()[1:] for label in LABELS}
+
+    shown, bars = bars_of(0.5)
     assert shown[0] == "talk.wav  12.3 s"
-    bars = {label: row(shown, label).split()[1:] for label in LABELS}
     assert bars["_silence_"] == ["░" * 40, "0.00"] and bars["_unknown_"] == ["█" * 10 + "░" * 30, "0.25"]
     assert bars["yes"] == ["█" * 20 + "┃" + "█" * 9 + "░" * 10, "0.75"]
-    assert bars["no"] == ["█" * 40, "1.00"]  # of a threshold that no score reaches, there is no mark
+    assert bars["no"] == ["█" * 20 + "┃" + "█" * 19, "1.00"]
+    _, bars = bars_of(1.001)
+    assert bars["no"] == ["█" * 40, "1.00"]  # a threshold that no score reaches has no mark
 
 
 def test_the_latest_detections_are_listed_latest_first(screen):
@@ -84,7 +89,7 @@ def test_the_latest_detections_are_listed_latest_first(screen):
 @pytest.mark.parametrize(("width", "height"), [(80, 12), (30, 24)])
 def test_a_small_terminal_has_the_highest_scores_and_no_line_too_long(screen, width, height):
     labels = ("_silence_", "_unknown_", *(f"word{number}" for number in range(30)))
-    live, lines = screen(labels, np.full(len(labels), 0.5), width, height)
+    live, lines = screen(labels, 0.5, width, height)
     scores = np.linspace(0, 0.9, len(labels))
     with live:
         live.show("a name that is far longer than the terminal is wide" * 2, 1, scores)
@@ -120,16 +125,16 @@ def test_without_rich_a_line_says_how_to_install_it(monkeypatch):
     for name in ("rich.console", "rich.live"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match="python -m pip install rich"):
-        LiveScores(LABELS, THRESHOLDS)
+        LiveScores(LABELS, THRESHOLD)
 
 
 def test_without_a_terminal_a_line_says_so():
     from rich.console import Console
 
     with pytest.raises(UserError, match="--live draws in a terminal"):
-        LiveScores(LABELS, THRESHOLDS, Console(file=io.StringIO()))
+        LiveScores(LABELS, THRESHOLD, Console(file=io.StringIO()))
 
 
 def test_json_is_not_drawn():
-    result = call_here("label_wav.py", "model.tflite", "x.wav", "--live", "--json", check=False)
+    result = call_here("label_wav.py", "model.tflite", "x.wav", "--live", "--json", "-", check=False)
     assert_one_clear_line(result, "--json", "--live")

@@ -1,5 +1,6 @@
 """Words in long recordings: windows, detections, and how good they are."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from conftest import RATE
 from kws.base.errors import UserError
 from kws.base.features import mfcc
+from kws.base.settings import DetectorSettings, Sensitivity
 from kws.detect import labelled_streams, streaming
-from kws.detect.streaming import DetectorOptions
+from kws.detect.streaming import DEFAULTS, DetectorOptions, DetectorParameters, Smoothed, detector_parameters
 
 pytestmark = pytest.mark.fast
 
@@ -17,8 +19,8 @@ pytestmark = pytest.mark.fast
 YES, NO = 2, 3
 
 
-def options(**changes):
-    return DetectorOptions(**({"hop_ms": 100, "smoothing_ms": 0} | changes))
+def parameters(**changes):
+    return DetectorParameters(**({"hop_ms": 100, "smoothing_ms": 0} | changes))
 
 
 def predicted(*labels, score=0.9):
@@ -29,7 +31,7 @@ def predicted(*labels, score=0.9):
 
 
 def detected(settings, scores, threshold=0.5, **changes):
-    found = streaming.Detector(options(threshold=threshold, **changes), settings).detect(scores)
+    found = streaming.Detector(parameters(threshold=threshold, **changes), settings).detect(scores)
     return [(round(detection.seconds, 2), detection.label) for detection in found]
 
 
@@ -55,7 +57,7 @@ def test_smoothed_scores_are_means_over_the_last_windows(dnn_small):
 
 
 def test_the_best_word_is_kept_even_where_nothing_is_detected(dnn_small):
-    detector = streaming.Detector(options(threshold=0.95), dnn_small)
+    detector = streaming.Detector(parameters(threshold=0.95), dnn_small)
     for scores in (predicted(0, YES, score=0.6), predicted(NO, 0), predicted(YES, score=0.8)):
         assert detector.detect(scores) == []
     assert (round(detector.best.seconds, 2), detector.best.label) == (0.7, NO)
@@ -64,7 +66,7 @@ def test_the_best_word_is_kept_even_where_nothing_is_detected(dnn_small):
 
 def test_scores_that_come_one_by_one_give_what_all_at_once_give(dnn_small):
     scores = np.random.default_rng(0).dirichlet(np.full(12, 0.1), 200).astype(np.float32)
-    smoothed = options(smoothing_ms=300, threshold=0.4)
+    smoothed = parameters(smoothing_ms=300, threshold=0.4)
     at_once = streaming.Detector(smoothed, dnn_small).detect(scores)
     detector = streaming.Detector(smoothed, dnn_small)
     one_by_one = [detection for row in scores for detection in detector.detect(row[None])]
@@ -75,7 +77,7 @@ def test_scores_that_come_one_by_one_give_what_all_at_once_give(dnn_small):
 @pytest.mark.parametrize("hop_ms", [40, 100, 1500])
 def test_windows_are_the_same_however_the_recording_comes(dnn_small, hop_ms):
     samples = np.random.default_rng(0).integers(-9000, 9000, 5 * RATE + 77).astype(np.int16)
-    hop = options(hop_ms=hop_ms).hop_samples(dnn_small)
+    hop = parameters(hop_ms=hop_ms).hop_samples(dnn_small)
     echo = SimpleNamespace(predict=lambda features: features, settings=dnn_small)
 
     def features(block_samples):
@@ -94,22 +96,51 @@ def test_each_word_is_matched_once_by_a_detection_of_it_near_by():
     found = [
         streaming.Detection(seconds, label, 1.0) for seconds, label in [(1.5, YES), (1.6, YES), (3.1, YES)]
     ]
-    assert labelled_streams.matches(found, words) == 1
-    assert labelled_streams.matches([streaming.Detection(2.4, NO, 1.0)], words) == 1
-    assert labelled_streams.matches([streaming.Detection(2.2, NO, 1.0)], words) == 0
+    assert labelled_streams.matches(found, words) == [True, False, False]
+    assert labelled_streams.matches([streaming.Detection(2.4, NO, 1.0)], words) == [True]
+    assert labelled_streams.matches([streaming.Detection(2.2, NO, 1.0)], words) == [False]
 
 
-def test_the_operating_point_misses_least_of_what_alarms_seldom_enough():
-    outcomes = [
-        labelled_streams.Outcome(*values)
-        for values in [(0.5, 0.1, 50.0), (0.6, 0.2, 9.0), (0.7, 0.15, 8.0), (0.8, 0.4, 1.0)]
-    ]
-    assert labelled_streams.operating_point(outcomes, 10).threshold == 0.7
-    assert labelled_streams.operating_point(outcomes, 0.5).threshold == 0.8
+# ---- what is asked for, and what a model carries ----
 
 
-def test_a_recording_without_clips_cannot_be_made(dnn_small, sample):
+def tuned(settings, threshold=0.6, gate=None):
+    """Settings with a detector of this threshold, less for high and more for low sensitivity."""
+    sensitivities = [Sensitivity(threshold + more, 1, 0.1) for more in (0.1, 0, -0.1)]
+    return replace(settings, detector=DetectorSettings(20, 300, 500, *sensitivities, gate))
+
+
+def test_a_model_has_its_own_detector_and_the_user_chooses_the_threshold(dnn_small):
+    own = tuned(dnn_small)
+    assert detector_parameters(DetectorOptions(), dnn_small) == DEFAULTS
+    assert detector_parameters(DetectorOptions(), own) == DetectorParameters(20, 300, 500, 0.6)
+    for asked, threshold in (({"sensitivity": "high"}, 0.5), ({"threshold": 0.3}, 0.3)):
+        found = detector_parameters(DetectorOptions(**asked), own)
+        assert found == DetectorParameters(20, 300, 500, threshold)
+
+
+def test_what_was_chosen_for_two_models_is_not_for_one_nor_the_other_way_round(dnn_small):
+    alone, pair = tuned(dnn_small), tuned(dnn_small, gate=0.3)
+    both = detector_parameters(DetectorOptions(), dnn_small, pair)
+    assert both == DetectorParameters(20, 300, 500, 0.6, gate=0.3)
+    assert detector_parameters(DetectorOptions(gate=0.2), dnn_small, pair).gate == 0.2
+    assert detector_parameters(DetectorOptions(), pair) == DEFAULTS
+    assert detector_parameters(DetectorOptions(), dnn_small, alone) == replace(DEFAULTS, gate=0.5)
+
+
+@pytest.mark.parametrize("scores", ["scores", "verified"])
+def test_a_score_is_compared_in_double_precision_as_on_a_board(dnn_small, scores):
+    below = np.float32(0.63)  # 0.629999995...
+    assert float(below) < 0.63
+    smoothed = Smoothed(np.array([YES]), np.array([0.7], np.float32), np.array([1.0]))
+    smoothed = smoothed._replace(**{scores: np.array([below])})
+    for threshold, count in ((0.63, 0), (float(below), 1)):
+        detector = streaming.Detector(parameters(threshold=threshold, gate=0.5), dnn_small)
+        assert len(detector.detections(smoothed)) == count
+
+
+def test_a_stream_without_clips_cannot_be_made(dnn_small, sample):
     with pytest.raises(UserError, match="no clips"):
-        labelled_streams.make_recording(
+        labelled_streams.make_stream(
             "x", sample.testing.take(np.array([], int)), sample.noise, 1, [0], dnn_small
         )

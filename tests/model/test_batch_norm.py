@@ -13,7 +13,6 @@ from kws.data.batches import Batch
 from kws.model import batch_norm, checkpoints
 from kws.model.inspection import kernels
 from kws.train import loop
-from kws.train.loop import TrainingOptions
 from networks import features, network, tiny, with_random_weights
 
 
@@ -64,9 +63,8 @@ def test_a_short_training_is_validated_with_its_own_statistics(steps):
     batch_norm.fit_momentum(model, steps)
     latent = LatentWeights(model, {})
     optimizer.build(latent.variables_to_train)
-    options = TrainingOptions((steps,), (0.01,), "", batch_size=64)
     batches = Batch(np.tile(clips, (steps, 1, 1)), np.tile(labels, (steps, 1)))
-    loop.compiled_steps(model, latent, optimizer, options)(np.full(steps, 0.01, np.float32), batches)
+    loop.compiled_steps(model, latent, optimizer, 64)(np.full(steps, 0.01, np.float32), batches)
     in_training = (model(clips, training=True).numpy().argmax(1) == labels).mean()
     validated = (checkpoints.keras_predictor(model)(clips).argmax(1) == labels).mean()
     assert in_training > 0.3 and validated > 0.9 * in_training, (in_training, validated)

@@ -40,7 +40,7 @@ def test_integer_in_and_out_of_a_float_model_is_an_error(trained):
 
 def test_thresholds_chosen_for_the_float_model_are_left_out_of_the_quantized_one(trained, tmp_path):
     best = shutil.copytree(trained / "best", tmp_path / "best")
-    sensitivity = Sensitivity((0.999,) * 10, 1, 0.1)
+    sensitivity = Sensitivity(0.999, 1, 0.1)
     settings = checkpoints.read_settings(best)
     detector = DetectorSettings(40, 600, 1000, *3 * [sensitivity])
     checkpoints.write_settings(best, replace(settings, detector=detector))

@@ -168,7 +168,7 @@ def test_a_tflite_file_computes_what_the_network_does_with_integers_alone(archit
 @pytest.mark.fast
 def test_settings_replace_those_in_a_file_and_leave_nothing_of_them():
     content, settings = SHIPPED["int8"].read_bytes(), checkpoints.read_settings(SHIPPED["int8"])
-    sensitivity = Sensitivity((0.5,) * 10, 1, 0.1)
+    sensitivity = Sensitivity(0.5, 1, 0.1)
     detector = DetectorSettings(40, 600, 1000, *3 * [sensitivity])
     tuned = embed_settings(content, dataclasses.replace(settings, detector=detector))
     assert embed_settings(tuned, settings) == content

@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import soundfile
 
-from conftest import DATA, RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call
+from conftest import DATA, RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call, call_here
 from kws.model.tflite import zipped_size
 
 
@@ -41,7 +42,9 @@ def test_several_models_end_in_one_table(trained, tmp_path):
     paths = [tmp_path / "float.tflite", tmp_path / "int8.tflite"]
     for path, flags in zip(paths, (["--no-quantize"], ["--inference_type", "int8"]), strict=True):
         call("convert_to_tflite.py", "--checkpoint", trained / "best", *DATA, *flags, "--output", path)
-    result = call("evaluation.py", "--checkpoint", trained / "best", "--tflite_path", *paths, *DATA)
+    result = call("evaluation.py", trained / "best", *paths, *DATA)
+    aliases = "--checkpoint", trained / "best", "--tflite_path", *paths
+    assert call_here("evaluation.py", *DATA, *aliases).stdout == result.stdout
     heading, of_checkpoint, *rows = [
         re.split("  +", line) for line in result.stdout.strip().splitlines()[-len(paths) - 2 :]
     ]
@@ -75,6 +78,10 @@ def test_a_folder_laid_out_like_the_canonical_test_set_is_evaluated(trained, tmp
     assert "no recordings of up, down" in result.stderr
 
 
+def test_a_model_is_needed():
+    assert_one_clear_line(call_here("evaluation.py", *DATA, check=False), "a MODEL is needed")
+
+
 def test_a_tflite_file_that_does_not_exist(tmp_path):
     result = call("evaluation.py", "--tflite_path", tmp_path / "none.tflite", *DATA, check=False)
     assert_one_clear_line(result, tmp_path / "none.tflite", "does not exist")
@@ -83,37 +90,33 @@ def test_a_tflite_file_that_does_not_exist(tmp_path):
 # ---- long recordings ----
 
 
-def test_a_stream_is_evaluated_at_the_threshold_chosen_on_another(trained, tmp_path):
-    flags = [*DATA, "--stream", "--stream_minutes", "1", "--json", tmp_path / "x.json"]
-    output = call("evaluation.py", "--checkpoint", trained / "best", *flags).stdout
-    assert "validation, 1.0 minutes" in output and "testing, 1.0 minutes" in output
-    (result,) = json.loads((tmp_path / "x.json").read_text()).values()
-    assert result["validation"]["chosen_threshold"] == result["testing"]["chosen_threshold"]
-    alarms = [outcome["false_alarms"] for outcome in result["testing"]["outcomes"]]
-    assert alarms[0] > alarms[-1]
-
-
-def test_a_given_recording_is_evaluated_with_its_words(trained, long_recording):
+def test_misses_and_false_alarms_are_counted_in_a_recording_with_its_words(trained, long_recording, tmp_path):
     path, words, recording = long_recording
-    command = ["evaluation.py", "--checkpoint", trained / "best", "--stream_wav", path]
-    output = call(*command, "--stream_words", words).stdout
+    command = ["evaluation.py", trained / "best", "--stream_wav", path, "--stream_words", words]
+    output = call(*command, "--json", tmp_path / "x.json", "--plots", tmp_path).stdout
     assert f"{path}, 1.0 minutes with {len(recording.words)} words" in output
+    assert (tmp_path / "det.png").exists()
+    (result,) = json.loads((tmp_path / "x.json").read_text()).values()
+    assert result["words"] == len(recording.words) and 60 * result["hours"] == pytest.approx(1, rel=0.01)
+    first, *_, last = result["points"]
+    assert first["false_alarms_per_hour"] > last["false_alarms_per_hour"]
+    assert first["miss_rate"] < last["miss_rate"]
     words.write_text("1.0,yes\nsoon,no\n")
-    assert_one_clear_line(call(*command, "--stream_words", words, check=False), "line 2", "seconds,word")
+    assert_one_clear_line(call(*command, check=False), "line 2", "seconds,word")
 
 
 def test_the_words_of_a_list_that_the_model_does_not_know_are_named(tmp_path):
     word, _ = soundfile.read(SAMPLE_DATA / "yes" / "19032833_nohash_0.flac")
     soundfile.write(tmp_path / "x.wav", np.concatenate([np.zeros(2 * RATE), word, np.zeros(3 * RATE)]), RATE)
     words = tmp_path / "x.csv"
-    command = ["evaluation.py", "--tflite_path", SHIPPED_INT8, "--stream_wav", tmp_path / "x.wav"]
+    command = ["evaluation.py", SHIPPED_INT8, "--stream_wav", tmp_path / "x.wav"]
 
-    def evaluate(text, encoding="utf-16", **options):
-        words.write_bytes(text.encode(encoding))
-        return call(*command, "--stream_words", words, **options)
+    def evaluate(text, **options):
+        words.write_text(text)
+        return call_here(*command, "--stream_words", words, **options)
 
-    assert evaluate("2.5,yes\r\n", "utf-8-sig").stderr == ""
-    result = evaluate("Seconds\tWord\r\n2,5\tYes\r\n4\ttree\r\n5\ttree\r\n5,5\t_unknown_\r\n")
+    assert evaluate("2.5,yes\n").stderr == ""
+    result = evaluate("2.5\tYes\n4\ttree\n5\ttree\n5.5\t_unknown_\n")
     assert "with 1 words" in result.stdout
     assert result.stderr == f"{words}: words that the model does not know are left out: tree (2)\n"
     assert_one_clear_line(evaluate("2.5,tree\n", check=False), words, "none of the words yes, no", "tree (1)")

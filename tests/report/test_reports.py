@@ -8,10 +8,11 @@ import pytest
 
 import input_data
 from conftest import ON_OFF, make_words
+from kws.base.files import write_json
 from kws.data.clips import Clips
 from kws.data.dataset import DataOptions
 from kws.model.tflite import Cost
-from kws.report.reports import Evaluation, Report, mcnemar, paired_tests, protocol_of, write_json
+from kws.report.reports import Evaluation, Report, mcnemar, paired_tests, protocol_of
 
 pytestmark = pytest.mark.fast
 

@@ -1,4 +1,4 @@
-"""What each method of optimisations.py makes of a network, before and after its fine-tuning."""
+"""Each method of optimisations.py: the network that it makes, before and after its fine-tuning."""
 
 import numpy as np
 import pytest
@@ -8,18 +8,17 @@ from conftest import FLOAT32_TOLERANCE
 from convert_to_tflite import convert
 from kws.base.errors import UserError
 from kws.data.batches import Batch
-from kws.model import checkpoints
+from kws.model import checkpoints, inspection
 from kws.model.batch_norm import fold_batch_norm_in_place
 from kws.train import compression, loop
 from kws.train.compression import CompressionOptions
-from kws.train.loop import TrainingOptions
 
 CLUSTERS = 5
 CLIPS = 64
 
 
 def tuned(architecture, sample, steps=4, rate=0.01, start=None, **options):
-    """A tiny network, and the same after `steps` of what the options say."""
+    """Return a tiny network, the trainee after `steps` of what the options say, settings and features."""
     from kws.base.quiet_tf import keras
     from kws.model.quantizers import LatentWeights
 
@@ -30,11 +29,10 @@ def tuned(architecture, sample, steps=4, rate=0.01, start=None, **options):
     tuning = compression.fine_tuning(
         network, CompressionOptions(**options), steps, sample.validation, settings, seed=0
     )
-    latent = tuning.latent or LatentWeights(tuning.model, {})
+    latent = tuning.latent or LatentWeights(tuning.network, {})
     optimizer = keras.optimizers.Adam()
     optimizer.build(latent.variables_to_train)
-    training_options = TrainingOptions((steps,), (rate,), "", batch_size=CLIPS)
-    train = loop.compiled_steps(tuning.model, latent, optimizer, training_options)
+    train = loop.compiled_steps(tuning.network, latent, optimizer, CLIPS)
     labels = np.arange(CLIPS, dtype=np.int32) % len(settings.labels)
     batches = Batch(np.tile(features, (steps, 1, 1)), np.tile(labels, (steps, 1)))
     train(np.full(steps, rate, np.float32), batches)
@@ -42,12 +40,12 @@ def tuned(architecture, sample, steps=4, rate=0.01, start=None, **options):
 
 
 def kernels(network):
-    """{layer's name: kernel} of all kernels that tfmot clusters."""
+    """Return {layer's name: kernel} for all kernels that tfmot clusters."""
     return {
         f"{layer.name} {number}": kernel.numpy()
         for layer in network.layers
         if "depthwise" not in layer.name
-        for number, kernel in enumerate(kernels(layer))
+        for number, kernel in enumerate(inspection.kernels(layer))
     }
 
 
@@ -56,7 +54,7 @@ def scores(network, features):
 
 
 def int8_kernels(network, settings, features):
-    """Each kernel in the int8 file, int8 [scales, weights of one scale]."""
+    """Return each kernel in the int8 file, int8 [scales, weights of one scale]."""
     from ai_edge_litert import schema_py_generated as schema
 
     content = convert(network, settings, features, "int8")
@@ -77,7 +75,7 @@ def test_clustering_leaves_few_values_and_what_was_validated(architecture, sampl
     _, tuning, _, features = tuned(architecture, sample, clusters=CLUSTERS)
     plain = tuning.plain()
     np.testing.assert_allclose(
-        scores(plain, features), scores(tuning.model, features), atol=FLOAT32_TOLERANCE
+        scores(plain, features), scores(tuning.network, features), atol=FLOAT32_TOLERANCE
     )
     after = kernels(plain)
     assert len(after) == len(kernels(networks.network(architecture, 1)[1]))
@@ -121,7 +119,7 @@ def test_quantization_aware_training_ends_with_kernels_of_int8(architecture, sam
         axes = tuple(range(kernel.ndim - 1)) if kernel.ndim > 2 else None  # convolutions: one scale a channel
         steps = kernel / np.abs(kernel).max(axes, keepdims=True) * 127
         np.testing.assert_allclose(steps, np.round(steps), atol=0.01)
-    difference = np.abs(scores(plain, features) - scores(tuning.model, features)).max()
+    difference = np.abs(scores(plain, features) - scores(tuning.network, features)).max()
     assert 0 < difference < 0.3  # activations are rounded in one and not in the other
 
 
@@ -144,17 +142,22 @@ def test_pruning_zeroes_the_weights_and_clusters_keep_the_zeros(sample):
     assert pruned.keep_from <= 21  # half of the steps
     zeros = {name: kernel == 0 for name, kernel in kernels(plain).items()}
     assert all(zero.mean() == pytest.approx(0.4, abs=0.5 / zero.size) for zero in zeros.values())
-    np.testing.assert_array_equal(scores(plain, features), scores(pruned.model, features))
+    np.testing.assert_array_equal(scores(plain, features), scores(pruned.network, features))
 
-    _, clustered, *_ = tuned("dnn", sample, start=plain, clusters=CLUSTERS, preserve_sparsity=True)
+    _, clustered, *_ = tuned("dnn", sample, start=plain, clusters=CLUSTERS)
     plain = clustered.plain()
-    _, quantized, *_ = tuned("dnn", sample, start=plain, method="cqat", preserve_sparsity=True)
+    _, quantized, *_ = tuned("dnn", sample, start=plain, method="cqat")
     for stage in (clustered, quantized):
         for name, kernel in kernels(stage.plain()).items():
             assert (kernel[zeros[name]] == 0).all() and len(np.unique(kernel)) <= CLUSTERS + 1
 
 
-def test_a_run_is_what_its_options_say():
-    assert str(CompressionOptions()) == "clustering, 32 clusters"
-    assert str(CompressionOptions(clusters=8, preserve_sparsity=True)) == "clustering, 8 clusters, zeros kept"
-    assert str(CompressionOptions("pruning", sparsity=62.5)) == "pruning, 62.5 % zeros"
+def test_few_zeros_such_as_rounding_to_int8_makes_are_not_kept(sample):
+    _, network, *_ = networks.network("ds_cnn", 1)
+    for layer, kernel in compression.kernels_to_compress(network):
+        assert "depthwise" not in layer.name
+        values = kernel.numpy()
+        values.reshape(-1)[: values.size // 10] = 0
+        kernel.assign(values)
+    _, tuning, *_ = tuned("ds_cnn", sample, start=network, clusters=CLUSTERS)
+    assert all(kernel.numpy().all() for _, kernel in compression.kernels_to_compress(tuning.plain()))

@@ -22,7 +22,7 @@ def free_ports(count):
 
 
 def train_with_workers(folder, *flags, workers=2):
-    """Run train.py in several processes on this machine; what each printed."""
+    """Run train.py in several processes on this machine; return what each printed."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
     running = []
     for number in range(workers):

@@ -64,7 +64,7 @@ def test_a_fully_connected_network_is_of_one_length_of_clips(tmp_path):
 
 
 def dishwasher(seed, seconds=60):
-    """A hum, and creaks that sound like words: pulses through two resonances. int16 [samples]"""
+    """Return a hum, and creaks that sound like words: pulses through two resonances. int16 [samples]"""
     rng = np.random.default_rng(seed)
     audio = 30 * rng.normal(size=seconds * RATE)
     audio += 200 * np.sin(2 * np.pi * 100 * np.arange(len(audio)) / RATE)
@@ -83,8 +83,8 @@ def dishwasher(seed, seconds=60):
 
 
 def commands_for_the_dishwasher():
-    """The README's commands for what fires wrongly: [(script, arguments)]."""
-    text = (ROOT / "README.md").read_text().split("when my dishwasher runs", 1)[1].split("\n\n")[1]
+    """Read the commands of docs/help.md for what fires wrongly: [(script, arguments)]."""
+    text = (ROOT / "docs" / "help.md").read_text().split("when my dishwasher runs:", 1)[1].split("\n\n")[1]
     lines = text.replace("\\\n", " ").splitlines()
     commands = [shlex.split(line) for line in lines]
     assert len(text.splitlines()) <= 5 and all(command[0] == "python" for command in commands)

@@ -36,7 +36,7 @@ from kws.base.settings import DetectorSettings, Sensitivity
 from kws.data import checks
 from kws.data.augmentation import Augmentation
 from kws.model import checkpoints
-from kws.train.run_folder import read_history
+from kws.train.runs import read_history
 
 RECIPE = (
     "--batch_norm --learning_rate_schedule cosine --echo_factor 2 --speed_change 10 --volume_change_db 6 "
@@ -46,7 +46,7 @@ RECIPE = (
 
 @pytest.fixture(scope="session")
 def distilled(trained, tmp_path_factory):
-    """A folder in which train.py has run with every flag of the recipe, taught by the model in `trained`."""
+    """Return a folder in which train.py has run with all flags of the recipe, taught by `trained`."""
 
     def make(folder):
         output = train_here(folder, "--teacher", trained / "best", *RECIPE).stdout
@@ -95,17 +95,18 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, t
     assert (weights(tmp_path / "other/saved_model")[1] != weights(trained / "saved_model")[1]).any()
 
 
-def test_hard_negatives_are_found_again_while_training_and_a_resumed_run_has_the_same(tmp_path):
-    flags = "--hard_negatives_percentage 100 --hard_negatives_interval 40 --negatives_dir".split()
-    flags = [*flags, SAMPLE_DATA / "go"]
+def test_hard_negatives_are_found_by_the_model_to_start_from_and_a_resumed_run_has_the_same(tmp_path):
+    flags = "--hard_negatives_percentage", "100", "--negatives_dir", SAMPLE_DATA / "go"
+    begun = *flags, "--start_from", WEIGHTS
     found = r"^hard negatives: ([\d,]+) of ([\d,]+) windows"
-    whole = train_here(tmp_path / "whole", *flags, "--how_many_training_steps", "70,10").stdout
-    before, after = whole.split("step 40 of 80")
-    assert not re.search(found, before, re.M) and len(re.findall(found, after, re.M)) == 1
-    train_here(tmp_path / "parts", *flags, "--how_many_training_steps", "60", "--learning_rate", "0.001")
-    rest = train_here(tmp_path / "parts", *flags, "--how_many_training_steps", "70,10").stdout
+    whole = train_here(tmp_path / "whole", *begun, "--how_many_training_steps", "70,10").stdout
+    before, after = whole.split("step 20 of 80")
+    assert len(re.findall(found, before, re.M)) == 1 and not re.search(found, after, re.M)
+    train_here(tmp_path / "parts", *begun, "--how_many_training_steps", "60", "--learning_rate", "0.001")
+    rest = train_here(tmp_path / "parts", *begun, "--how_many_training_steps", "70,10").stdout
     assert "resuming after step 60 of 80" in rest and not re.search(found, rest, re.M)
     assert_same_weights(tmp_path / "whole/saved_model", tmp_path / "parts/saved_model")
+    assert_one_clear_line(train_here(tmp_path / "random", *flags, check=False), "--start_from")
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
@@ -176,7 +177,7 @@ def start(checkpoint, folder, *flags, check=True):
 def test_a_training_starts_from_a_checkpoint_and_needs_no_flag_of_its_network(trained, tmp_path):
     shutil.copytree(trained / "best", tmp_path / "start")
     settings = checkpoints.read_settings(trained / "best")
-    sensitivity = Sensitivity((0.5,) * 10, 1, 0.1)
+    sensitivity = Sensitivity(0.5, 1, 0.1)
     detector = DetectorSettings(20, 500, 1000, *3 * [sensitivity])
     checkpoints.write_settings(tmp_path / "start", dataclasses.replace(settings, detector=detector))
     start(tmp_path / "start", tmp_path)
@@ -303,7 +304,7 @@ def test_a_taught_model_agrees_with_its_teacher_more_than_another(tmp_path, test
         "--how_many_training_steps 1200,300 --eval_step_interval 1500 --echo_factor 8".split()
     )  # the last is best
     train_here(tmp_path / "teacher", "--seed", "3", *flags)
-    train_here(tmp_path / "taught", "--teacher", tmp_path / "teacher" / "best", "--temperature", "2", *flags)
+    train_here(tmp_path / "taught", "--teacher", tmp_path / "teacher" / "best", *flags)
     train_here(tmp_path / "alone", *flags)
 
     features, _ = test_set
@@ -327,7 +328,7 @@ def test_an_interrupted_distillation_resumes_and_ends_as_an_undisturbed_one(dist
     [
         (["--teacher", "TRAINED", "--wanted_words", "yes,no"], ["--teacher", "--wanted_words", "yes,no"]),
         (["--teacher", "TRAINED", "--testing_percentage", "5"], ["--teacher", "--testing_percentage 10"]),
-        (["--temperature", "2"], ["--temperature", "--teacher"]),
+        (["--blend_start", "30"], ["--blend_start", "--start_from"]),
         (["--optimizer", "muon", *TC_RESNET_FLAGS], ["--optimizer muon", "hidden layers"]),
         (["--batch_norm", *TC_RESNET_FLAGS], ["--batch_norm"]),
     ],

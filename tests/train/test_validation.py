@@ -1,4 +1,4 @@
-"""What a network in training is validated by, and which checkpoint is kept."""
+"""Validation of a network in training, and which checkpoint is kept."""
 
 import math
 
@@ -8,7 +8,7 @@ import soundfile
 
 import models
 from conftest import DATA, RATE, ROOT, call_here
-from kws.train.run_folder import read_history
+from kws.train.runs import read_history
 from kws.train.validation import Validated, validation
 
 WEIGHTS = ROOT / "model_archive" / "model_source" / "weights"
@@ -16,7 +16,7 @@ WEIGHTS = ROOT / "model_archive" / "model_source" / "weights"
 
 @pytest.fixture(scope="module")
 def radio(tmp_path_factory):
-    """A folder of recordings without the words."""
+    """Make a folder of recordings without the words."""
     folder = tmp_path_factory.mktemp("radio")
     noise = 0.1 * np.random.default_rng(0).normal(size=30 * RATE)
     soundfile.write(folder / "noise.flac", noise, RATE)

@@ -1,4 +1,4 @@
-"""The folder of a training run: whose it is, what continues it, and the history in it."""
+"""A training run: what makes it the same one, what continues it, and the history in its folder."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kws.base.errors import UserError
-from kws.train import run_folder
+from kws.train import runs
 
 pytestmark = pytest.mark.fast
 
@@ -23,13 +23,13 @@ RUN = {
 def claim(folder, **changes):
     """Hold the folder for RUN with these changes, by name of the flag, or `clips`."""
     renamed = {"clips": "number of training clips"} | {name[2:]: name for name in RUN}
-    with run_folder.claimed_folder(folder, RUN | {renamed[name]: value for name, value in changes.items()}):
+    with runs.claimed_folder(folder, RUN | {renamed[name]: value for name, value in changes.items()}):
         pass
 
 
 @pytest.fixture
 def finished(tmp_path):
-    """The folder of RUN, all of whose 80 steps are done."""
+    """Make the folder of RUN, all 80 steps of which are done."""
     claim(tmp_path)
     (tmp_path / "resume").mkdir()
     (tmp_path / "resume" / "checkpoint").write_text('model_checkpoint_path: "ckpt-80"\n')
@@ -67,7 +67,7 @@ def test_the_same_run_says_nothing(finished, capsys):
 def test_a_cosine_over_more_steps_is_said_to_be_another(finished, capsys):
     (finished / "run.json").write_text(json.dumps(RUN | {"--learning_rate_schedule": "cosine"}))
     claim(finished, how_many_training_steps="60 40", learning_rate_schedule="cosine")
-    assert "is that of the new schedule (a cosine over the new steps)" in capsys.readouterr().out
+    assert "follows the new schedule (a cosine over the new steps)" in capsys.readouterr().out
 
 
 def test_fewer_steps_than_are_done_are_an_error(finished):
@@ -91,11 +91,20 @@ def test_another_run_is_told_how_to_start_from_this_ones_weights(finished, chang
 
 
 def test_a_run_noted_before_there_was_a_flag_continues_without_that_flag(finished):
-    with run_folder.claimed_folder(finished, RUN | {"--new": "not given"}):
+    with runs.claimed_folder(finished, RUN | {"--new": "not given"}):
         pass
     (finished / "run.json").write_text(json.dumps(RUN))
-    with pytest.raises(UserError, match="--new"), run_folder.claimed_folder(finished, RUN | {"--new": "3"}):
+    with pytest.raises(UserError, match="--new"), runs.claimed_folder(finished, RUN | {"--new": "3"}):
         pass
+
+
+def test_a_run_noted_with_a_flag_that_there_is_no_longer_continues_if_the_flag_did_nothing(finished):
+    for value in ("0", "not given", "False"):
+        (finished / "run.json").write_text(json.dumps(RUN | {"--removed": value}))
+        claim(finished)
+    (finished / "run.json").write_text(json.dumps(RUN | {"--removed": "10"}))
+    with pytest.raises(UserError, match="holds a run with --removed 10, not not given"):
+        claim(finished)
 
 
 def test_a_run_of_another_network_cannot_start_from_this_ones_weights(finished):
@@ -108,8 +117,8 @@ def test_a_run_of_another_network_cannot_start_from_this_ones_weights(finished):
 
 def test_the_history_keeps_no_steps_that_were_taken_in_vain(tmp_path):
     for step in (10, 20, 30, 20):
-        run_folder.write_history(tmp_path, (step, 0.1, 2.5, 0.5, step / 100, 2, 0.3))
-    np.testing.assert_allclose(run_folder.read_history(tmp_path)[:, [0, 4]], [[10, 0.1], [20, 0.2]])
-    (tmp_path / run_folder.HISTORY_NAME).write_text("step\nhello\n")
+        runs.write_history(tmp_path, (step, 0.1, 2.5, 0.5, step / 100, 2, 0.3))
+    np.testing.assert_allclose(runs.read_history(tmp_path)[:, [0, 4]], [[10, 0.1], [20, 0.2]])
+    (tmp_path / runs.HISTORY_NAME).write_text("step\nhello\n")
     with pytest.raises(UserError, match="is damaged"):
-        run_folder.read_history(tmp_path)
+        runs.read_history(tmp_path)

@@ -1,0 +1,298 @@
+"""A model as C source: the text of kws_model.h, kws_model.c, kws_cmsis_dsp.h and kws_vectors.c."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from kws.base.features import MEL_CHANNELS, FrontEnd, mfcc, mfcc_tables
+from kws.base.settings import SENSITIVITIES, UNKNOWN_INDEX, Settings
+from kws.board import packing
+from kws.board.firmware import c_string
+from kws.board.layers import Layer, Network, multiplier_and_shift
+from kws.board.packing import ROWS
+from kws.board.second_network import SecondNetwork
+from kws.detect.streaming import DetectorOptions, detector_parameters, tuned_detector
+from kws.model.tflite import TFLiteModel, quantize
+
+VECTORS_HEADER = """\
+#include "kws.h"
+
+#define KWS_VECTORS COUNT
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+    const char *name;
+    int16_t samples[KWS_CLIP];
+    int8_t input[KWS_INPUTS];
+    int8_t scores[KWS_LABELS];
+#if KWS_VERIFIER
+    int8_t verifier_input[KWS_VERIFIER_INPUTS];
+    int8_t verifier_scores[KWS_LABELS];
+#endif
+} kws_vector;
+
+extern const kws_vector kws_vectors[KWS_VECTORS];
+
+#ifdef __cplusplus
+}
+#endif
+"""
+
+
+def header(network: Network, settings: Settings, verifier: SecondNetwork | None = None) -> str:
+    """Return kws_model.h: the sizes of the front end, the networks and the detector."""
+    networks = [network, verifier.network] if verifier else [network]
+    # a function in C is compiled if either network needs it
+    layers = [layer for one in networks for layer in one.layers]
+    _, fft_length, filters, _ = mfcc_tables(settings.front_end)
+    bands = mel_bands(filters)
+    sizes = {
+        "SAMPLE_RATE": settings.sample_rate,
+        "CLIP": settings.clip_samples,
+        "WINDOW": settings.front_end.window_samples,
+        "STRIDE": settings.front_end.stride_samples,
+        "FRAMES": settings.frame_count,
+        "COEFFICIENTS": settings.dct_coefficient_count,
+        "MEL_CHANNELS": MEL_CHANNELS,
+        "FFT": fft_length,
+        "FIRST_BIN": bands.first,
+        "BINS": len(bands.weights),
+        "LABELS": len(settings.labels),
+        "LAYERS": len(network.layers),
+        "MACS": network.macs,
+        "CONVOLUTIONS": int(any(layer.kind != "FULLY_CONNECTED" for layer in layers)),
+        # both networks compute in the same buffers
+        "PATCH": max(1, *(one.patch_size for one in networks)),
+        "EVEN": max(one.buffers[0] for one in networks),
+        "ODD": max(one.buffers[1] for one in networks),
+        "INPUT_SCALE": _float(network.input[0]),
+        "INPUT_ZERO": network.input[1],
+        "SCORE_SCALE": _float(network.scores[0]),
+        "SCORE_ZERO": network.scores[1],
+    }
+    sizes |= packing.sizes(layers) | detector_sizes(settings, verifier)
+    sizes["VERIFIER"] = int(verifier is not None)
+    if verifier:
+        more = verifier.sizes(sizes["HOP_STRIDES"] * sizes["STRIDE"])
+        more["INPUT_SCALE"] = _float(verifier.network.input[0])
+        sizes |= {f"VERIFIER_{name}": value for name, value in more.items()}
+    lines = [f"#define KWS_{name} {value}" for name, value in sizes.items()]
+    return "\n".join(["/* Sizes in samples, values or labels. */", *lines, ""])
+
+
+def detector_sizes(settings: Settings, verifier: SecondNetwork | None = None) -> dict:
+    """Return the sizes and times of the detector in kws_detect.c, by name.
+
+    Its hop is the model's, rounded to whole strides of frames.
+    """
+    chosen = detector_parameters(DetectorOptions(), settings, verifier and verifier.settings)
+    # in strides and seconds, as kws_detect.c counts
+    stride = settings.front_end.stride_samples
+    hop = max(1, round(chosen.hop_samples(settings) / stride))
+    hop_ms = 1000 * hop * stride / settings.sample_rate
+    return {
+        "HOP_STRIDES": hop,
+        "CLIP_STRIDES": -(-settings.clip_samples // stride),
+        "SMOOTHED": 1 + int(chosen.smoothing_ms / hop_ms),
+        "HOP_S": repr(hop * stride / settings.sample_rate),
+        "CLIP_S": repr(settings.clip_samples / settings.sample_rate),
+        "REFRACTORY_S": repr(chosen.refractory_ms / 1000),
+        "FIRST_WORD": UNKNOWN_INDEX + 1,
+        **({"GATE": repr(float(chosen.gate))} if verifier else {}),
+    }
+
+
+def thresholds(settings: Settings, verifier: SecondNetwork | None = None) -> str:
+    """Return the threshold of each sensitivity as initialisers; all the same if none were chosen."""
+    models = settings, verifier and verifier.settings
+    names = SENSITIVITIES if tuned_detector(*models) else [None] * len(SENSITIVITIES)
+    chosen = [detector_parameters(DetectorOptions(sensitivity=name), *models).threshold for name in names]
+    return ", ".join(repr(float(value)) for value in chosen)
+
+
+def tables(network: Network, settings: Settings, verifier: SecondNetwork | None = None) -> str:
+    """Return kws_model.c: labels, thresholds, the layers, and the tables of the front end."""
+    window, fft_length, filters, dct = mfcc_tables(settings.front_end)
+    bands = mel_bands(filters)
+    # [KWS_FFT / 2, 2]: cosine and sine
+    angles = 2 * np.pi * np.arange(fft_length // 2) / fft_length
+    twiddle = np.stack([np.cos(angles), np.sin(angles)], 1)
+    parts = ['#include "kws.h"\n']
+    names = ", ".join(map(c_string, settings.labels))
+    parts.append(f"const char *const kws_labels[KWS_LABELS] = {{{names}}};\n")
+    parts.append(f"const double kws_thresholds[3] = {{{thresholds(settings, verifier)}}};\n")
+    parts += network_tables(network)
+    if verifier:
+        parts += network_tables(verifier.network, "verifier_")
+    for declaration, values in (
+        # halved: see magnitude in kws_features.c
+        ("kws_window[KWS_WINDOW]", window / np.float32(2 * 32768)),
+        ("kws_twiddle[KWS_FFT / 2][2]", twiddle),
+        ("kws_mel_weights[KWS_BINS][2]", bands.weights),
+        ("kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS / 2]", dct.T[:, : MEL_CHANNELS // 2]),
+    ):
+        parts.append(f"const float {declaration} = {{\n{_numbers(values)}}};\n")
+    parts.append(f"const int16_t kws_mel_ends[KWS_MEL_CHANNELS + 1] = {{\n{_numbers(bands.ends)}}};\n")
+    return "\n".join(parts)
+
+
+def network_tables(network: Network, prefix: str = "") -> list[str]:
+    """Return the arrays of a network's layers and its softmax.
+
+    `prefix` begins the names of a second network's arrays.
+    """
+    # (name, layer), such as verifier_0
+    layers = [(f"{prefix}{number}", layer) for number, layer in enumerate(network.layers)]
+    parts = [_layer_tables(name, layer) for name, layer in layers]
+    entries = "".join(_layer_entry(name, layer) for name, layer in layers)
+    size = f"KWS_{prefix}LAYERS".upper()
+    parts.append(f"const kws_layer kws_{prefix}layers[{size}] = {{\n{entries}}};\n")
+    # exp of each distance that a logit of 8 bits can have from the highest one
+    distances = np.exp(-np.float32(network.logits[0]) * np.arange(256, dtype=np.float32))
+    parts.append(f"const float kws_{prefix}softmax[256] = {{\n{_numbers(distances)}}};\n")
+    return parts
+
+
+def _layer_tables(number: str, layer: Layer) -> str:
+    """Return the arrays of a layer: weights, bias and scales; they have at least ROWS rows."""
+    if layer.kind == "AVERAGE":
+        return ""
+    outputs = len(layer.bias)
+    # kws_nn.c computes ROWS rows at a time; only its depthwise() takes fewer
+    missing = max(0, ROWS - outputs) if layer.kind != "DEPTHWISE" else 0
+    arrays = [("int8_t weights", np.pad(layer.weights, [(0, missing), (0, 0)]))]
+    if layer.packed:
+        missing = -outputs % ROWS
+        arrays = packing.arrays(layer.packed)
+    arrays.append(("int32_t bias", np.pad(layer.folded_bias, (0, missing))))
+    arrays.append(("float scales", layer.scales))
+    parts = [f"static const {name}_{number}[] = {{\n{_numbers(values)}}};\n" for name, values in arrays]
+    if layer.packed:
+        parts.append(packing.structure(layer.packed, number))
+    return "\n".join(parts)
+
+
+def _layer_entry(number: str, layer: Layer) -> str:
+    """Return the initialiser of a kws_layer, its values in the order of the fields in kws.h."""
+    arrays = [
+        "0" if layer.kind == "AVERAGE" else f"{name}_{number}" for name in ("weights", "bias", "scales")
+    ]
+    if layer.packed:
+        arrays[0] = "0"
+    values = [f"KWS_{layer.kind}", *arrays, f"&packed_{number}" if layer.packed else "0"]
+    values.append(int(len(layer.scales) > 1))
+    values += [layer.weights.shape[0 if layer.kind == "DEPTHWISE" else 1], layer.to_shape.channels]
+    # ReLU is the lowest value that an output may have
+    values += [layer.input_zero, layer.output_zero, layer.output_zero if layer.relu else -128]
+    values += multiplier_and_shift(float(layer.scales[0]))
+    values += [f"{{{', '.join(map(str, shape))}}}" for shape in (layer.from_shape, layer.to_shape)]
+    values += [*layer.kernel, *layer.strides, *layer.padding]
+    return f"    {{{', '.join(map(str, values))}}},\n"
+
+
+# ---- front end ----
+
+
+class MelBands(NamedTuple):
+    """The mel filters by bins of the FFT; a bin counts in at most two channels, one above the other."""
+
+    first: int  # the first bin with a weight
+    weights: np.ndarray  # float [bins, 2]: in a channel and in the channel above
+    ends: np.ndarray  # int [MEL_CHANNELS + 1]: number of bins whose lower channel is below 0, 1, ...
+
+
+def mel_bands(filters: np.ndarray) -> MelBands:
+    """Return the bands of mfcc_tables' filters [bins, MEL_CHANNELS], whose row 0 is bin 1 of the FFT."""
+    used = np.flatnonzero(filters.any(1))
+    rows = filters[used[0] : used[-1] + 1]
+    # two more channels, below and above, in which nothing counts: [bins, MEL_CHANNELS + 2]
+    wide = np.pad(rows, [(0, 0), (1, 1)])
+    # the lower channel of each bin; -1 if only the upper one exists, as below the middle of channel 0
+    lower = (rows != 0).argmax(1)
+    lower -= (np.count_nonzero(rows, axis=1) == 1) & (lower == 0) & (rows[:, 0] < 1)
+    numbers = np.arange(len(rows))
+    weights = np.stack([wide[numbers, lower + 1], wide[numbers, lower + 2]], 1)
+    assert weights.sum() == rows.sum() or np.isclose(weights.sum(), rows.sum(), rtol=1e-6)
+    ends = np.searchsorted(lower, np.arange(filters.shape[1] + 1) - 1, "right")
+    return MelBands(1 + int(used[0]), weights, ends)
+
+
+CMSIS_DSP_HEADER = """\
+/* The front end for CMSIS-DSP's arm_mfcc_f32, in place of kws_stream_push:
+ *
+ *     arm_mfcc_init_FFT_LENGTH_f32(&mfcc, KWS_MEL_CHANNELS, KWS_COEFFICIENTS, kws_dsp_dct, kws_dsp_positions,
+ *                            kws_dsp_lengths, kws_dsp_filters, kws_dsp_window);   once
+ *     arm_mfcc_f32(&mfcc, frame, coefficients, temporary);
+ *     coefficients[0] -= KWS_DSP_OFFSET;
+ *     kws_stream_push_mfcc(&stream, coefficients);
+ *
+ * frame: KWS_WINDOW samples from -1 to 1, and zeros up to KWS_FFT; all of it is overwritten. temporary:
+ * 2 KWS_FFT floats. arm_mfcc_f32 adds 1e-6 to the energy in each mel channel where TensorFlow takes at least
+ * 1e-12, so the window makes all of it 1e6 times as large, which the offset takes back. */
+#include <stdint.h>
+
+#include "kws_model.h"
+
+"""
+
+
+def cmsis_dsp_tables(front_end: FrontEnd) -> str:
+    """Return kws_cmsis_dsp.h: the tables that CMSIS-DSP's arm_mfcc_init_f32 takes."""
+    window, fft_length, filters, dct = mfcc_tables(front_end)
+    louder = 1e6  # the header says why
+    padded = np.pad(louder * window, (0, fft_length - len(window)))
+    # CMSIS-DSP wants each channel's first bin, its number of bins, and all their weights in a row
+    bins = [np.flatnonzero(channel) for channel in filters.T]
+    first = [used[0] if len(used) else 0 for used in bins]
+    last = [used[-1] + 1 if len(used) else 0 for used in bins]
+    weights = [filters[start:stop, i] for i, (start, stop) in enumerate(zip(first, last, strict=True))]
+    packed = np.concatenate(weights)
+    offset = dct[:, 0].sum() * math.log(louder)
+    arrays = (
+        ("float kws_dsp_window[KWS_FFT]", padded),
+        ("uint32_t kws_dsp_positions[KWS_MEL_CHANNELS]", np.add(first, 1)),  # the filters begin with bin 1
+        ("uint32_t kws_dsp_lengths[KWS_MEL_CHANNELS]", np.subtract(last, first)),
+        (f"float kws_dsp_filters[{len(packed)}]", packed),
+        ("float kws_dsp_dct[KWS_COEFFICIENTS * KWS_MEL_CHANNELS]", dct.T.ravel()),
+    )
+    parts = [f"static const {declaration} = {{\n{_numbers(values)}}};\n" for declaration, values in arrays]
+    explained = CMSIS_DSP_HEADER.replace("FFT_LENGTH", str(fft_length))
+    return "\n".join([f"{explained}#define KWS_DSP_OFFSET {_float(offset)}\n", *parts])
+
+
+def _numbers(values) -> str:
+    """Return the values of an array as lines of an initialiser; rows of a matrix of floats are in braces."""
+    values = np.asarray(values)
+    if values.ndim == 2 and values.dtype != np.int8:
+        return "".join(f"    {{{', '.join(map(_float, row))}}},\n" for row in values)
+    shown = [_float(value) if values.dtype.kind == "f" else str(value) for value in values.ravel()]
+    return "".join(f"    {', '.join(shown[start : start + 16])},\n" for start in range(0, len(shown), 16))
+
+
+def _float(value) -> str:
+    """Return `value` as a float of C, with the 9 digits that tell any two float32 apart."""
+    text = f"{float(np.float32(value)):.9g}"
+    return f"{text}f" if set(text) & set(".e") else f"{text}.0f"
+
+
+# ---- vectors ----
+
+
+def vectors(clips, model: TFLiteModel, verifier: SecondNetwork | None = None) -> str:
+    """Return kws_vectors.c: of each clip (name, samples) what the PC computes from it."""
+    parts = []
+    for name, samples in clips:
+        values = [samples]
+        # the input and the scores of each network
+        for one in (model, verifier.model) if verifier else (model,):
+            input_tensor = quantize(mfcc(samples[None], one.settings.front_end), one.input)
+            values += [input_tensor[0], one.run(input_tensor)[0]]
+        arrays = (f"    {{\n{_numbers(value)}    }},\n" for value in values)
+        parts.append(f"    {{{c_string(name)},\n{''.join(arrays)}    }},\n")
+    return (
+        f'#include "kws_vectors.h"\n\nconst kws_vector kws_vectors[KWS_VECTORS] = {{\n{"".join(parts)}}};\n'
+    )
