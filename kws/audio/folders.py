@@ -16,24 +16,15 @@ NOISE_FOLDER = "_background_noise_"
 NEGATIVES_FOLDER = "_negatives_"  # recordings of any length without the words: kws.data.negatives
 FLAGS_FILE = "train_flags.txt"  # in a data folder: flags that train.py takes unless others are typed
 LABEL_FOLDERS = (SILENCE_LABEL, UNKNOWN_LABEL)
-AUDIO_SUFFIXES = (  # of what libsndfile reads
+SNDFILE_SUFFIXES = (  # of what libsndfile reads
     *(".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2"),
     *(".aiff", ".aif", ".aifc", ".caf", ".au", ".snd", ".voc", ".sph", ".nist"),
 )
-OTHER_AUDIO = (
-    ".m4a",
-    ".m4b",
-    ".aac",
-    ".mp4",
-    ".mov",
-    ".wma",
-    ".amr",
-    ".3gp",
-    ".webm",
-    ".mka",
-    ".raw",
-    ".pcm",
+FFMPEG_SUFFIXES = (  # of what FFmpeg reads beside that
+    *(".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".aac", ".amr", ".wma", ".webm", ".mka"),
 )
+AUDIO_SUFFIXES = SNDFILE_SUFFIXES + FFMPEG_SUFFIXES
+RAW_SUFFIXES = (".raw", ".pcm")  # of samples that do not say their rate
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 LEVELS = 5  # of folders below that of a word
 KINDS_NAMED = 5
@@ -182,14 +173,14 @@ def unused_files(folder: Path, names, others=()) -> str:
         for file, entry in _files(folder_of(folder, name))
         if not _is_recording(entry) and not _is_no_audio(entry.name)
     ]
-    unused = [item for item in found if item[0] in names or item[1].lower().endswith(OTHER_AUDIO)]
+    unused = [item for item in found if item[0] in names or item[1].lower().endswith(RAW_SUFFIXES)]
     if not unused:
         return ""
     kinds = Counter(_kind(file, entry) for _, file, entry in unused)
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(KINDS_NAMED))
     more = ", and others" if len(kinds) > KINDS_NAMED else ""
     name, file = min(item[:2] for item in unused)
-    read = "WAV, FLAC, OGG, Opus, MP3, AIFF, CAF, AU and W64 files are read"
+    read = "WAV, FLAC, OGG, Opus, MP3, M4A, WebM, AIFF, CAF, AU and W64 files are read"
     return f"{counts}{more}, such as {name}/{file} ({read})"
 
 
