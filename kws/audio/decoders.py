@@ -20,11 +20,12 @@ UNKNOWN_FRAMES = 2**62  # libsndfile's count, or a larger one, for a stream that
 IN_BLOCKS, FRAMES_OF_A_BLOCK = ("GSM", "G72", "IMA_", "MS_", "NMS_", "VOX_", "MPEG"), 2 * 1152
 # libsndfile's log of a size in the header, and of the size that the file has room for
 WRONG_SIZE = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.M)
-HEADER_BYTES = 128  # by which a size may be wrong: some programs count the header as samples
-# FFmpeg is kept from formats that consist of other files' addresses
-FFMPEG_FORMATS = "aac,aiff,amr,asf,au,avi,caf,flac,matroska,mov,mp3,mpegts,ogg,w64,wav"
-COUNTED = "flac", "mov"  # formats, as FFmpeg names them, whose headers count the samples
-PADDING_S = 0.25  # of what these headers count; encoders pad
+HEADER_BYTES = 128  # at most, as a rule; some programs count them as samples
+EMPTY_BYTES = 512  # of a file without samples, at most: header and titles
+# not those that consist of the addresses of other files
+FFMPEG_FORMATS = "aac,aiff,amr,asf,au,avi,caf,flac,matroska,mov,mp3,ogg,w64,wav"
+# formats whose headers, not FFmpeg's estimates, say how long they are, and by how much too long that may be
+TIMED_S = {"flac": 0, "matroska,webm": 0.25}
 
 
 class BadAudio(Exception):
@@ -61,8 +62,9 @@ def open_file(path) -> Iterator[Recording]:
             recording = stack.enter_context(_open_other(path, _unreadable(error.error_string)))
         else:
             recording = _decoded_by_libsndfile(file)
-            # samples whose size is 0 in the header, as an interrupted recorder leaves it
-            if not file.frames and os.path.getsize(path) > 1024:
+            # the size in the header may be 0, as an interrupted recorder leaves it
+            is_plain = not file.subtype.startswith(IN_BLOCKS)
+            if is_plain and not file.frames and os.path.getsize(path) > EMPTY_BYTES:
                 with contextlib.suppress(BadAudio, UserError):
                     recording = stack.enter_context(_open_other(path, BadAudio("holds no samples")))
         yield recording
@@ -113,16 +115,37 @@ def _libsndfile_blocks(file, dtype):
 # ---- FFmpeg ----
 
 
+def _import_av(name):
+    """Import and return PyAV; raise UserError, with the `name` of what needs it, if it is missing."""
+    try:
+        import av
+    except ImportError:
+        raise UserError(f"{name} is read by PyAV, which is missing: python -m pip install av") from None
+    return av
+
+
+def begins_with_frames(head: bytes, name: str) -> bool:
+    """Return whether this is MP3 or AAC without a title: frames of one kind follow each other.
+
+    UserError, with `name`, if this looks like one frame and PyAV is missing.
+    """
+    # bits 1 and 2 are the layer; both are set in the bytes of sample -1, and in no MP3 or AAC
+    if len(head) < 2 or head[0] != 0xFF or head[1] < 0xE0 or head[1] & 6 == 6:
+        return False
+    codec = _import_av(name).CodecContext.create("mp3" if head[1] & 6 else "aac", "r")
+    frames = codec.parse(head)
+    return len(frames) > 1 and all(bytes(frame)[:2] == head[:2] for frame in frames[:3])
+
+
 @contextlib.contextmanager
 def _open_other(path, problem: BadAudio):
-    """Open what libsndfile cannot read by FFmpeg; raise `problem` if that cannot read it either."""
+    """Open by FFmpeg what libsndfile cannot read; raise libsndfile's `problem` if FFmpeg is not for it."""
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(path, "rb"))
         try:
             recording = stack.enter_context(open_by_ffmpeg(file, path))
-        except BadAudio:
-            raise problem from None
-        except UserError:  # of a damaged WAV file PyAV is not missed
+        except (BadAudio, UserError):
+            # a damaged WAV file is no reason to install PyAV
             if str(path).lower().endswith(FFMPEG_SUFFIXES):
                 raise
             raise problem from None
@@ -135,10 +158,7 @@ def open_by_ffmpeg(file, name: str, **options) -> Iterator[Recording]:
 
     Raises BadAudio with the reason, on opening or while reading. UserError, with `name`, if PyAV is missing.
     """
-    try:
-        import av
-    except ImportError:
-        raise UserError(f"{name} is read by PyAV, which is missing: python -m pip install av") from None
+    av = _import_av(name)
     options["format_whitelist"] = FFMPEG_FORMATS
     try:
         with av.open(file, options=options) as container:
@@ -150,32 +170,37 @@ def open_by_ffmpeg(file, name: str, **options) -> Iterator[Recording]:
             stop_if_interrupted()
             if first is None:
                 raise BadAudio("holds no samples")
-            stream = container.streams.audio[0]
             yield Recording(
                 first.sample_rate,
                 first.layout.nb_channels,
-                _ffmpeg_blocks(first, frames),
-                _least_frames(container, stream, first.sample_rate),
-                has_floats=stream.codec_context.name.startswith("pcm_f"),
+                _ffmpeg_blocks(first, frames, av.FFmpegError),
+                _least_frames(container, first.sample_rate),
+                has_floats=container.streams.audio[0].codec_context.name.startswith("pcm_f"),
             )
     except av.FFmpegError as error:
+        stop_if_interrupted()
         raise _unreadable(error.strerror) from None
 
 
-def _least_frames(container, stream, rate):
-    """Return how many frames there are at least if the file is not truncated."""
-    if not stream.duration or not container.format.name.startswith(COUNTED):
+def _least_frames(container, rate):
+    """Return how many frames there are at least if the file is not truncated; 0 if nothing says so."""
+    surplus = TIMED_S.get(container.format.name)
+    # a picture or film beside the sound may be longer
+    if surplus is None or len(container.streams) > 1:
         return 0
-    return int(rate * (stream.duration * stream.time_base - PADDING_S))
+    return max(0, int(rate * ((container.duration or 0) / 1_000_000 - surplus)))
 
 
-def _ffmpeg_blocks(first, frames):
+def _ffmpeg_blocks(first, frames, FFmpegError):
     """Yield the samples of the first frame and of those that follow it."""
     yield _samples(first)
-    for frame in frames:
-        if (frame.sample_rate, frame.layout.nb_channels) != (first.sample_rate, first.layout.nb_channels):
-            raise BadAudio("changes its sample rate or channels")
-        yield _samples(frame)
+    try:
+        for frame in frames:
+            if (frame.sample_rate, frame.layout.nb_channels) != (first.sample_rate, first.layout.nb_channels):
+                raise BadAudio("changes its sample rate or channels")
+            yield _samples(frame)
+    except FFmpegError:
+        raise BadAudio("is truncated or damaged") from None
     # Ctrl-C in a callback of FFmpeg looks like the end of a pipe
     stop_if_interrupted()
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from kws.audio.decoders import STREAMED_BYTES, BadAudio, Recording, open_by_ffmpeg
+from kws.audio.decoders import STREAMED_BYTES, BadAudio, Recording, begins_with_frames, open_by_ffmpeg
 from kws.audio.recordings import SILENT_RANGE, open_audio, spooled, survey
 
 HEAD_BYTES = 4096  # enough for three frames of an MP3 file
@@ -52,53 +51,36 @@ class Pipe:
 
 @contextlib.contextmanager
 def open_pipe(file: BinaryIO, raw_rate: int, block_ms: float) -> Iterator[tuple[Recording, bool]]:
-    """Open what comes through a pipe, in blocks of at most `block_ms`; yield it and whether it is raw.
+    """Open what comes through a pipe; yield it and whether it is raw.
 
-    What has no header is raw: 16-bit little-endian mono samples at `raw_rate` Hz. Raises BadAudio with the
-    reason. UserError if PyAV is needed and missing.
+    What has no header is raw: 16-bit little-endian mono samples at `raw_rate` Hz. 16-bit samples come in
+    blocks of at most `block_ms`. Raises BadAudio with the reason. UserError if PyAV is needed and missing.
     """
     pipe = Pipe(file)
     head = pipe.peek(HEAD_BYTES)
     if not head:
         raise BadAudio("is empty")
-    if head.startswith(AS_THEY_COME) or _is_mpeg(head):
+    if head.startswith(AS_THEY_COME) or begins_with_frames(head, PIPE):
         wav = _wav_recording(pipe, block_ms)
         # FFmpeg need not look ahead for what the first frame says
         with contextlib.nullcontext(wav) if wav else open_by_ffmpeg(pipe, PIPE, probesize="32") as recording:
-            recording.blocks = _cut(recording.blocks, _frames(recording.rate, block_ms))
             if recording.channels > 1 or recording.has_floats:
                 recording.blocks = _surveyed(recording, recording.blocks)
             yield recording, False
     elif head.startswith(WHEN_ENDED) or head[4:8] == b"ftyp":
-        print(
-            f"{PIPE} is decoded when it ends: "
-            "only raw samples, WAV, FLAC, Ogg, MP3, AAC and WebM as they come",
-            file=sys.stderr,
-        )
+        as_they_come = "only raw samples, WAV, FLAC, Ogg, MP3, AAC and WebM as they come"
+        print(f"{PIPE} is decoded when it ends: {as_they_come}", file=sys.stderr)
         with spooled(pipe) as path, open_audio(path) as recording:
             yield recording, False
     elif _is_text(head):
         raise BadAudio("is text, not audio")
     else:
-        yield Recording(raw_rate, 1, _pcm_blocks(pipe, 1, _frames(raw_rate, block_ms))), True
-
-
-def _is_mpeg(head):
-    """Return whether this is MP3 or AAC without a title: its frames begin alike."""
-    # layer I is none of them: its first bytes are those of the sample -1
-    if head[0] != 0xFF or head[1] < 0xE0 or head[1] & 6 == 6:
-        return False
-    rates = re.findall(re.escape(head[:2]) + b"(.)", head, re.DOTALL)
-    return sum(rate[0] & 0x0C == head[2] & 0x0C for rate in rates) > 2
+        yield _pcm_recording(pipe, raw_rate, 1, block_ms), True
 
 
 def _is_text(head):
     """Return whether this is text: samples whose bytes are letters would be louder than audio is for long."""
     return all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head[:64])
-
-
-def _frames(rate, block_ms):
-    return max(1, int(rate * block_ms / 1000))
 
 
 def _wav_recording(pipe, block_ms) -> Recording | None:
@@ -118,32 +100,24 @@ def _wav_recording(pipe, block_ms) -> Recording | None:
         if name == b"data" and channels and rate:
             pipe.take(place + 8)
             frames = size // (2 * channels) if size < STREAMED_BYTES else 0
-            return Recording(
-                rate, channels, _pcm_blocks(pipe, channels, _frames(rate, block_ms), frames), frames
-            )
+            return _pcm_recording(pipe, rate, channels, block_ms, frames)
         place += 8 + size + size % 2
     return None
 
 
-def _pcm_blocks(pipe, channels, step, frames=0):
-    """Yield 16-bit samples as a Recording has them, at most `step` frames each.
+def _pcm_recording(pipe, rate, channels, block_ms, frames=0) -> Recording:
+    """Return the Recording of 16-bit samples, which end after `frames`, or with the pipe if that is 0."""
 
-    They end after `frames`, or with the pipe if that is 0.
-    """
-    left = frames or math.inf
-    while content := pipe.take(2 * channels * min(step, left)):
-        count = len(content) // (2 * channels)
-        # [count, channels]
-        block = np.frombuffer(content, "<i2", count * channels).reshape(count, channels)
-        yield block if channels == 1 else block / np.float32(32768)
-        left -= count
+    def blocks():
+        left, step = frames or math.inf, max(1, int(rate * block_ms / 1000))
+        while content := pipe.take(2 * channels * min(step, left)):
+            count = len(content) // (2 * channels)
+            # [count, channels]
+            block = np.frombuffer(content, "<i2", count * channels).reshape(count, channels)
+            yield block if channels == 1 else block / np.float32(32768)
+            left -= count
 
-
-def _cut(blocks, step):
-    """Yield blocks of at most `step` frames."""
-    for block in blocks:
-        for start in range(0, len(block), step):
-            yield block[start : start + step]
+    return Recording(rate, channels, blocks(), frames)
 
 
 def _surveyed(recording, blocks):
