@@ -1,4 +1,4 @@
-"""Folders of recordings: which words there are, which files, and what in them is not used."""
+"""Folders of recordings: the words, the files, and what is not used."""
 
 import os
 import re
@@ -13,31 +13,26 @@ from kws.base.settings import SILENCE_LABEL, UNKNOWN_LABEL
 from kws.base.text import composed, folded
 
 NOISE_FOLDER = "_background_noise_"
-NEGATIVES_FOLDER = "_negatives_"  # recordings of any length without the words: kws.data.negatives
-FLAGS_FILE = "train_flags.txt"  # in a data folder: flags that train.py takes unless others are typed
+# recordings of any length without the words: kws.data.negatives
+NEGATIVES_FOLDER = "_negatives_"
+# in a data folder: flags that train.py takes unless others are typed
+FLAGS_FILE = "train_flags.txt"
 LABEL_FOLDERS = (SILENCE_LABEL, UNKNOWN_LABEL)
-AUDIO_SUFFIXES = (  # of what libsndfile reads
+# libsndfile reads these
+SNDFILE_SUFFIXES = (
     *(".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2"),
     *(".aiff", ".aif", ".aifc", ".caf", ".au", ".snd", ".voc", ".sph", ".nist"),
 )
-OTHER_AUDIO = (
-    ".m4a",
-    ".m4b",
-    ".aac",
-    ".mp4",
-    ".mov",
-    ".wma",
-    ".amr",
-    ".3gp",
-    ".webm",
-    ".mka",
-    ".raw",
-    ".pcm",
-)
+# FFmpeg reads these too: what phones and browsers record
+FFMPEG_SUFFIXES = (".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".aac", ".amr", ".wma", ".webm", ".mka")
+AUDIO_SUFFIXES = SNDFILE_SUFFIXES + FFMPEG_SUFFIXES
+# samples that do not say their rate
+RAW_SUFFIXES = (".raw", ".pcm")
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 LEVELS = 5  # of folders below that of a word
-KINDS_NAMED = 5
-MEANT = {  # names without case and punctuation -> what they may be meant for
+KINDS_NAMED = 5  # in a message
+# names without case and punctuation -> what they may be meant for
+MEANT = {
     "silence": SILENCE_LABEL,
     "unknown": UNKNOWN_LABEL,
     **dict.fromkeys(("noise", "noises", "background", "backgroundnoise", "backgroundnoises"), NOISE_FOLDER),
@@ -46,9 +41,9 @@ MEANT = {  # names without case and punctuation -> what they may be meant for
 
 
 def parse_flags(parser):
-    """The parsed command line; flags that are not typed are those of FLAGS_FILE in --data_dir, if any.
+    """Return the parsed command line; flags that are not typed come from FLAGS_FILE in --data_dir, if any.
 
-    So a folder that synthesize.py made says what its words are, and how long.
+    So a folder that synthesize.py made says its words and how long its clips are.
     """
     args = parser.parse_args()
     file = Path(args.data_dir) / FLAGS_FILE
@@ -59,15 +54,15 @@ def parse_flags(parser):
 
 
 def entries(folder: Path) -> list[str]:
-    """Names in `folder`, sorted; none where it is no folder."""
+    """Return the names in `folder`, sorted; none if it is no folder."""
     return sorted(os.listdir(folder)) if folder.is_dir() else []
 
 
 def populated_folders(folder: Path) -> list[str]:
-    """Names of the folders in `folder` that hold recordings, sorted; hidden ones are left out.
+    """Return the names of the folders in `folder` that hold recordings, sorted, without hidden ones.
 
-    Names have their accents composed (Unicode NFC), however they are on the disk; see `folder_of`. UserError
-    where two folders differ in that alone.
+    Their accents are composed (Unicode NFC), however they are on the disk; see `folder_of`. Raises UserError
+    if two folders differ in that alone.
     """
     names = [
         composed(name)
@@ -84,21 +79,21 @@ def populated_folders(folder: Path) -> list[str]:
 
 
 def word_folders(folder: Path) -> list[str]:
-    """Names of the folders in `folder` that hold recordings of words, sorted; no '_' or '.' leads them."""
+    """Return the names of the folders in `folder` with recordings of words, sorted: none begins with '_'."""
     return [name for name in populated_folders(folder) if name[0] != "_"]
 
 
 def folder_of(folder: Path, name: str) -> Path:
-    """The folder in `folder` whose name is `name` but for Unicode normalization."""
+    """Return the folder in `folder` whose name is `name` but for Unicode normalization."""
     if (folder / name).is_dir():
         return folder / name
     return next((folder / entry for entry in entries(folder) if composed(entry) == name), folder / name)
 
 
 def list_recordings(folder: Path, first=False) -> list[tuple[str, int, int]]:
-    """(name, bytes, time of change in ns) of the recordings in a folder, sorted; any one with `first`.
+    """Return (name, bytes, time of change in ns) of the recordings in a folder, sorted; any one if `first`.
 
-    Those in folders below have them in their names: `anna/1.wav`.
+    Names include folders below this one: `anna/1.wav`.
     """
     found = []
     for name, entry in _files(folder):
@@ -115,7 +110,7 @@ def _is_recording(entry):
 
 
 def _holds(test):
-    """`test()` of an entry of a folder; False where the system cannot say, as of a link to itself."""
+    """Return `test()` of an entry of a folder; False if the system cannot say, as of a link to itself."""
     try:
         return test()
     except OSError:
@@ -123,7 +118,7 @@ def _holds(test):
 
 
 def _files(folder) -> Iterator[tuple[str, os.DirEntry]]:
-    """(name, entry) of the files in a folder and those below; each folder once, as links may lead round."""
+    """Yield (name, entry) of the files in a folder and below it; each folder once, as links may go round."""
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         return iter(())
@@ -158,12 +153,13 @@ def _identity(path):
     return status.st_dev, status.st_ino
 
 
-# ---- what is not as its owner may think ----
+# ---- what its owner may not expect ----
 
 
 def report_unused(folder: Path, used):
-    """Print, in one line, what in a data folder is not used: in the folders `used` all but recordings, in
-    other ones audio that cannot be read.
+    """Print, in one line, what in a data folder is not used.
+
+    In the folders `used` that is everything but recordings; in other ones audio that cannot be read.
     """
     others = [name for name in entries(folder) if name[0] != "." and composed(name) not in used]
     unused = unused_files(folder, used, others)
@@ -172,9 +168,9 @@ def report_unused(folder: Path, used):
 
 
 def unused_files(folder: Path, names, others=()) -> str:
-    """How many files of which kinds, other than recordings, are in the folders `names` of `folder`; or ''.
+    """Return the counts and kinds of files other than recordings in the folders `names` of `folder`; or ''.
 
-    Of the folders `others`, audio alone is counted.
+    In the folders `others`, audio alone is counted.
     """
     found = [
         (name, file, entry)
@@ -182,14 +178,14 @@ def unused_files(folder: Path, names, others=()) -> str:
         for file, entry in _files(folder_of(folder, name))
         if not _is_recording(entry) and not _is_no_audio(entry.name)
     ]
-    unused = [item for item in found if item[0] in names or item[1].lower().endswith(OTHER_AUDIO)]
+    unused = [item for item in found if item[0] in names or item[1].lower().endswith(RAW_SUFFIXES)]
     if not unused:
         return ""
     kinds = Counter(_kind(file, entry) for _, file, entry in unused)
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(KINDS_NAMED))
     more = ", and others" if len(kinds) > KINDS_NAMED else ""
     name, file = min(item[:2] for item in unused)
-    read = "WAV, FLAC, OGG, Opus, MP3, AIFF, CAF, AU and W64 files are read"
+    read = "WAV, FLAC, OGG, Opus, MP3, M4A, WebM, AIFF, CAF, AU and W64 files are read"
     return f"{counts}{more}, such as {name}/{file} ({read})"
 
 
@@ -206,7 +202,7 @@ def _kind(file, entry):
 
 
 def report_misnamed(folder: Path, wanted_words):
-    """Print a line for each folder that is named almost like one with a meaning, or not used for its name."""
+    """Print a line for each folder whose name is almost one with a meaning, or keeps it from being used."""
     known = {NOISE_FOLDER, NEGATIVES_FOLDER, *LABEL_FOLDERS, *wanted_words}
     spelled_alike = {_spelling(word): word for word in wanted_words}
     for name in populated_folders(folder):
@@ -218,17 +214,17 @@ def report_misnamed(folder: Path, wanted_words):
 
 
 def _spelling(name):
-    """What `hey robot`, `Hey-Robot` and `hey_robot` have in common."""
+    """Return what `hey robot`, `Hey-Robot` and `hey_robot` have in common."""
     return re.sub(r"[\s_-]+", "_", folded(name))
 
 
 def likely_meaning(name: str) -> str | None:
-    """The folder with a meaning, such as `_silence_`, that a name is almost that of."""
+    """Return the folder with a meaning, such as `_silence_`, whose name is almost `name`."""
     return MEANT.get("".join(filter(str.isalnum, name.lower())))
 
 
 def hint(folder: Path, wanted_words=()) -> str:
-    """Where the words (any, if none are given) may be instead, for the end of an error message; or ''."""
+    """Return where the words (any, if none are given) may be instead, to end an error message; or ''."""
     if composed(folder.resolve().name) in wanted_words:
         return _meant(folder.resolve().parent)
     places = [folder]
@@ -236,7 +232,8 @@ def hint(folder: Path, wanted_words=()) -> str:
         places = [place / name for place in places for name in entries(place) if name[0] != "."]
         found = {place: word_folders(place) for place in places if place.is_dir()}
         found = {place: words for place, words in found.items() if set(wanted_words or words) & set(words)}
-        if found:  # with most words: Speech Commands' test set lies beside it
+        if found:
+            # with most words: Speech Commands' test set lies beside it
             return _meant(max(found, key=lambda place: len(found[place])))
     return ""
 

@@ -1,4 +1,4 @@
-"""The recordings of a data set, decoded once and kept on disk: one shard for each folder."""
+"""The decoded recordings of a data set, kept on disk: one shard for each folder."""
 
 import hashlib
 import json
@@ -21,15 +21,17 @@ from kws.base.files import appears_complete, delete_leftovers, lock, write_text
 from kws.base.settings import SILENCE_LABEL
 
 CACHE_FOLDER = ".pcm_cache"
-CACHE_VERSION = 4  # of how recordings are converted; part of the cache's file names
-BAD_FILES_TOLERATED = 0.1  # of a data set; beyond it something is wrong with the set, not with single files
+# changes when recordings are converted in another way; part of the cache's file names
+CACHE_VERSION = 4
+# share of a data set; with more, something is wrong with the set and not with single files
+BAD_FILES_TOLERATED = 0.1
 
 
 class PcmFile:
-    """Rows of int16 samples in a file, [rows, clip_samples], read when they are asked for, by several threads
-    at once.
+    """Rows of int16 samples in a file, [rows, clip_samples], read when they are asked for.
 
-    Unlike the pages of a memory-mapped file, what has been read does not add to the process' memory.
+    Several threads may read at once. Unlike the pages of a memory-mapped file, what has been read does not
+    add to the process' memory.
     """
 
     def __init__(self, path, shape: tuple[int, int]):
@@ -41,7 +43,7 @@ class PcmFile:
         return self.read(row, np.empty(self.shape[1], np.int16))
 
     def read(self, row: int, out: np.ndarray) -> np.ndarray:
-        """A row into `out`, int16 [clip_samples]."""
+        """Read a row into `out`, int16 [clip_samples], and return it."""
         if hasattr(os, "preadv"):
             os.preadv(self._file.fileno(), [out], int(row) * out.nbytes)
         else:  # Windows
@@ -57,15 +59,15 @@ class Shard(NamedTuple):
     names: list[str]
     pcm: PcmFile  # [len(names), clip_samples]
     bad: dict[str, str]  # files left out -> why
-    silent: list[str]  # files in which nothing is to be heard
+    silent: list[str]  # files without a sound
 
 
 def decode_folders(folder: Path, names: list[str], front_end: FrontEnd) -> dict[str, Shard]:
-    """The recordings of the folders `names`, cut or zero-padded to the clip length, by folder.
+    """Return the recordings of the folders `names`, cut or zero-padded to the clip length, by folder.
 
-    Each folder is decoded once, into a file beside the recordings (or in the user's cache, where they are
-    read-only), and again when they change. Unusable files are named on standard error; UserError where they
-    are too many to be an accident.
+    Each folder is decoded once, into a file beside the recordings (or in the user's cache, if their folder is
+    read-only), and again when they change. Unusable files are named on standard error. Raises UserError if
+    they are too many to be an accident.
     """
     places = {name: folder_of(folder, name) for name in names}
     listings = {name: list_recordings(place) for name, place in places.items()}
@@ -76,7 +78,8 @@ def decode_folders(folder: Path, names: list[str], front_end: FrontEnd) -> dict[
         shards |= _open_shards(cache, files, front_end)
     if len(shards) < len(names):
         with lock(cache / "lock", f"waiting for another run that decodes {folder}"):
-            shards |= _open_shards(cache, files, front_end)  # that run may have made them
+            # that run may have made them
+            shards |= _open_shards(cache, files, front_end)
             missing = {name: listings[name] for name in names if name not in shards}
             _write_shards(cache, files, folder, places, missing, front_end)
         shards |= _open_shards(cache, files, front_end)
@@ -87,7 +90,7 @@ def decode_folders(folder: Path, names: list[str], front_end: FrontEnd) -> dict[
 
 
 def _open_shards(cache, files, front_end) -> dict[str, Shard]:
-    """The complete shards that `cache` has of {folder: file}."""
+    """Return the complete shards in `cache` by folder, of the files {folder: file}."""
     shards = {name: _open_shard(cache / file, front_end) for name, file in files.items()}
     return {name: shard for name, shard in shards.items() if shard}
 
@@ -109,7 +112,7 @@ def _write_shards(cache, files, folder, places, listings, front_end):
 
 
 def writable_cache(folder: Path) -> Path:
-    """Where decoded recordings of `folder` can be written: in it, or else in the user's cache."""
+    """Return where decoded recordings of `folder` can be written: in it, or else in the user's cache."""
     beside = folder / CACHE_FOLDER
     if os.access(beside if beside.is_dir() else folder, os.W_OK):
         cache = beside
@@ -123,9 +126,9 @@ def writable_cache(folder: Path) -> Path:
 
 
 def _cache_name(name, listing, front_end):
-    """A name that changes with the recordings and with how they are converted and cut.
+    """Return a name that changes with the recordings and with how they are converted and cut.
 
-    What is before the first '-' is of this folder alone, whatever it is called.
+    No other folder's has the same part before the first '-', whatever they are called.
     """
     if not re.fullmatch("[A-Za-z0-9_]{1,60}", name):
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
@@ -135,12 +138,13 @@ def _cache_name(name, listing, front_end):
 
 
 def _open_shard(path, front_end):
-    """The shard in the cache, or None where it is not there or not complete."""
+    """Return the shard in the cache, or None if it is not there or not complete."""
     try:
         index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         names, bad, silent = index["names"], index["bad"], index["silent"]
         shape = (len(names), front_end.clip_samples)
-        if path.stat().st_size != 2 * shape[0] * shape[1]:  # of int16
+        # int16 has two bytes
+        if path.stat().st_size != 2 * shape[0] * shape[1]:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -148,7 +152,7 @@ def _open_shard(path, front_end):
 
 
 def _write_shard(path, folder, files, front_end, progress) -> Counter:
-    """Decode `files` into `path`, return counts of changes; the index, written last, makes it valid."""
+    """Decode `files` into `path` and return counts of changes. The index, written last, makes it valid."""
     length = front_end.clip_samples
 
     def decode(name):
@@ -164,7 +168,8 @@ def _write_shard(path, folder, files, front_end, progress) -> Counter:
     with (
         appears_complete(path) as partial,
         open(partial, "wb") as file,
-        ThreadPoolExecutor(2 * os.cpu_count()) as pool,  # two a core, as some wait for the disk
+        # two threads a core, as some wait for the disk
+        ThreadPoolExecutor(2 * os.cpu_count()) as pool,
     ):
         for name, decoded in zip(files, pool.map(decode, files), strict=True):
             progress.update()
@@ -179,7 +184,8 @@ def _write_shard(path, folder, files, front_end, progress) -> Counter:
                 file.write(samples.tobytes())
     write_text(path.with_suffix(".json"), json.dumps({"names": names, "bad": bad, "silent": silent}))
     prefix = path.name.rsplit("-", 1)[0]
-    for stale in path.parent.iterdir():  # of recordings that have changed since
+    # delete shards of what the recordings were before
+    for stale in path.parent.iterdir():
         if stale.name.startswith(f"{prefix}-") and stale.stem != path.stem:
             stale.unlink(missing_ok=True)
     return changed
@@ -210,7 +216,7 @@ def _report_silent_files(folder, shards):
 
 
 def load_noise(folder: Path, front_end: FrontEnd) -> list[np.ndarray]:
-    """The background recordings of a data set, float32 [samples] each, none shorter than a clip."""
+    """Return the background recordings of a data set, float32 [samples], each longer than a clip."""
     noise = []
     for name, _, _ in list_recordings(folder / NOISE_FOLDER):
         try:

@@ -255,19 +255,19 @@ def test_recordings_of_all_suffixes_that_libsndfile_reads_are_used(tmp_path, dat
 def test_files_that_are_not_used_are_counted_in_one_line(tmp_path, data_options, capfd):
     make_words(tmp_path, speakers=SPEAKERS[:20])
     (tmp_path / "on" / "anna").mkdir()
-    others = ["1.m4a", "anna/2.M4A", "anna/list.txt", "x"]
+    others = ["1.raw", "anna/2.RAW", "anna/list.txt", "x"]
     unmentioned = ["Thumbs.db", ".DS_Store", "anna/._1.wav", "desktop.ini", "README.md"]
     for name in (*others, *unmentioned):
         (tmp_path / "on" / name).write_text("x")
     (tmp_path / "off" / "gone.wav").symlink_to("nowhere")
-    for folder, names in (("away", ["1.m4a", "2.txt"]), ("_background_noise_", ["README.md", "x.txt"])):
+    for folder, names in (("away", ["1.raw", "2.txt"]), ("_background_noise_", ["README.md", "x.txt"])):
         (tmp_path / folder).mkdir()
         for name in names:
             (tmp_path / folder / name).write_text("x")
     input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "not used" in line]
     counts = (
-        "3 .m4a, 2 .txt, 1 without a suffix, 1 links to nothing, or devices, such as _background_noise_/x.txt"
+        "3 .raw, 2 .txt, 1 without a suffix, 1 links to nothing, or devices, such as _background_noise_/x.txt"
     )
     assert sorted(line.split(": ", 1)[1].split(" (")[0].split(", ")) == sorted(counts.split(", "))
 
@@ -275,12 +275,12 @@ def test_files_that_are_not_used_are_counted_in_one_line(tmp_path, data_options,
 def test_a_word_with_files_of_other_kinds_alone_says_so(tmp_path, data_options):
     make_words(tmp_path, words=("off",), speakers=SPEAKERS[:3])
     (tmp_path / "on").mkdir()
-    (tmp_path / "on" / "1.m4a").write_text("x")
-    with pytest.raises(UserError, match=r"no recordings of on in .*; not used: 1 \.m4a, such as on/1\.m4a"):
+    (tmp_path / "on" / "1.raw").write_text("x")
+    with pytest.raises(UserError, match=r"no recordings of on in .*; not used: 1 \.raw, such as on/1\.raw"):
         input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
     for file in (tmp_path / "off").iterdir():
-        file.rename(file.with_suffix(".m4a"))
-    with pytest.raises(UserError, match=r"has no recordings: expected .*; it has 4 \.m4a, such as o"):
+        file.rename(file.with_suffix(".raw"))
+    with pytest.raises(UserError, match=r"has no recordings: expected .*; it has 4 \.raw, such as o"):
         input_data.open_data(data_options(data_dir=tmp_path), ON_OFF)
 
 
