@@ -94,7 +94,8 @@ def _mel_bands(front_end):
 def _new_fft(shape, length):
     """Return a function from float32 rows, [..., n] of `shape`, to bins 1 to n / 2 - 1 of their FFT.
 
-    A row is zero from `length` on. The FFT is OpenCV's, or numpy's if OpenCV is not installed: slower, and other last bits.
+    A row is zero from `length` on. The FFT is OpenCV's, or, if that is not installed, numpy's: slower, and
+    other last bits.
     """
     *rows, n = shape
     try:
