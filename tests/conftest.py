@@ -284,6 +284,24 @@ def long_recording(tmp_path, trained, data_options):
     return tmp_path / "long.wav", tmp_path / "words.csv", recording
 
 
+def encode_audio(path, codec, rate, layout="mono", seconds=2):
+    """Write a tone of 300 Hz and 0.3 of full scale by FFmpeg; returns the path."""
+    import av
+
+    tone = 0.3 * np.sin(2 * np.pi * 300 * np.arange(int(seconds * rate)) / rate)
+    channels = 2 if layout == "stereo" else 1
+    samples = np.repeat((32767 * tone).astype(np.int16), channels)
+    frame = av.AudioFrame.from_ndarray(samples[None], "s16", layout)
+    frame.sample_rate = rate
+    with av.open(str(path), "w") as file:
+        bit_rate = 12200 if "amr" in codec else 64000
+        stream = file.add_stream(codec, rate=rate, layout=layout, bit_rate=bit_rate)
+        convert = av.AudioResampler(stream.codec_context.format.name, layout, rate)
+        for part in (*convert.resample(frame), None):
+            file.mux(stream.encode(part))
+    return path
+
+
 def write_wav(file, seconds=1.0):
     """Write a recording of noise, one channel at RATE."""
     samples = 0.1 * np.random.default_rng(0).normal(size=int(seconds * RATE))

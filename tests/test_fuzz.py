@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from conftest import SHIPPED_INT8, WEIGHTS
+from conftest import SHIPPED_INT8, WEIGHTS, encode_audio
 from kws.audio.recordings import BadAudio, read_audio
 from kws.base.errors import UserError
 from kws.base.settings import Settings, SettingsFlags
@@ -97,6 +97,19 @@ def test_recordings(tmp_path, suffix, subtype, rate):
         assert samples.dtype == np.int16 and samples.ndim == 1 and len(samples)
 
     in_a_process(survives, read, content, tmp_path, f"x.{suffix}", 60)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("m4a", "aac"), ("webm", "libopus"), ("aac", "aac")])
+def test_recordings_of_phones_and_browsers(tmp_path, suffix, codec):
+    content = encode_audio(tmp_path / f"x.{suffix}", codec, 48000, seconds=0.2).read_bytes()
+    # the index of a M4A file is at its end
+    header = 300 if suffix == "webm" else None
+
+    def read(path):
+        samples, _ = read_audio(path, 16000)
+        assert samples.dtype == np.int16 and samples.ndim == 1 and len(samples)
+
+    in_a_process(survives, read, content, tmp_path, f"x.{suffix}", header)
 
 
 @pytest.mark.fast

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kws.audio.folders import FFMPEG_SUFFIXES
-from kws.base.errors import UserError, stop_if_interrupted
+from kws.base.errors import UserError
 
 BLOCK_FRAMES = 2**16  # decoded at a time, which bounds memory
 # programs that write a header into a pipe put such a size, or a larger one, in place of the real one
@@ -141,9 +141,8 @@ def begins_with_frames(head: bytes, name: str) -> bool:
 def _open_other(path, problem: BadAudio):
     """Open by FFmpeg what libsndfile cannot read; raise libsndfile's `problem` if FFmpeg is not for it."""
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(path, "rb"))
         try:
-            recording = stack.enter_context(open_by_ffmpeg(file, path))
+            recording = stack.enter_context(open_by_ffmpeg(f"file:{path}", path))
         except (BadAudio, UserError):
             # a damaged WAV file is no reason to install PyAV
             if str(path).lower().endswith(FFMPEG_SUFFIXES):
@@ -152,22 +151,39 @@ def _open_other(path, problem: BadAudio):
         yield recording
 
 
+class _Interrupted(Exception):
+    """Ctrl-C on its way through FFmpeg, where a KeyboardInterrupt would be dropped."""
+
+
+class PipeForFFmpeg:
+    """What FFmpeg reads of a file that cannot seek."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def read(self, count: int) -> bytes:
+        """Return some of the next bytes; none at the end."""
+        try:
+            return self._file.read(count)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+
 @contextlib.contextmanager
-def open_by_ffmpeg(file, name: str, **options) -> Iterator[Recording]:
-    """Open a binary file that may be unable to seek, with options of FFmpeg's demuxers.
+def open_by_ffmpeg(source: str | PipeForFFmpeg, name: str, **options) -> Iterator[Recording]:
+    """Open a URL or pipe, with options of FFmpeg's demuxers.
 
     Raises BadAudio with the reason, on opening or while reading. UserError, with `name`, if PyAV is missing.
     """
     av = _import_av(name)
     options["format_whitelist"] = FFMPEG_FORMATS
     try:
-        with av.open(file, options=options) as container:
+        with av.open(source, options=options) as container:
             if not container.streams.audio:
                 raise BadAudio("holds no sound")
             # the first frame knows rate and channels better than the header: AAC's may double both
             frames = container.decode(audio=0)
             first = next(frames, None)
-            stop_if_interrupted()
             if first is None:
                 raise BadAudio("holds no samples")
             yield Recording(
@@ -177,8 +193,9 @@ def open_by_ffmpeg(file, name: str, **options) -> Iterator[Recording]:
                 _least_frames(container, first.sample_rate),
                 has_floats=container.streams.audio[0].codec_context.name.startswith("pcm_f"),
             )
+    except _Interrupted:
+        raise KeyboardInterrupt from None
     except av.FFmpegError as error:
-        stop_if_interrupted()
         raise _unreadable(error.strerror) from None
 
 
@@ -201,8 +218,6 @@ def _ffmpeg_blocks(first, frames, FFmpegError):
             yield _samples(frame)
     except FFmpegError:
         raise BadAudio("is truncated or damaged") from None
-    # Ctrl-C in a callback of FFmpeg looks like the end of a pipe
-    stop_if_interrupted()
 
 
 def _samples(frame):

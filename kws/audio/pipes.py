@@ -9,7 +9,14 @@ from typing import BinaryIO
 
 import numpy as np
 
-from kws.audio.decoders import STREAMED_BYTES, BadAudio, Recording, begins_with_frames, open_by_ffmpeg
+from kws.audio.decoders import (
+    STREAMED_BYTES,
+    BadAudio,
+    PipeForFFmpeg,
+    Recording,
+    begins_with_frames,
+    open_by_ffmpeg,
+)
 from kws.audio.recordings import SILENT_RANGE, open_audio, spooled, survey
 
 HEAD_BYTES = 4096  # enough for three frames of an MP3 file
@@ -62,8 +69,11 @@ def open_pipe(file: BinaryIO, raw_rate: int, block_ms: float) -> Iterator[tuple[
         raise BadAudio("is empty")
     if head.startswith(AS_THEY_COME) or begins_with_frames(head, PIPE):
         wav = _wav_recording(pipe, block_ms)
-        # FFmpeg need not look ahead for what the first frame says
-        with contextlib.nullcontext(wav) if wav else open_by_ffmpeg(pipe, PIPE, probesize="32") as recording:
+        opened = contextlib.nullcontext(wav)
+        if not wav:
+            # FFmpeg need not look ahead for what the first frame says
+            opened = open_by_ffmpeg(PipeForFFmpeg(pipe), PIPE, probesize="32")
+        with opened as recording:
             if recording.channels > 1 or recording.has_floats:
                 recording.blocks = _surveyed(recording, recording.blocks)
             yield recording, False

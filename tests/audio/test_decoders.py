@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from conftest import ON_OFF, RATE, SAMPLE_DATA, SPEAKERS, make_words
+from conftest import ON_OFF, RATE, SAMPLE_DATA, SPEAKERS, encode_audio, make_words
 from kws.audio.pipes import open_pipe
 from kws.audio.recordings import BadAudio, audio_blocks, read_audio
 from kws.audio.shards import decode_folders
@@ -196,22 +196,6 @@ OTHERS = [  # suffix, codec, rate; the samples that its encoder may add
 AS_IT_COMES = "aac", "webm", "mka", "amr"
 
 
-def encode(path, codec, rate, layout="mono", seconds=2):
-    """Write a tone of 300 Hz and 0.3 of full scale by FFmpeg."""
-    tone = 0.3 * np.sin(2 * np.pi * 300 * np.arange(seconds * rate) / rate)
-    channels = 2 if layout == "stereo" else 1
-    samples = np.repeat((32767 * tone).astype(np.int16), channels)
-    frame = av.AudioFrame.from_ndarray(samples[None], "s16", layout)
-    frame.sample_rate = rate
-    with av.open(str(path), "w") as file:
-        bit_rate = 12200 if "amr" in codec else 64000
-        stream = file.add_stream(codec, rate=rate, layout=layout, bit_rate=bit_rate)
-        convert = av.AudioResampler(stream.codec_context.format.name, layout, rate)
-        for part in (*convert.resample(frame), None):
-            file.mux(stream.encode(part))
-    return path
-
-
 def assert_tone(samples, seconds=2):
     assert abs(len(samples) - seconds * RATE) <= 0.125 * RATE  # the frames of AAC are of 0.064 s
     middle = samples[RATE // 2 : RATE] / 32768
@@ -221,7 +205,7 @@ def assert_tone(samples, seconds=2):
 
 @pytest.mark.parametrize(("suffix", "codec", "rate"), OTHERS)
 def test_what_phones_and_browsers_record_is_read(tmp_path, capfd, suffix, codec, rate):
-    path = encode(tmp_path / f"x.{suffix}", codec, rate)
+    path = encode_audio(tmp_path / f"x.{suffix}", codec, rate)
     samples, changes = read_audio(path, RATE)
     assert_tone(samples)
     assert changes == ((f"from {rate} Hz",) if rate != RATE else ())
@@ -235,7 +219,7 @@ def test_what_phones_and_browsers_record_is_read(tmp_path, capfd, suffix, codec,
 
 @pytest.mark.parametrize("suffix", ["m4a", "webm"])
 def test_channels_of_other_formats_are_averaged(tmp_path, suffix):
-    path = encode(tmp_path / f"x.{suffix}", "aac" if suffix == "m4a" else "libopus", 48000, "stereo")
+    path = encode_audio(tmp_path / f"x.{suffix}", "aac" if suffix == "m4a" else "libopus", 48000, "stereo")
     samples, changes = read_audio(path, RATE)
     assert_tone(samples)
     assert changes == ("from 48000 Hz", "from 2 channels")
@@ -243,7 +227,7 @@ def test_channels_of_other_formats_are_averaged(tmp_path, suffix):
 
 @pytest.mark.parametrize(("suffix", "codec"), [("m4a", "aac"), ("aac", "aac"), ("webm", "libopus")])
 def test_half_of_another_format_is_damaged(tmp_path, capfd, suffix, codec):
-    content = encode(tmp_path / f"x.{suffix}", codec, 48000).read_bytes()
+    content = encode_audio(tmp_path / f"x.{suffix}", codec, 48000).read_bytes()
     for part in (content[: len(content) // 2], content[:100], b"x" * 1000):
         with pytest.raises(BadAudio, match="is truncated|is not audio that can be read"):
             read(tmp_path / f"x.{suffix}", part)
@@ -263,7 +247,7 @@ def test_a_film_without_sound_says_so(tmp_path):
 
 def test_many_are_decoded_at_once(tmp_path):
     paths = [
-        encode(tmp_path / f"{kind[0]}", *kind[1:])
+        encode_audio(tmp_path / f"{kind[0]}", *kind[1:])
         for kind in (("a.m4a", "aac", 48000), ("b.webm", "libopus", 48000))
     ]
     expected = [read_audio(path, RATE)[0] for path in paths]
@@ -274,8 +258,8 @@ def test_many_are_decoded_at_once(tmp_path):
 
 def test_they_are_words_in_a_data_folder(tmp_path):
     make_words(tmp_path, words=("on",), speakers=SPEAKERS[:2])
-    encode(tmp_path / "on" / "a.m4a", "aac", 48000)
-    encode(tmp_path / "on" / "b.WEBM", "libopus", 48000)
+    encode_audio(tmp_path / "on" / "a.m4a", "aac", 48000)
+    encode_audio(tmp_path / "on" / "b.WEBM", "libopus", 48000)
     shard = decode_folders(tmp_path, ["on"], ON_OFF.front_end)["on"]
     assert shard.names[-1] == "b.WEBM" and "a.m4a" in shard.names and len(shard.names) == 4
     assert all(shard.pcm[row].any() for row in range(4))
@@ -283,7 +267,7 @@ def test_they_are_words_in_a_data_folder(tmp_path):
 
 def test_a_data_folder_is_not_decoded_without_them_if_pyav_is_missing(tmp_path, monkeypatch):
     make_words(tmp_path, words=("on",), speakers=SPEAKERS[:2])
-    encode(tmp_path / "on" / "a.m4a", "aac", 48000)
+    encode_audio(tmp_path / "on" / "a.m4a", "aac", 48000)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "av", None)
         with pytest.raises(UserError, match="a.m4a is read by PyAV, which is missing"):
@@ -293,7 +277,7 @@ def test_a_data_folder_is_not_decoded_without_them_if_pyav_is_missing(tmp_path, 
 
 def test_without_pyav_the_rest_is_read_and_a_line_says_what_to_install(tmp_path, monkeypatch):
     content = audio_file("WAV", "PCM_16")
-    path = encode(tmp_path / "x.m4a", "aac", 48000)
+    path = encode_audio(tmp_path / "x.m4a", "aac", 48000)
     monkeypatch.setitem(sys.modules, "av", None)
     assert len(read(tmp_path / "x.wav", content)) == RATE
     with pytest.raises(

@@ -140,7 +140,8 @@ def test_a_wav_file_is_read_while_it_comes(channels, looked_at):
 )
 def test_flac_ogg_and_mp3_are_decoded_while_they_come(tmp_path, kind, subtype, seconds, channels):
     path, file = tmp_path / "x", io.BytesIO()
-    soundfile.write(file, low_noise(8, channels), RATE, subtype, format=kind)
+    sound = low_noise(8, channels) if subtype == "OPUS" else noise(8, channels)
+    soundfile.write(file, sound, RATE, subtype, format=kind)
     path.write_bytes(content := file.getvalue())
     pipe = OneWay(content, until=len(content) // 2)
     with open_pipe(pipe, RATE, BLOCK_MS) as (recording, is_raw):
@@ -221,3 +222,17 @@ def test_samples_without_a_header_are_raw_at_the_rate_said():
 def test_what_is_no_audio_says_so(content, reason):
     with pytest.raises(BadAudio, match=reason):
         piped(content)
+
+
+@pytest.mark.parametrize("content", [flac(), flac()[:50], wav(0), wav(subtype="FLOAT"), b""], ids=range(5))
+def test_ctrl_c_while_a_pipe_is_waited_for_is_no_end_of_it(content):
+    class Waiting(OneWay):
+        def read(self, count):
+            part = super().read(count)
+            if not part:
+                raise KeyboardInterrupt
+            return part
+
+    pipe = Waiting(content)
+    with pytest.raises(KeyboardInterrupt), open_pipe(pipe, RATE, BLOCK_MS) as (recording, _):
+        list(audio_blocks(recording, RATE))
