@@ -92,7 +92,7 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
     wanted = int(np.sum(training.label > UNKNOWN_INDEX)) + len(repeated)
     unknown = int(np.sum(training.label == UNKNOWN_INDEX))
 
-    # 5. Negatives: the folder in the data set, and those of --negatives_dir.
+    # 5. Negatives: the folder in the data set, and the folders of --negatives_dir.
     of_data = [str(folder / NEGATIVES_FOLDER)] if NEGATIVES_FOLDER in populated_folders(folder) else []
     negatives = open_long_recordings((*of_data, *options.negatives_dir), settings.front_end)
     if options.hard_negatives_percentage and not negatives.windows:

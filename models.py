@@ -304,7 +304,7 @@ ARCHITECTURES = {
     ),
     "tc_resnet": Architecture(
         build_tc_resnet,
-        "the kernel length, the channels of the first convolution, and those of each block",
+        "the kernel length, the channels of the first convolution and of each block",
         "5 96 96 128 160 192",
     ),
 }

@@ -116,7 +116,7 @@ def new_trainee(
     start_options: StartOptions, settings: Settings, data: Data, options: RunOptions, devices: Devices
 ) -> Trainee:
     """Build the network in training, and say which plain network is validated and kept of it."""
-    # random weights, or those of the checkpoint
+    # random weights, or the checkpoint's
     start, same_labels = "random", True
     with devices.scope():
         network = models.build_model(settings)

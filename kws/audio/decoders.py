@@ -40,7 +40,7 @@ class Recording:
     channels: int
     blocks: Iterator[np.ndarray]  # [frames, channels]: int16 if it is one channel of 16 bits, else float32
     frames: int = 0  # with fewer it is truncated
-    has_floats: bool = False  # their full scale may be that of integers
+    has_floats: bool = False  # their full scale may be an integer's
     gain: float = 1
     channel: int | None = None  # the channel to take if the mean of all cancels out
 
@@ -152,11 +152,11 @@ def _open_other(path, problem: BadAudio):
 
 
 class _Interrupted(Exception):
-    """Ctrl-C on its way through FFmpeg, where a KeyboardInterrupt would be dropped."""
+    """Ctrl-C on its way through FFmpeg, which would drop a KeyboardInterrupt."""
 
 
 class PipeForFFmpeg:
-    """What FFmpeg reads of a file that cannot seek."""
+    """A file that cannot seek, as FFmpeg reads it."""
 
     def __init__(self, file):
         self._file = file

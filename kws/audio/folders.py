@@ -29,7 +29,7 @@ AUDIO_SUFFIXES = SNDFILE_SUFFIXES + FFMPEG_SUFFIXES
 # samples that do not say their rate
 RAW_SUFFIXES = (".raw", ".pcm")
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
-LEVELS = 5  # of folders below that of a word
+LEVELS = 5  # of folders below a word's folder
 KINDS_NAMED = 5  # in a message
 # names without case and punctuation -> what they may be meant for
 MEANT = {
@@ -224,7 +224,7 @@ def likely_meaning(name: str) -> str | None:
 
 
 def hint(folder: Path, wanted_words=()) -> str:
-    """Return where the words (any, if none are given) may be instead, to end an error message; or ''."""
+    """Return the place that may hold the words (any, if none are given), to end an error message; or ''."""
     if composed(folder.resolve().name) in wanted_words:
         return _meant(folder.resolve().parent)
     places = [folder]

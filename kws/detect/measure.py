@@ -39,7 +39,7 @@ SENSITIVITY_RATES = {"low": 0.2, "normal": 1.0, "high": 4.0}
 
 
 class Track(NamedTuple):
-    """What is kept of a recording, enough to detect in it at any threshold."""
+    """The kept part of a recording, enough to detect in it at any threshold."""
 
     name: str
     smoothed: Smoothed  # labels int16, the others float32
@@ -50,7 +50,7 @@ class Track(NamedTuple):
 
 
 class Point(NamedTuple):
-    """What a detector does at one threshold."""
+    """A detector's false alarms and misses at one threshold."""
 
     threshold: float
     false_alarms_per_hour: float

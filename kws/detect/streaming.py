@@ -27,7 +27,7 @@ WINDOWS_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """What the user asks of a detector; None stands for what the model's settings say."""
+    """The user's wishes for a detector; None stands for what the model's settings say."""
 
     threshold: float | None = None
     sensitivity: str | None = None  # one of SENSITIVITIES
@@ -153,7 +153,7 @@ class Detection(NamedTuple):
 
 
 class Smoothed(NamedTuple):
-    """What detections follow from: for each window, means over the windows averaged at it."""
+    """The values that detections follow from: for each window, means over the windows averaged at it."""
 
     labels: np.ndarray  # int [windows]: the label with the highest mean score
     scores: np.ndarray  # float [windows]: that score

@@ -97,7 +97,7 @@ def fold_batch_norm_in_place(model):
     """Move each batch normalisation into the kernel and bias of the layer before it, and freeze it.
 
     If the layer before has no kernel, it is only frozen. The model computes the same as before, and its
-    kernels become those of its TFLite file.
+    kernels become its TFLite file's kernels.
     """
     for norm in model.layers:
         if not isinstance(norm, keras.layers.BatchNormalization):

@@ -36,7 +36,7 @@ NOISE_SECONDS, PEAK_OF_NOISE = 20, 0.7
 
 @dataclass(frozen=True)
 class SynthesisOptions:
-    """What is made: the flags of synthesize.py, whose help says what each is."""
+    """The flags of synthesize.py, whose help says what each is."""
 
     output: str = ""
     count: int = 500

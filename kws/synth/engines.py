@@ -46,7 +46,7 @@ class Voice(NamedTuple):
 
 
 class Utterance(NamedTuple):
-    """What to say, and how: speed and pitch are factors, 1 is the voice's own."""
+    """A text to say, and how: speed and pitch are factors, 1 is the voice's own."""
 
     text: str
     voice: Voice
