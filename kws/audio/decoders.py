@@ -178,7 +178,7 @@ def open_by_ffmpeg(source: str | PipeForFFmpeg, name: str, **options) -> Iterato
     av = _import_av(name)
     options["format_whitelist"] = FFMPEG_FORMATS
     try:
-        with av.open(source, options=options) as container:
+        with av.open(source, options=options, metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise BadAudio("holds no sound")
             # the first frame knows rate and channels better than the header: AAC's may double both
