@@ -12,6 +12,7 @@ import numpy as np
 
 from kws.audio.decoders import BadAudio, Recording, open_file
 from kws.audio.folders import RAW_SUFFIXES
+from kws.base.errors import UserError
 
 SILENT_RANGE = 2  # between the lowest and highest sample: dither
 LOWEST_RATE = 1000  # Hz; lower ones come from damaged headers
@@ -93,8 +94,12 @@ def audio_blocks(recording: Recording, sample_rate: int) -> Iterator[np.ndarray]
         raise BadAudio(f"has {recording.rate} Hz")
     resampler = None
     if recording.rate != sample_rate:
-        import soxr
-
+        try:
+            import soxr
+        except ImportError:
+            raise UserError(
+                f"a recording of {recording.rate} Hz is resampled by soxr, which is missing: python -m pip install soxr"
+            ) from None
         resampler = soxr.ResampleStream(recording.rate, sample_rate, 1, quality="HQ")
     count = 0
     for block in recording.blocks:

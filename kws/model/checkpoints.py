@@ -22,10 +22,17 @@ from kws.base.quiet_tf import tf
 from kws.base.settings import DATA_FIELDS, Settings, SettingsFlags, settings_to_use
 from kws.base.text import show
 from kws.model.inspection import operations
-from kws.model.tflite import Cost, TFLiteModel, embed_settings, is_tflite, settings_text, zipped_size
+from kws.model.tflite import (
+    CLIPS_AT_ONCE,
+    Cost,
+    TFLiteModel,
+    embed_settings,
+    is_tflite,
+    settings_text,
+    zipped_size,
+)
 
 SETTINGS_NAME = "settings.json"
-CLIPS_AT_ONCE = 500  # clips of a call into TensorFlow; more gain nothing
 NO_CHECKPOINT = (
     "is not a checkpoint: give a checkpoint, its folder, a SavedModel's folder or, to evaluate or label with "
     "it, a TFLite file; weights of another kind come in by set_weights into models.build_model's network and "

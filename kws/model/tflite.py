@@ -14,7 +14,7 @@ from kws.base.quiet_tf import quiet
 from kws.base.settings import Settings, SettingsFlags, settings_to_use
 
 METADATA_NAME = "keyword_spotting_settings"
-CLIPS_AT_ONCE = 500  # clips of a call of the interpreter; more gain nothing
+CLIPS_AT_ONCE = 500  # of a call of the interpreter, or of Keras; more gain nothing
 ALIGNMENT = 16  # bytes; the schema asks for it, and kernels on microcontrollers need it
 
 
