@@ -32,38 +32,19 @@ WORTH_A_WARNING = 2  # points of accuracy
 def parse_arguments():
     parser = new_parser(__doc__)
     add_model(parser, "model to convert: a checkpoint, a folder of checkpoints, or a SavedModel")
-    parser.add_argument(
-        "--inference_type",
-        choices=("fp32", "int8", "int16"),
-        default="fp32",
-        help="type of the quantized model's input and output: fp32 has floats around int8 weights and "
-        "activations, int8 is integer throughout, int16 has int16 activations",
-    )
-    parser.add_argument(
-        "--quantize",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="--no-quantize keeps float weights and activations",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        help="file to write; by default named after the architecture: work/dnn_quantized.tflite, or "
-        "work/dnn.tflite with --no-quantize. x.c, x.cc or x.cpp stands for x.tflite and an array of it",
-    )
-    parser.add_argument(
-        "--vela",
-        choices=firmware.VELA_TARGETS,
-        help="compile the file for this Ethos-U NPU with Arm's vela (pip install ethos-u-vela), and print "
-        "its cost there",
-    )
-    parser.add_argument(
-        "--seed",
-        type=bounded(int, 0, 2**32 - 1),
-        default=0,
-        metavar="N",
-        help="chooses the calibration clips",
-    )
+    add = parser.add_argument
+    kinds = "quantized input and output: fp32 (floats around int8 weights and activations), int8 throughout, "
+    kinds += "or int16 activations"
+    add("--inference_type", choices=("fp32", "int8", "int16"), default="fp32", help=kinds)
+    switch = argparse.BooleanOptionalAction
+    add("--quantize", action=switch, default=True, help="--no-quantize keeps float weights and activations")
+    file = "file to write (default: work/ARCHITECTURE_quantized.tflite, or without _quantized); x.c, x.cc or "
+    file += "x.cpp stands for x.tflite and an array of it"
+    add("--output", metavar="FILE", help=file)
+    npu = "compile for this Ethos-U NPU with Arm's vela (pip install ethos-u-vela), and print the cost"
+    add("--vela", choices=firmware.VELA_TARGETS, help=npu)
+    seed = bounded(int, 0, 2**32 - 1)
+    add("--seed", type=seed, default=0, metavar="N", help="chooses the calibration clips")
     input_data.add_arguments(parser)
     models.add_arguments(parser)
     args = parse_with_model(parser)
@@ -80,18 +61,22 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
+    # 1. The network; rounding changes scores, so thresholds that were chosen for them go.
     network, settings = models.load_checkpoint(args.checkpoint, SettingsFlags.from_arguments(args))
     if args.quantize:
         settings = checkpoints.without_detector(settings, args.checkpoint)
+
+    # 2. The files to write; a path that cannot be written is known before minutes of calibration.
     data_options = options_from(DataOptions, args)
     data = input_data.open_data(data_options, settings)
     suffix = "_quantized" if args.quantize else ""
     output = Path(args.output or f"work/{settings.model_architecture}{suffix}.tflite")
     array = output if output.suffix in (".c", ".cc", ".cpp") else None
     output = output.with_suffix(".tflite") if array else output
-    # before minutes of calibration
     with errors_name(output):
         output.parent.mkdir(parents=True, exist_ok=True)
+
+    # 3. Conversion, calibrated on validation clips if quantized.
     if args.quantize:
         content = quantized(network, settings, data.validation, args.inference_type, args.seed)
     else:
@@ -100,6 +85,7 @@ def main():
     write_bytes(output, embed_settings(content, settings))
     print(f"wrote {output}{replaced}: {output.stat().st_size:,} bytes")
 
+    # 4. What was written, read back: its accuracy as a board computes it.
     scores = TFLiteModel(output).predict(input_data.features(data.testing, settings.front_end))
     name = f"{output}: testing, {protocol_of(data.testing, data_options)}"
     print(Report.from_scores(name, settings.labels, data.testing.label, scores).summary())
