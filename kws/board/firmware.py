@@ -17,6 +17,7 @@ VELA_TARGETS = tuple(
     "ethos-u55-32 ethos-u55-64 ethos-u55-128 ethos-u55-256 ethos-u65-256 ethos-u65-512 ethos-u85-128 "
     "ethos-u85-256 ethos-u85-512 ethos-u85-1024 ethos-u85-2048".split()
 )
+# pip puts vela beside python, which need not be in PATH
 VELA_PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 

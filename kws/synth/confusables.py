@@ -107,6 +107,7 @@ def distances(target: tuple[str, ...], others: list[tuple[str, ...]]) -> np.ndar
 def _cost(one, other):
     if one == other:
         return 0.0
+    # a diphthong counts by its first vowel
     if one[0] in VOWELS and other[0] in VOWELS:
         return VOWEL_COST
     return ALIKE_COST if {one, other} in [set(pair.split()) for pair in ALIKE.split(",")] else 1.0
@@ -137,6 +138,7 @@ def near_phrases(phrases: list[str], words: list[str], language: str, count: int
 
     What sounds like one of the phrases, or holds one, is left out.
     """
+    # the whole list once, some 100,000 words; candidates are few
     known = phonemes(words, language)
     targets = phonemes(phrases, language)
     found = {}
@@ -209,10 +211,7 @@ def sentences(words: list[str], english: bool, forbidden, rng) -> Iterator[str]:
         if not rejected:
             yield text
         elif rejected == MOST_REJECTED:
-            raise UserError(
-                "every sentence that is made up holds one of the words: give another --word_list, or "
-                "--sentences 0"
-            )
+            raise UserError("each sentence holds one of the words: try another --word_list or --sentences 0")
 
 
 @functools.cache
@@ -228,6 +227,7 @@ def _grammar():
 
 
 def _from_grammar(rng):
+    # from the pattern down: a choice may hold categories, such as "the THING"
     text = rng.choice(PATTERNS)
     while match := re.search("[A-Z]{4,}", text):
         text = text[: match.start()] + rng.choice(_grammar()[match[0]]) + text[match.end() :]

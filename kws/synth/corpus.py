@@ -196,10 +196,9 @@ def claim(folder: Path, plan: dict, words: dict[str, str]) -> None:
     stored = read_plan(folder)
     for name, value in plan.items() if stored else ():
         if stored.get(name) != value:
-            raise UserError(
-                f"{folder} holds recordings with {name} {_shown(stored.get(name))}, not {_shown(value)}: "
-                "give another --output, or delete it"
-            )
+            kept = f"{name} {_shown(stored.get(name))}, not {_shown(value)}"
+            raise UserError(f"{folder} holds recordings with {kept}: give another --output, or delete it")
+    # a word that is taught as unknown elsewhere in the folder would be unlearnt
     added = words.keys() - stored["words"].keys() if stored else ()
     for name in words:
         for other in sorted((folder / UNKNOWN_LABEL).glob("*")):
@@ -258,6 +257,7 @@ def spoken(jobs: list[Job]) -> Iterator[tuple[Job, np.ndarray | None]]:
     for name, of_engine in itertools.groupby(in_order, key=lambda job: job.utterance.voice.engine):
         left, size = list(of_engine), ENGINES[name].at_once
         calls += [left[start : start + size] for start in range(0, len(left), size)]
+    # threads, as the work is in other processes or in libraries that release the lock
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         for future in as_completed([pool.submit(_say, call) for call in calls]):
@@ -299,6 +299,7 @@ def _noises(sentences, rng):
     for name, slope in {"white": 0, "pink": -0.5, "brown": -1, "blue": 0.5}.items():
         spectrum = np.fft.rfft(rng.normal(size=count))
         yield name, np.fft.irfft(spectrum * np.arange(1.0, len(spectrum) + 1) ** slope)
+    # mains at 50 Hz with harmonics
     time = np.arange(count) / SAMPLE_RATE
     yield "hum", sum(np.sin(2 * np.pi * 50 * n * time + rng.uniform(0, 7)) / n for n in range(1, 12))
     if not sentences:
