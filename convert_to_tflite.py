@@ -48,11 +48,10 @@ def parse_arguments():
     input_data.add_arguments(parser)
     models.add_arguments(parser)
     args = parse_with_model(parser)
-    if not args.quantize and args.inference_type != "fp32":
-        parser.error(
-            f"--inference_type {args.inference_type} needs a quantized model: leave out --no-quantize"
-        )
-    if args.vela and args.inference_type == "fp32":
+    kind = args.inference_type
+    if not args.quantize and kind != "fp32":
+        parser.error(f"--inference_type {kind} needs a quantized model: leave out --no-quantize")
+    if args.vela and kind == "fp32":
         parser.error("--vela needs an integer model: --inference_type int8 or int16")
     if args.vela and not firmware.vela_is_installed():
         parser.error("--vela needs Arm's compiler: pip install ethos-u-vela")
@@ -151,14 +150,11 @@ def convert(model, settings, calibration, inference_type) -> bytes:
         operators = tf.lite.OpsSet
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([row[None]] for row in calibration)
-        converter.target_spec.supported_ops = [
-            operators.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-            if inference_type == "int16"
-            else operators.TFLITE_BUILTINS_INT8
-        ]
-        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(
-            {"fp32": "float32"}.get(inference_type, inference_type)
-        )
+        narrow = operators.TFLITE_BUILTINS_INT8
+        wide = operators.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        converter.target_spec.supported_ops = [wide if inference_type == "int16" else narrow]
+        outside = tf.float32 if inference_type == "fp32" else tf.as_dtype(inference_type)
+        converter.inference_input_type = converter.inference_output_type = outside
         # private, but the only way: per channel files are larger, and older kernels of boards refuse them
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
     with quiet():

@@ -122,7 +122,8 @@ def evaluate_clips(args):
     known_sets, evaluations = {}, {}
     for path, model in loaded.items():
         settings = model.settings
-        key = clips_key(settings)
+        shares = settings.validation_percentage, settings.testing_percentage
+        key = settings.front_end, settings.wanted_words, shares
         if key not in known_sets:
             known_sets[key] = labelled_features(data_options, args.test_dir, settings)
         evaluations[path] = Evaluation(model.cost())
@@ -146,15 +147,8 @@ def evaluate_clips(args):
         costs = {titles[path]: evaluation.cost for path, evaluation in evaluations.items()}
         plots.write_comparison_plot(args.plots, last, costs)
     if args.json:
-        write_json(
-            args.json, {path: [one.as_dict() for one in of_model] for path, of_model in reports.items()}
-        )
-
-
-def clips_key(settings):
-    """Return the settings that clips and their features depend on; models usually share them."""
-    percentages = settings.validation_percentage, settings.testing_percentage
-    return settings.front_end, settings.wanted_words, percentages
+        figures = {path: [one.as_dict() for one in of_model] for path, of_model in reports.items()}
+        write_json(args.json, figures)
 
 
 def labelled_features(data_options, test_dir, settings):

@@ -185,10 +185,10 @@ def open_test_dir(test_dir, settings: Settings) -> Clips:
     # a clip without a label of the model could only count as a mistake
     foreign = [name for name in present if name not in settings.labels]
     if foreign:
-        raise UserError(
-            f"{folder / foreign[0]} is named like no label of the model; its labels are "
-            f"{', '.join(settings.labels)}{_did_you_mean(foreign[0], settings)}"
-        )
+        meant, labels = folders.likely_meaning(foreign[0]), ", ".join(settings.labels)
+        guess = f" (did you mean {meant}?)" if meant in settings.labels else ""
+        where = f"{folder / foreign[0]} is named like no label of the model"
+        raise UserError(f"{where}; its labels are {labels}{guess}")
     if not present:
         raise UserError(f"{folder} has no recordings: expected {folder}/<label>/<clip>.wav")
     absent = [label for label in settings.labels if label not in present]
@@ -199,11 +199,6 @@ def open_test_dir(test_dir, settings: Settings) -> Clips:
     rows = [(name, row) for name in present for row in range(len(shards[name].names))]
     table = [(name, row, settings.labels.index(name)) for name, row in rows]
     return _clips(table, shards, 0, settings)
-
-
-def _did_you_mean(name, settings):
-    meant = folders.likely_meaning(name)
-    return f" (did you mean {meant}?)" if meant in settings.labels else ""
 
 
 # ---- flags ----

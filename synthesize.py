@@ -70,9 +70,8 @@ def check_words(words, options, voices):
     else:
         odd = [text for text in words.values() if not text.isascii()]
         if odd and not voices.keys() - {"flite", "festival"}:
-            raise UserError(
-                f"{odd[0]!r}: flite and festival read ASCII alone; {ENGINES['espeak-ng'].install}"
-            )
+            install = ENGINES["espeak-ng"].install
+            raise UserError(f"{odd[0]!r}: flite and festival read ASCII alone; {install}")
 
 
 def synthesize(folder, words, options, voices):
@@ -88,9 +87,9 @@ def synthesize(folder, words, options, voices):
 
     # 2. Which recordings: each is drawn by its text and number, so more of them leave the others as they are.
     clip_ms = clip_length(words, draw, options.clip_duration_ms, corpus.read_plan(folder))
-    jobs = corpus.word_jobs(draw, words, options.count)
+    jobs = [job for name, text in words.items() for job in draw.jobs(name, text, options.count)]
     jobs += corpus.unknown_jobs(draw, words, near, options.count)
-    jobs += corpus.sentence_jobs(draw, texts)
+    jobs += [draw.job(NEGATIVES_FOLDER, text, number, is_clip=False) for number, text in enumerate(texts)]
 
     # 3. Making those that are missing. The noise is mixed of running text, so it comes last.
     corpus.claim(folder, plan_of(options, voices, clip_ms), words)

@@ -178,9 +178,8 @@ def _layer_tables(number: str, layer: Layer) -> str:
 
 def _layer_entry(number: str, layer: Layer) -> str:
     """Return the initialiser of a kws_layer, its values in the order of the fields in kws.h."""
-    arrays = [
-        "0" if layer.kind == "AVERAGE" else f"{name}_{number}" for name in ("weights", "bias", "scales")
-    ]
+    names = "weights", "bias", "scales"
+    arrays = ["0" if layer.kind == "AVERAGE" else f"{name}_{number}" for name in names]
     if layer.packed:
         arrays[0] = "0"
     values = [f"KWS_{layer.kind}", *arrays, f"&packed_{number}" if layer.packed else "0"]
@@ -293,6 +292,5 @@ def vectors(clips, model: TFLiteModel, verifier: SecondNetwork | None = None) ->
             values += [input_tensor[0], one.run(input_tensor)[0]]
         arrays = (f"    {{\n{_numbers(value)}    }},\n" for value in values)
         parts.append(f"    {{{c_string(name)},\n{''.join(arrays)}    }},\n")
-    return (
-        f'#include "kws_vectors.h"\n\nconst kws_vector kws_vectors[KWS_VECTORS] = {{\n{"".join(parts)}}};\n'
-    )
+    start = '#include "kws_vectors.h"\n\nconst kws_vector kws_vectors[KWS_VECTORS] = {\n'
+    return f"{start}{''.join(parts)}}};\n"

@@ -55,10 +55,9 @@ def packed(network: Network, path) -> Network:
         for layer in network.layers
     ]
     if not any(layer.packed for layer in layers):
-        fix = "nothing can be packed; cluster them with optimisations.py --method clustering"
-        raise UserError(
-            f"{path} has no fully connected layer with at most {MOST_VALUES} distinct weights: {fix}"
-        )
+        few = f"at most {MOST_VALUES} distinct weights: nothing can be packed"
+        fix = "cluster them with optimisations.py --method clustering"
+        raise UserError(f"{path} has no fully connected layer with {few}; {fix}")
     return network._replace(layers=layers)
 
 

@@ -122,9 +122,7 @@ def add_arguments(parser):
 def add_threshold(parser):
     """Add the flags that choose a threshold."""
     add = flag_adder(parser.add_mutually_exclusive_group(), DetectorOptions)
-    lowest = (
-        f"lowest smoothed score of a detection; if not given, by --sensitivity, or {DEFAULTS.threshold:g}"
-    )
+    lowest = f"lowest smoothed score of a detection; if not given, --sensitivity's or {DEFAULTS.threshold:g}"
     add("threshold", lowest, type=bounded(float, 0, 1), metavar="S")
     tuned = "a threshold tuned for the model, else normal; high: fewest misses, low: fewest false alarms"
     add("sensitivity", tuned, choices=SENSITIVITIES)

@@ -211,7 +211,8 @@ def sentences(words: list[str], english: bool, forbidden, rng) -> Iterator[str]:
         if not rejected:
             yield text
         elif rejected == MOST_REJECTED:
-            raise UserError("each sentence holds one of the words: try another --word_list or --sentences 0")
+            fix = "give another --word_list, or --sentences 0"
+            raise UserError(f"every sentence that is made up holds one of the words: {fix}")
 
 
 @functools.cache

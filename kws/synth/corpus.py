@@ -113,10 +113,6 @@ class Draw:
         return [self.job(folder, text, number, part) for number in range(count)]
 
 
-def word_jobs(draw: Draw, words: dict[str, str], count: int) -> list[Job]:
-    return [job for folder, text in words.items() for job in draw.jobs(folder, text, count)]
-
-
 def unknown_jobs(draw: Draw, words: dict[str, str], near: dict[str, list[str]], count: int) -> list[Job]:
     """Return about `count` recordings for each word of what sounds like it: its parts, and what is near."""
     found = {}
@@ -140,10 +136,6 @@ def unknown_jobs(draw: Draw, words: dict[str, str], near: dict[str, list[str]], 
             if len(found.get(name, ())) < amount:
                 found[name] = draw.jobs(name, one, amount)
     return [job for jobs in found.values() for job in jobs]
-
-
-def sentence_jobs(draw: Draw, texts: list[str]) -> list[Job]:
-    return [draw.job(NEGATIVES_FOLDER, text, number, is_clip=False) for number, text in enumerate(texts)]
 
 
 def sentence_texts(options: SynthesisOptions, words: list[str], forbidden) -> list[str]:
