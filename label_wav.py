@@ -188,9 +188,7 @@ class Finding(NamedTuple):
     samples: np.ndarray | None = None  # int16: what was scored, and BEFORE_S before
 
 
-def findings(
-    blocks, longest: float, model, parameters: DetectorParameters, verifier=None, watch=None
-) -> Iterator[Finding]:
+def findings(blocks, longest, model, parameters: DetectorParameters, verifier, watch) -> Iterator[Finding]:
     """Yield the label of a recording of up to `longest` samples; of a longer one the detections as they are
     made, or the best word if there are none.
 

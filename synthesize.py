@@ -150,6 +150,7 @@ def clip_length(words, draw, typed, stored) -> int:
 
 def plan_of(options, voices, clip_ms) -> dict:
     """Return what recordings depend on beside their text and number."""
+    # one more voice of a synthesiser changes which voice is drawn, so their numbers belong to it
     return {
         "--seed": options.seed,
         "--language": options.language,

@@ -84,7 +84,7 @@ def header(network: Network, settings: Settings, verifier: SecondNetwork | None 
     return "\n".join(["/* Sizes in samples, values or labels. */", *lines, ""])
 
 
-def detector_sizes(settings: Settings, verifier: SecondNetwork | None = None) -> dict:
+def detector_sizes(settings: Settings, verifier: SecondNetwork | None) -> dict:
     """Return the sizes and times of the detector in kws_detect.c, by name.
 
     Its hop is the model's, rounded to whole strides of frames.
@@ -106,7 +106,7 @@ def detector_sizes(settings: Settings, verifier: SecondNetwork | None = None) ->
     }
 
 
-def thresholds(settings: Settings, verifier: SecondNetwork | None = None) -> str:
+def thresholds(settings: Settings, verifier: SecondNetwork | None) -> str:
     """Return the threshold of each sensitivity as initialisers; all the same if none were chosen."""
     models = settings, verifier and verifier.settings
     names = SENSITIVITIES if tuned_detector(*models) else [None] * len(SENSITIVITIES)
@@ -281,7 +281,7 @@ def _float(value) -> str:
 # ---- vectors ----
 
 
-def vectors(clips, model: TFLiteModel, verifier: SecondNetwork | None = None) -> str:
+def vectors(clips, model: TFLiteModel, verifier: SecondNetwork | None) -> str:
     """Return kws_vectors.c: of each clip (name, samples) what the PC computes from it."""
     parts = []
     for name, samples in clips:

@@ -83,6 +83,7 @@ def resolver(operators: list[str]) -> str:
     # CONV_2D becomes Conv2D
     names = ["".join(part.capitalize() for part in name.split("_")) for name in operators]
     names = [re.sub(r"(\d)d$", r"\1D", name) for name in names]
+    # vela puts all that runs on the NPU into one custom operator
     names = ["EthosU" if name == "Custom" else name for name in names]
     lines = [f"resolver.Add{name}();" for name in names]
     return "\n".join([f"tflite::MicroMutableOpResolver<{len(lines)}> resolver;", *lines])

@@ -33,9 +33,7 @@ class LabelledStream:
 # ---- made of clips ----
 
 
-def make_stream(
-    name: str, clips: Clips, noise, minutes: float, seed: list[int], settings: Settings
-) -> LabelledStream:
+def make_stream(name, clips: Clips, noise, minutes: float, seed, settings: Settings) -> LabelledStream:
     """Return a stream of clips drawn from `clips` in background noise.
 
     Wanted and unknown words are drawn equally often, with pauses between them. UserError if there are no

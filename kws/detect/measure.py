@@ -144,9 +144,7 @@ def tracks(folders: list[str], model, parameters: DetectorParameters, verifier=N
         raise UserError(f"{', '.join(map(str, folders))}: no recordings that can be read")
 
 
-def measure(
-    folders: list[str], stream: LabelledStream, model, options: DetectorOptions, verifier=None
-) -> Measured:
+def measure(folders, stream: LabelledStream, model, options: DetectorOptions, verifier=None) -> Measured:
     """Run the model, and a verifier, over any negatives in `folders`, and over the stream of words."""
     parameters = streaming.detector_parameters(options, model.settings, verifier and verifier.settings)
     return Measured(
@@ -190,16 +188,15 @@ def with_best_gate(measured: Measured, false_alarms_per_hour: float) -> Measured
     return replace(measured, parameters=replace(measured.parameters, gate=best))
 
 
-def detector_settings(
-    measured: Measured, points: list[Point], false_alarms_per_hour: float
-) -> DetectorSettings:
+def detector_settings(measured: Measured, points: list[Point], allowed: float) -> DetectorSettings:
     """Return the detector with the best threshold of `points` for each of SENSITIVITY_RATES.
 
+    At normal sensitivity `allowed` false alarms an hour are accepted.
     All words have one threshold: chosen for each word, they overfit to the negatives.
     """
     chosen = {}
     for name, rate in SENSITIVITY_RATES.items():
-        threshold, alarms, misses = operating_point(points, rate * false_alarms_per_hour)
+        threshold, alarms, misses = operating_point(points, rate * allowed)
         chosen[name] = Sensitivity(threshold, round(alarms, 2), round(misses, 4))
     found = measured.parameters
     return DetectorSettings(found.hop_ms, found.smoothing_ms, found.refractory_ms, **chosen, gate=found.gate)

@@ -31,4 +31,5 @@ class RecentAudio:
     def between(self, start: int, end: int) -> np.ndarray:
         """Return the samples from number `start` to before `end`, but those no longer kept: int16."""
         first, stop = (max(0, number - self._start) for number in (start, end))
+        # a view would keep the whole array in memory
         return self._samples[first:stop].copy()

@@ -302,9 +302,7 @@ def smoothed_scores(blocks, detector: Detector, model, verifier=None) -> Iterato
         yield smoothed._replace(verified=verified)
 
 
-def detections_in(
-    blocks: Iterable[np.ndarray], model, options: DetectorOptions, verifier=None
-) -> Iterator[Detection]:
+def detections_in(blocks, model, options: DetectorOptions, verifier=None) -> Iterator[Detection]:
     """Yield the detections in audio that comes in blocks, int16 [samples], as they are made."""
     parameters = detector_parameters(options, model.settings, verifier and verifier.settings)
     detector = Detector(parameters, model.settings)
@@ -312,17 +310,12 @@ def detections_in(
         yield from detector.detections(smoothed)
 
 
-def detect(
-    path,
-    model,
-    options: DetectorOptions = DetectorOptions(),  # noqa: B008  (frozen)
-    verifier=None,
-) -> Iterator[Detection]:
+def detect(path, model, options: DetectorOptions | None = None, verifier=None) -> Iterator[Detection]:
     """Yield the detections in a recording of any length, rate and format; models are loaded.
 
     A recording shorter than the model's clip is followed by silence. UserError if it cannot be read.
     """
-    front_end = model.settings.front_end
+    front_end, options = model.settings.front_end, options or DetectorOptions()
     try:
         with open_audio(path) as file:
             blocks = audio_blocks(file, front_end.sample_rate)

@@ -22,10 +22,8 @@ def check_same(verifier: str, values: Iterable[tuple[str, object, object]]):
     """
     for what, ours, theirs in values:
         if ours != theirs:
-            raise UserError(
-                f"{verifier} cannot verify this model: {what} must be the same, but are {show(theirs)}, not "
-                f"{show(ours)}"
-            )
+            differing = f"must be the same, but are {show(theirs)}, not {show(ours)}"
+            raise UserError(f"{verifier} cannot verify this model: {what} {differing}")
 
 
 def check_fits(verifier: Settings, first_stage: Settings):
