@@ -32,46 +32,26 @@ WORTH_A_WARNING = 2  # points of accuracy
 def parse_arguments():
     parser = new_parser(__doc__)
     add_model(parser, "model to convert: a checkpoint, a folder of checkpoints, or a SavedModel")
-    parser.add_argument(
-        "--inference_type",
-        choices=("fp32", "int8", "int16"),
-        default="fp32",
-        help="type of the quantized model's input and output: fp32 has floats around int8 weights and "
-        "activations, int8 is integer throughout, int16 has int16 activations",
-    )
-    parser.add_argument(
-        "--quantize",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="--no-quantize keeps float weights and activations",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        help="file to write; by default named after the architecture: work/dnn_quantized.tflite, or "
-        "work/dnn.tflite with --no-quantize. x.c, x.cc or x.cpp stands for x.tflite and an array of it",
-    )
-    parser.add_argument(
-        "--vela",
-        choices=firmware.VELA_TARGETS,
-        help="compile the file for this Ethos-U NPU with Arm's vela (pip install ethos-u-vela), and print "
-        "its cost there",
-    )
-    parser.add_argument(
-        "--seed",
-        type=bounded(int, 0, 2**32 - 1),
-        default=0,
-        metavar="N",
-        help="chooses the calibration clips",
-    )
+    add = parser.add_argument
+    kinds = "quantized input and output: fp32 (floats around int8 weights and activations), int8 throughout, "
+    kinds += "or int16 activations"
+    add("--inference_type", choices=("fp32", "int8", "int16"), default="fp32", help=kinds)
+    switch = argparse.BooleanOptionalAction
+    add("--quantize", action=switch, default=True, help="--no-quantize keeps float weights and activations")
+    file = "file to write (default: work/ARCHITECTURE_quantized.tflite, or without _quantized); x.c, x.cc or "
+    file += "x.cpp stands for x.tflite and an array of it"
+    add("--output", metavar="FILE", help=file)
+    npu = "compile for this Ethos-U NPU with Arm's vela (pip install ethos-u-vela), and print the cost"
+    add("--vela", choices=firmware.VELA_TARGETS, help=npu)
+    seed = bounded(int, 0, 2**32 - 1)
+    add("--seed", type=seed, default=0, metavar="N", help="chooses the calibration clips")
     input_data.add_arguments(parser)
     models.add_arguments(parser)
     args = parse_with_model(parser)
-    if not args.quantize and args.inference_type != "fp32":
-        parser.error(
-            f"--inference_type {args.inference_type} needs a quantized model: leave out --no-quantize"
-        )
-    if args.vela and args.inference_type == "fp32":
+    kind = args.inference_type
+    if not args.quantize and kind != "fp32":
+        parser.error(f"--inference_type {kind} needs a quantized model: leave out --no-quantize")
+    if args.vela and kind == "fp32":
         parser.error("--vela needs an integer model: --inference_type int8 or int16")
     if args.vela and not firmware.vela_is_installed():
         parser.error("--vela needs Arm's compiler: pip install ethos-u-vela")
@@ -80,18 +60,22 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
+    # 1. The network; rounding changes scores, so thresholds that were chosen for them go.
     network, settings = models.load_checkpoint(args.checkpoint, SettingsFlags.from_arguments(args))
     if args.quantize:
         settings = checkpoints.without_detector(settings, args.checkpoint)
+
+    # 2. The files to write; a path that cannot be written is known before minutes of calibration.
     data_options = options_from(DataOptions, args)
     data = input_data.open_data(data_options, settings)
     suffix = "_quantized" if args.quantize else ""
     output = Path(args.output or f"work/{settings.model_architecture}{suffix}.tflite")
     array = output if output.suffix in (".c", ".cc", ".cpp") else None
     output = output.with_suffix(".tflite") if array else output
-    # before minutes of calibration
     with errors_name(output):
         output.parent.mkdir(parents=True, exist_ok=True)
+
+    # 3. Conversion, calibrated on validation clips if quantized.
     if args.quantize:
         content = quantized(network, settings, data.validation, args.inference_type, args.seed)
     else:
@@ -100,6 +84,7 @@ def main():
     write_bytes(output, embed_settings(content, settings))
     print(f"wrote {output}{replaced}: {output.stat().st_size:,} bytes")
 
+    # 4. What was written, read back: the accuracy of the file, not of the network.
     scores = TFLiteModel(output).predict(input_data.features(data.testing, settings.front_end))
     name = f"{output}: testing, {protocol_of(data.testing, data_options)}"
     print(Report.from_scores(name, settings.labels, data.testing.label, scores).summary())
@@ -165,14 +150,11 @@ def convert(model, settings, calibration, inference_type) -> bytes:
         operators = tf.lite.OpsSet
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([row[None]] for row in calibration)
-        converter.target_spec.supported_ops = [
-            operators.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-            if inference_type == "int16"
-            else operators.TFLITE_BUILTINS_INT8
-        ]
-        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(
-            {"fp32": "float32"}.get(inference_type, inference_type)
-        )
+        narrow = operators.TFLITE_BUILTINS_INT8
+        wide = operators.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        converter.target_spec.supported_ops = [wide if inference_type == "int16" else narrow]
+        outside = tf.float32 if inference_type == "fp32" else tf.as_dtype(inference_type)
+        converter.inference_input_type = converter.inference_output_type = outside
         # private, but the only way: per channel files are larger, and older kernels of boards refuse them
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
     with quiet():

@@ -43,26 +43,20 @@ EXCLUDE = (
 
 def parse_arguments():
     parser = new_parser(__doc__)
-    any_form = "models to evaluate: checkpoints, folders of checkpoints, SavedModels or TFLite files"
-    parser.add_argument("models", metavar="MODEL", nargs="*", help=any_form)
+    add = parser.add_argument
+    forms = "models to evaluate: checkpoints, folders of checkpoints, SavedModels or TFLite files"
+    add("models", metavar="MODEL", nargs="*", help=forms)
     for alias in ("--checkpoint", "--tflite_path"):
-        parser.add_argument(alias, metavar="MODEL", nargs="+", default=[], help="the same as MODEL")
-    parser.add_argument(
-        "--test_dir",
-        metavar="DIR",
-        help="evaluate this folder too, one folder of recordings per label; one named "
-        "speech_commands_test_set_v0.02 is downloaded if it is missing",
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the same figures to this file")
-    parser.add_argument(
-        "--plots",
-        metavar="DIR",
-        help="draw into this folder: confusion matrices, recall per label and the clips misclassified with "
-        "most confidence; for long recordings misses against false alarms",
-    )
+        add(alias, metavar="MODEL", nargs="+", default=[], help="the same as MODEL")
+    tests = "evaluate this folder of one folder per label too; speech_commands_test_set_v0.02 is downloaded"
+    add("--test_dir", metavar="DIR", help=tests)
+    add("--json", metavar="FILE", help="write the same figures to this file")
+    drawn = "draw confusions, recall and confident mistakes, or misses against false alarms, into this folder"
+    add("--plots", metavar="DIR", help=drawn)
     input_data.add_arguments(parser)
     models.add_arguments(parser)
     add_stream_arguments(parser)
+    # models may stand before, between and after flags
     args = parser.parse_intermixed_args()
     args.paths = [*args.models, *args.checkpoint, *args.tflite_path]
     check_flags(parser, args)
@@ -85,57 +79,24 @@ def check_flags(parser, args):
 
 def add_stream_arguments(parser):
     streaming.add_arguments(parser)
-    group = parser.add_argument_group("evaluation on long recordings")
-    group.add_argument(
-        "--ambient",
-        metavar="DIR",
-        nargs="+",
-        help="count false alarms in these folders of recordings without the words, and misses in a stream of "
-        "validation clips (or --stream_wav); choose the threshold for --false_alarms_per_hour",
-    )
-    group.add_argument(
-        "--ambient_test",
-        metavar="DIR",
-        nargs="+",
-        help="try the threshold on these folders too, and on a stream of test clips",
-    )
-    group.add_argument(
-        "--write_detector",
-        action="store_true",
-        help="write the detector into the model's settings, where label_wav.py finds it: normal sensitivity "
-        "for --false_alarms_per_hour, low for a fifth of them, high for four times as many",
-    )
-    group.add_argument(
-        "--stream_wav",
-        metavar="FILE",
-        help="count misses in this recording, and without --ambient its false alarms too",
-    )
-    group.add_argument(
-        "--stream_words",
-        metavar="FILE",
-        help="the words in it: a CSV file with a line seconds,word for the middle of each",
-    )
-    group.add_argument(
-        "--stream_minutes",
-        type=bounded(float, 0.1, 600),
-        default=30,
-        metavar="N",
-        help="length of the streams made of clips",
-    )
-    group.add_argument(
-        "--false_alarms_per_hour",
-        type=bounded(float, 0),
-        default=5,
-        metavar="N",
-        help="most that are accepted; the threshold is chosen for this",
-    )
-    group.add_argument(
-        "--seed",
-        type=bounded(int, 0, 2**32 - 1),
-        default=0,
-        metavar="N",
-        help="chooses the clips of the streams",
-    )
+    add = parser.add_argument_group("evaluation on long recordings").add_argument
+    counted = "folders without the words, to count false alarms in, beside misses in validation clips"
+    add("--ambient", metavar="DIR", nargs="+", help=counted)
+    tried = "try the threshold on these folders too, and on a stream of test clips"
+    add("--ambient_test", metavar="DIR", nargs="+", help=tried)
+    recording = "count misses in this recording, and without --ambient its false alarms too"
+    add("--stream_wav", metavar="FILE", help=recording)
+    words = "the words in it: a CSV file with a line seconds,word for the middle of each"
+    add("--stream_words", metavar="FILE", help=words)
+    minutes, rate, seed = bounded(float, 0.1, 600), bounded(float, 0), bounded(int, 0, 2**32 - 1)
+    length = "length of the streams made of clips"
+    add("--stream_minutes", type=minutes, default=30, metavar="N", help=length)
+    accepted = "most that are accepted; the threshold is chosen for this"
+    add("--false_alarms_per_hour", type=rate, default=5, metavar="N", help=accepted)
+    # the factors are measure.SENSITIVITY_RATES
+    written = "write thresholds into the model: normal for this rate, low for a fifth, high for four times it"
+    add("--write_detector", action="store_true", help=written)
+    add("--seed", type=seed, default=0, metavar="N", help="chooses the clips of the streams")
 
 
 def main():
@@ -153,50 +114,48 @@ def evaluate_clips(args):
     """Print a report of each model on each set of clips, and a table of the models."""
     flags, data_options = SettingsFlags.from_arguments(args), options_from(DataOptions, args)
     loaded = {path: models.load(path, flags) for path in args.paths}
+    # plots are named after the file, or its path if two files have one name
     stems = [Path(path).stem for path in loaded]
     titles = {path: Path(path).stem if stems.count(Path(path).stem) == 1 else path for path in loaded}
+
+    # 1. Each model on each set; models with the same front end and words share decoded clips.
     known_sets, evaluations = {}, {}
     for path, model in loaded.items():
         settings = model.settings
-        key = clips_key(settings)
+        shares = settings.validation_percentage, settings.testing_percentage
+        key = settings.front_end, settings.wanted_words, shares
         if key not in known_sets:
             known_sets[key] = labelled_features(data_options, args.test_dir, settings)
         evaluations[path] = Evaluation(model.cost())
         for (set_name, protocol), (clips, features) in known_sets[key].items():
-            scores = model.predict(features)
+            scores = model.predict(features)  # [clips, labels]
             report = Report.from_scores(f"{set_name}, {protocol}", settings.labels, clips.label, scores)
             evaluations[path].add(set_name, report, clips, scores)
             print(f"{path}: {report.text()}")
             if args.plots:
                 prefix = f"{titles[path]}_{set_name}"
                 plots.write_report_plots(args.plots, prefix, report, settings, clips, features, scores)
+
+    # 2. The models beside each other, paired on the same clips.
     if len(evaluations) > 1:
         print(paired_tests(evaluations), end="\n\n")
     print(comparison_table(evaluations))
+    reports = {path: list(evaluation.reports.values()) for path, evaluation in evaluations.items()}
     if args.plots and len(evaluations) > 1:
-        last = {
-            titles[path]: list(evaluation.reports.values())[-1] for path, evaluation in evaluations.items()
-        }
+        # one set, the last, as testing or --test_dir says more than validation
+        last = {titles[path]: of_model[-1] for path, of_model in reports.items()}
         costs = {titles[path]: evaluation.cost for path, evaluation in evaluations.items()}
         plots.write_comparison_plot(args.plots, last, costs)
     if args.json:
-        content = {
-            path: [report.as_dict() for report in evaluation.reports.values()]
-            for path, evaluation in evaluations.items()
-        }
-        write_json(args.json, content)
-
-
-def clips_key(settings):
-    """Return the settings that clips and their features depend on; models usually share them."""
-    percentages = settings.validation_percentage, settings.testing_percentage
-    return settings.front_end, settings.wanted_words, percentages
+        figures = {path: [one.as_dict() for one in of_model] for path, of_model in reports.items()}
+        write_json(args.json, figures)
 
 
 def labelled_features(data_options, test_dir, settings):
     """Return the sets to evaluate: {(name, protocol): (clips, features [n, feature_count])}."""
     sets = {}
     default = data_options.data_dir == str(DEFAULT_DATA_DIR)
+    # --test_dir alone needs no download of the training data
     if test_dir and default and not Path(data_options.data_dir).exists():
         print(f"{data_options.data_dir} does not exist: evaluating {test_dir} alone")
     else:
@@ -219,14 +178,16 @@ def evaluate_streams(args):
     verifier = models.load(args.verifier) if args.verifier else None
     results, curves = {}, {}
     for path in args.paths:
+        # 1. Score the negatives and a stream of words once; what follows only compares these scores.
         model = models.load(path, flags)
-        # the threshold is chosen on the first stream, and tried on the second
         chosen_on, *tried_on = streams(args, model.settings)
         measured = measure.measure(args.ambient, chosen_on, model, options, verifier)
         if verifier:
             measured = measure.with_best_gate(measured, args.false_alarms_per_hour)
             gate = measured.parameters.gate
             print(f"{args.verifier} is asked about words that have a score of {gate:g} or more in {path}")
+
+        # 2. Choose the threshold with the fewest misses at the accepted rate of false alarms.
         points = curves[path] = measure.sweep(measured)
         chosen = measure.operating_point(points, args.false_alarms_per_hour).threshold
         print(f"{path}: {measure.text(measured, points, args.false_alarms_per_hour)}")
@@ -237,11 +198,15 @@ def evaluate_streams(args):
             "threshold": chosen,
             "points": [point._asdict() for point in points],
         }
+
+        # 3. Try it on recordings that it was not chosen on: only these figures are unbiased.
         for stream in tried_on:
             asked = replace(options, gate=measured.parameters.gate)
             tested = measure.measure(args.ambient_test, stream, model, asked, verifier)
             print(f"  on other recordings: {measure.outcome_text(tested, chosen)}")
             results[path]["test"] = tested.point(chosen)._asdict()
+
+        # 4. Write it where label_wav.py and export_c.py find it.
         if args.write_detector:
             detector = measure.detector_settings(measured, points, args.false_alarms_per_hour)
             # The first stage alone has other thresholds than the two together.
@@ -259,13 +224,11 @@ def streams(args, settings):
     if args.stream_wav:
         return [labelled_streams.read_stream(args.stream_wav, args.stream_words, settings)]
     data = input_data.open_data(options_from(DataOptions, args), settings)
-    sets = {"validation": data.validation}
-    if args.ambient_test:
-        sets["testing"] = data.testing
+    sets = {"validation": data.validation} | ({"testing": data.testing} if args.ambient_test else {})
+    # each stream has a seed of its own, so that one more flag does not change the first
+    make, minutes = labelled_streams.make_stream, args.stream_minutes
     return [
-        labelled_streams.make_stream(
-            name, clips, data.noise, args.stream_minutes, [args.seed, number], settings
-        )
+        make(name, clips, data.noise, minutes, [args.seed, number], settings)
         for number, (name, clips) in enumerate(sets.items())
     ]
 

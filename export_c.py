@@ -11,25 +11,18 @@ from kws.board.c_folder import SAMPLE_DATA, write_c_folder
 
 def parse_arguments():
     parser = new_parser(__doc__)
-    parser.add_argument("tflite_path", metavar="MODEL", help="an int8 TFLite file, with its settings inside")
-    parser.add_argument(
-        "--verifier",
-        metavar="MODEL",
-        help="a second int8 TFLite file for the same words; words that the first detects are reported if the "
-        "second one's scores agree",
-    )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write the module to")
-    parser.add_argument(
-        "--data_dir",
-        default=str(SAMPLE_DATA),
-        metavar="DIR",
-        help="recordings for the vectors, one folder for each word",
-    )
-    parser.add_argument(
-        "--packed",
-        action="store_true",
-        help="fully connected layers with at most 8, 16 or 32 distinct weights store them in 3, 4 or 5 bits",
-    )
+    add = parser.add_argument
+    add("tflite_path", metavar="MODEL", help="an int8 TFLite file, with its settings inside")
+    # asked only about what the first detects, so it may be many times as large
+    second = "a second int8 TFLite file for the same words, whose scores must agree"
+    add("--verifier", metavar="MODEL", help=second)
+    add("--output", required=True, metavar="DIR", help="folder to write the module to")
+    # what the PC computes from these is written too, to compare on the board
+    clips = "recordings for the vectors, one folder for each word"
+    add("--data_dir", default=str(SAMPLE_DATA), metavar="DIR", help=clips)
+    # pays after optimisations.py --method clustering
+    few = "store at most 8, 16 or 32 distinct weights of fully connected layers in 3, 4 or 5 bits"
+    add("--packed", action="store_true", help=few)
     return parser.parse_args()
 
 

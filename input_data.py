@@ -19,19 +19,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from kws.audio.folders import (
-    LABEL_FOLDERS,
-    NEGATIVES_FOLDER,
-    NOISE_FOLDER,
-    hint,
-    likely_meaning,
-    parse_flags,
-    populated_folders,
-    report_misnamed,
-    report_unused,
-    unused_files,
-    word_folders,
-)
+from kws.audio import folders
+from kws.audio.folders import LABEL_FOLDERS, NEGATIVES_FOLDER, NOISE_FOLDER, populated_folders
 from kws.audio.shards import decode_folders, load_noise
 from kws.base.errors import UserError, run
 from kws.base.flags import StoreTuple, bounded, flag_adder, new_parser, options_from, word_list
@@ -90,7 +79,7 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
     testing = _label_clips(members["testing"], shards, options, settings)
     repeated = real_to_repeat(training, options.real_percentage)
     wanted = int(np.sum(training.label > UNKNOWN_INDEX)) + len(repeated)
-    unknown = int(np.sum(training.label == UNKNOWN_INDEX))
+    unknown = int(np.sum(training.label == UNKNOWN_INDEX))  # an epoch draws no clip twice
 
     # 5. Negatives: the folder in the data set, and the folders of --negatives_dir.
     of_data = [str(folder / NEGATIVES_FOLDER)] if NEGATIVES_FOLDER in populated_folders(folder) else []
@@ -112,25 +101,27 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
 
 def _used_folders(folder, options, settings):
     """Return the names of the folders to take clips from; UserError if a wanted word is not among them."""
-    words = word_folders(folder)
+    words = folders.word_folders(folder)
+    # a misspelt word would train on nothing: name what there is, and what it may be
     absent = [word for word in settings.wanted_words if word not in words]
     if absent:
         there = f"no recordings of {', '.join(absent)} in {folder}; there are: {', '.join(words)}"
-        unused = unused_files(folder, absent)
+        unused = folders.unused_files(folder, absent)
         unused = f"; not used: {unused}" if unused else ""
-        raise UserError(f"{there}{hint(folder, settings.wanted_words)}{unused}")
-    report_misnamed(folder, settings.wanted_words)
+        raise UserError(f"{there}{folders.hint(folder, settings.wanted_words)}{unused}")
+    folders.report_misnamed(folder, settings.wanted_words)
     labels = [name for name in populated_folders(folder) if name in LABEL_FOLDERS]
     # nothing is decoded that no partition takes
     if not (options.unknown_percentage or options.unknown_in_training):
         words, labels = list(settings.wanted_words), [name for name in labels if name != UNKNOWN_LABEL]
-    report_unused(folder, [*words, *labels, NOISE_FOLDER, NEGATIVES_FOLDER])
+    folders.report_unused(folder, [*words, *labels, NOISE_FOLDER, NEGATIVES_FOLDER])
     return words + labels
 
 
 def _partitions(shards, used, settings):
     """Return the rows of each word's shard that are in a partition: {partition: {word: [row, ...]}}."""
     members = {partition: {} for partition in PARTITIONS}
+    # the name holds the speaker, so a partition is the same on every machine and after additions
     for word in used:
         for row, name in enumerate(shards[word].names):
             partition = which_partition(name, settings.validation_percentage, settings.testing_percentage)
@@ -148,12 +139,14 @@ def _label_clips(rows_by_word, shards, options, settings, all_unknown=False):
         word, row = clip
         return hashlib.sha1(path_bytes(f"{word}/{shards[word].names[row]}")).digest()
 
+    # percentages count in clips of wanted words, as in the paper's code
     wanted = clips_of(settings.wanted_words)
     others = rows_by_word.keys() - {*settings.wanted_words, SILENCE_LABEL}
     # the first of these by hash, so that more clips of a word change few of those drawn
     unknown = sorted(clips_of(others), key=drawing_order)
     if not all_unknown:
         unknown = unknown[: percent_of(len(wanted), options.unknown_percentage)]
+    # words without a label of their own are unknown
     labels = {word: index for index, word in enumerate(settings.labels)}
     chosen = wanted + unknown + clips_of([SILENCE_LABEL])
     table = [(word, row, labels.get(word, UNKNOWN_INDEX)) for word, row in chosen]
@@ -168,7 +161,7 @@ def _clips(table, shards, silent, settings):
     zeros = np.zeros((1, settings.clip_samples), np.int16)
     rows = [(position[name], row, label) for name, row, label in table]
     rows += [(len(order), 0, SILENCE_INDEX)] * silent
-    source, row, label = np.array(rows, np.int32).reshape(-1, 3).T
+    source, row, label = np.array(rows, np.int32).reshape(-1, 3).T  # [clips] each; 3 columns if empty too
     names = tuple(f"{name}/{shards[name].names[row]}" for name, row, _ in table) + ("",) * silent
     return Clips((*(shards[name].pcm for name in order), zeros), source, row, label, names)
 
@@ -189,27 +182,23 @@ def open_test_dir(test_dir, settings: Settings) -> Clips:
     if folder.name == name and not is_populated(folder, TEST_SET_URL):
         fetch_archive(TEST_SET_URL, folder)
     present = populated_folders(folder)
+    # a clip without a label of the model could only count as a mistake
     foreign = [name for name in present if name not in settings.labels]
     if foreign:
-        raise UserError(
-            f"{folder / foreign[0]} is named like no label of the model; its labels are "
-            f"{', '.join(settings.labels)}{_did_you_mean(foreign[0], settings)}"
-        )
+        meant, labels = folders.likely_meaning(foreign[0]), ", ".join(settings.labels)
+        guess = f" (did you mean {meant}?)" if meant in settings.labels else ""
+        where = f"{folder / foreign[0]} is named like no label of the model"
+        raise UserError(f"{where}; its labels are {labels}{guess}")
     if not present:
         raise UserError(f"{folder} has no recordings: expected {folder}/<label>/<clip>.wav")
     absent = [label for label in settings.labels if label not in present]
     if absent:
         print(f"{folder} has no recordings of {', '.join(absent)}", file=sys.stderr)
-    report_unused(folder, present)
+    folders.report_unused(folder, present)
     shards = decode_folders(folder, present, settings.front_end)
     rows = [(name, row) for name in present for row in range(len(shards[name].names))]
     table = [(name, row, settings.labels.index(name)) for name, row in rows]
     return _clips(table, shards, 0, settings)
-
-
-def _did_you_mean(name, settings):
-    meant = likely_meaning(name)
-    return f" (did you mean {meant}?)" if meant in settings.labels else ""
 
 
 # ---- flags ----
@@ -242,53 +231,30 @@ def add_arguments(parser):
 def add_training_arguments(parser):
     """Add the flags that concern the training clips alone."""
     add = flag_adder(augmentation.add_arguments(parser), DataOptions)
-    percent = bounded(float, 0)
+    percent = {"type": bounded(float, 0), "metavar": "P"}
     of_wanted = "in an epoch of training, in %% of the wanted words' clips"
-    add(
-        "training_unknown_percentage",
-        f"clips of unknown words {of_wanted}; --unknown_percentage if not given",
-        type=percent,
-        metavar="P",
-    )
-    add(
-        "real_percentage",
-        "repeat a word's real recordings until they are at least P %% of its clips, beside those made by "
-        "synthesize.py",
-        type=bounded(float, 0, 95),
-        metavar="P",
-    )
+    unknown = f"clips of unknown words {of_wanted}; --unknown_percentage if not given"
+    add("training_unknown_percentage", unknown, **percent)
+    real = "repeat real recordings until they are at least P %% of a word's clips, beside synthetic ones"
+    add("real_percentage", real, type=bounded(float, 0, 95), metavar="P")
+
     add = flag_adder(parser.add_argument_group("negatives (what an open microphone hears)"), DataOptions)
-    add(
-        "negatives_dir",
-        "folders of recordings of any length without the wanted words: speech, music, noise, false "
-        "detections. Equally many windows of each folder are learnt as _unknown_ or _silence_. A folder "
-        f"{NEGATIVES_FOLDER} in --data_dir is one more",
-        nargs="*",
-        action=StoreTuple,
-        metavar="DIR",
-    )
-    add("negatives_percentage", f"windows of --negatives_dir {of_wanted}", type=percent, metavar="P")
-    add(
-        "hard_negatives_percentage",
-        f"more windows {of_wanted}: those that the model to start from takes for words, the more often the "
-        "higher its score",
-        type=percent,
-        metavar="P",
-    )
+    long = f"folders of recordings without the words, of any length, beside {NEGATIVES_FOLDER} in --data_dir"
+    add("negatives_dir", long, nargs="*", action=StoreTuple, metavar="DIR")
+    add("negatives_percentage", f"windows of --negatives_dir {of_wanted}", **percent)
+    hard = f"more windows {of_wanted}: those that the model to start from takes for words"
+    add("hard_negatives_percentage", hard, **percent)
 
 
 # ---- the data set, counted ----
 
 
 def main():
-    parser = new_parser(
-        "Prepare the recordings (download, extract, decode), and count them by label and partition."
-    )
+    parser = new_parser("Prepare the recordings (download, extract, decode), and count them by label.")
     add_arguments(parser)
-    parser.add_argument(
-        "--test_dir", metavar="DIR", help="count this folder too, one folder of recordings per label"
-    )
-    args = parse_flags(parser)
+    parser.add_argument("--test_dir", metavar="DIR", help="count this folder too, one folder per label")
+    # as train.py, with the flags that synthesize.py left in the folder
+    args = folders.parse_flags(parser)
     settings = SettingsFlags.from_arguments(args).resolve()
     data = open_data(options_from(DataOptions, args), settings)
     sets = {partition: getattr(data, partition) for partition in PARTITIONS}
@@ -296,6 +262,7 @@ def main():
         sets[Path(args.test_dir).name] = open_test_dir(args.test_dir, settings)
     # [partitions, labels]
     counts = np.array([np.bincount(clips.label, minlength=len(settings.labels)) for clips in sets.values()])
+    # a row for each label, a column for each set
     print(f"{'clips':12}" + "".join(f"{name:>{len(name) + 2}}" for name in sets))
     for label, row in [*zip(settings.labels, counts.T, strict=True), ("all", counts.sum(1))]:
         cells = (f"{count:>{len(name) + 2},}" for name, count in zip(sets, row, strict=True))

@@ -31,14 +31,7 @@ from kws.detect import streaming
 from kws.detect.detected_audio import BEFORE_S, DetectionFolder, history, scored_audio
 from kws.detect.live import LiveScores, paced
 from kws.detect.recent_audio import RecentAudio
-from kws.detect.streaming import (
-    Detector,
-    DetectorOptions,
-    DetectorParameters,
-    detector_parameters,
-    padded,
-    smoothed_scores,
-)
+from kws.detect.streaming import Detector, DetectorOptions, DetectorParameters
 
 # Clips in a recording that gets one label: a word that is recorded by hand has that much around it.
 LONGEST_IN_CLIPS = 3
@@ -46,35 +39,21 @@ LONGEST_IN_CLIPS = 3
 
 def parse_arguments():
     parser = new_parser(__doc__)
-    parser.add_argument("model_path", metavar="MODEL", help="a checkpoint, SavedModel or TFLite file")
-    parser.add_argument(
-        "files", metavar="FILE", nargs="+", help="recordings, folders of them, or - for standard input"
-    )
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--clip", action="store_true", help="one label for each recording, however long")
-    mode.add_argument("--stream", action="store_true", help="detections in each recording, however short")
-    mode.add_argument(
-        "--live",
-        action="store_true",
-        help="as --stream, with scores as bars in the terminal; files at the pace of their recording",
-    )
-    parser.add_argument(
-        "--raw_rate",
-        type=bounded(int, LOWEST_RATE),
-        metavar="HZ",
-        help="sample rate of raw samples (default: the model's)",
-    )
-    parser.add_argument(
-        "--json",
-        metavar="FILE",
-        help="write the same to this file, one JSON object a line; - for standard output instead of text",
-    )
-    parser.add_argument(
-        "--save_detections",
-        metavar="DIR",
-        help=f"keep the audio of each detection in DIR/<word>: what was scored, and {BEFORE_S:g} s before. "
-        "False ones can be --negatives_dir of train.py; missed words belong into their word's folder",
-    )
+    add = parser.add_argument
+    add("model_path", metavar="MODEL", help="a checkpoint, SavedModel or TFLite file")
+    add("files", metavar="FILE", nargs="+", help="recordings, folders of them, or - for standard input")
+    add_mode = parser.add_mutually_exclusive_group().add_argument
+    add_mode("--clip", action="store_true", help="one label for each recording, however long")
+    add_mode("--stream", action="store_true", help="detections in each recording, however short")
+    live = "as --stream, with scores as bars in the terminal; files at the pace of their recording"
+    add_mode("--live", action="store_true", help=live)
+    raw = "sample rate of raw samples (default: the model's)"
+    add("--raw_rate", type=bounded(int, LOWEST_RATE), metavar="HZ", help=raw)
+    lines = "write one JSON object a line to this file; - for standard output instead of text"
+    add("--json", metavar="FILE", help=lines)
+    # what is saved can be --negatives_dir of train.py, or data of a word
+    kept = f"keep the audio of each detection, and {BEFORE_S:g} s before it, in DIR/<word>"
+    add("--save_detections", metavar="DIR", help=kept)
     streaming.add_threshold(parser)
     streaming.add_arguments(parser)
     args = parser.parse_args()
@@ -88,12 +67,14 @@ def main():
     model = models.load(args.model_path)
     verifier = models.load(args.verifier) if args.verifier else None
     options = options_from(DetectorOptions, args)
-    parameters = detector_parameters(options, model.settings, verifier and verifier.settings)
+    parameters = streaming.detector_parameters(options, model.settings, verifier and verifier.settings)
     sys.stdout.reconfigure(errors="surrogateescape")  # names of files may hold bytes that are no text
     files, problems = find_recordings(args.files)
     for problem in problems:
         complain(problem)
-    live = new_screen(model, parameters, verifier) if args.live else contextlib.nullcontext()
+    # bars show the first stage's scores, so a verifier's gate is the line that they have to reach
+    mark = parameters.gate if verifier else parameters.threshold
+    live = LiveScores(model.settings.labels, mark) if args.live else contextlib.nullcontext()
     to_stdout = args.json in (None, "-")
     with live as screen, contextlib.nullcontext(sys.stdout) if to_stdout else open(args.json, "w") as out:
         outputs = output_functions(args, model.settings, screen, out)
@@ -109,11 +90,6 @@ def main():
         sys.exit(2)
 
 
-def new_screen(model, parameters: DetectorParameters, verifier) -> LiveScores:
-    """Return a screen for the first stage's scores, marked at the threshold, or at a verifier's gate."""
-    return LiveScores(model.settings.labels, parameters.gate if verifier else parameters.threshold)
-
-
 def output_functions(args, settings, screen, json_file) -> list[Callable]:
     """Return the functions that print, draw, write or save a finding: they take a file's name and it."""
     functions = []
@@ -126,6 +102,7 @@ def output_functions(args, settings, screen, json_file) -> list[Callable]:
     if args.save_detections:
         folder = DetectionFolder(args.save_detections, settings.sample_rate)
 
+        # _silence_ and _unknown_ are no detections, though clips get them as labels
         def save(name, finding):
             if finding.detected and finding.label in settings.wanted_words:
                 folder.save(name, finding.seconds, finding.label, finding.score, finding.samples)
@@ -134,20 +111,20 @@ def output_functions(args, settings, screen, json_file) -> list[Callable]:
     return functions
 
 
-def findings_in(
-    file: str, args, model, parameters: DetectorParameters, verifier, screen
-) -> Iterator["Finding"]:
+def findings_in(file, args, model, parameters, verifier, screen) -> Iterator["Finding"]:
     """Yield what is found in a recording or pipe, and draw the scores; BadAudio if it cannot be read."""
     rate, watch = model.settings.sample_rate, None
     try:
         with open_recording(file, args.raw_rate or rate, parameters.hop_ms) as (recording, is_raw):
             blocks = audio_blocks(recording, rate)
+            # a pipe comes at its own pace, a file as fast as it can be read
             if screen:
                 watch = functools.partial(screen.show, file)
                 is_file = os.path.isfile(file)
                 blocks = paced(blocks, rate, parameters.hop_samples(model.settings)) if is_file else blocks
             longest = longest_clip(args, is_raw, model.settings)
             yield from findings(blocks, longest, model, parameters, verifier, watch)
+    # the reader of our own output left; that is no fault of the recording
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -164,6 +141,7 @@ def find_recordings(paths: list[str]) -> tuple[list[str], list[str]]:
         if not os.path.isdir(path):
             files.append(path)
             continue
+        # a folder that cannot be read must not end a run over many others
         try:
             found = [os.path.join(path, name) for name, *_ in list_recordings(Path(path))]
         except OSError as error:
@@ -181,6 +159,7 @@ def open_recording(path: str, raw_rate: int, block_ms: float):
     if path == "-":
         with open_pipe(sys.stdin.buffer, raw_rate, block_ms) as opened:
             yield opened
+    # named pipes and /dev/fd/63 of a shell's <(...) may hold anything
     elif path.lower().endswith(".raw") or os.path.exists(path) and not os.path.isfile(path):
         with open(path, "rb") as file, open_pipe(file, raw_rate, block_ms) as (recording, is_raw):
             yield recording, is_raw and not os.path.isfile(path)
@@ -209,32 +188,35 @@ class Finding(NamedTuple):
     samples: np.ndarray | None = None  # int16: what was scored, and BEFORE_S before
 
 
-def findings(
-    blocks, longest: float, model, parameters: DetectorParameters, verifier=None, watch=None
-) -> Iterator[Finding]:
+def findings(blocks, longest, model, parameters: DetectorParameters, verifier, watch) -> Iterator[Finding]:
     """Yield the label of a recording of up to `longest` samples; of a longer one the detections as they are
     made, or the best word if there are none.
 
     watch(seconds, scores) is called with the smoothed scores, float [labels], whenever there are new ones.
     """
+    # 1. As much as decides whether there is one label or detections.
     first = []
     while sum(map(len, first)) <= longest and (block := next(blocks, None)) is not None:
         first.append(block)
-    samples = np.concatenate([np.zeros(0, np.int16), *first])
+    samples = np.concatenate([np.zeros(0, np.int16), *first])  # [samples]
     if len(samples) <= longest:
         yield label_clip(samples, model, verifier)
         return
+
+    # 2. Detections while the audio comes; as much of it is kept as a detection may have been scored on.
     settings, rate = model.settings, model.settings.sample_rate
     detector, nothing = Detector(parameters, settings), True
-    blocks = padded(itertools.chain([samples], blocks), settings.clip_samples)
+    blocks = streaming.padded(itertools.chain([samples], blocks), settings.clip_samples)
     recent = RecentAudio(blocks, history(detector.scored_s, rate))
-    for smoothed in smoothed_scores(recent, detector, model, verifier):
+    for smoothed in streaming.smoothed_scores(recent, detector, model, verifier):
         for seconds, label, score in detector.detections(smoothed):
             nothing = False
             scored = scored_audio(recent, seconds, detector.scored_s, rate)
             yield Finding(seconds, settings.labels[label], score, True, scored)
         if watch:
             watch(recent.received / rate, detector.latest)
+
+    # 3. If there were none, the word that came nearest, as a hint for the threshold.
     if nothing:
         best = detector.best
         yield Finding(best.seconds, settings.labels[best.label], best.score, False)
@@ -248,8 +230,8 @@ def label_clip(samples: np.ndarray, model, verifier=None) -> Finding:
         raise BadAudio("is too short")
     settings = model.settings
     length, start = settings.clip_samples, clip_start(samples, settings.clip_samples)
-    clip = one_clip(samples, length)
-    scores = model.predict(mfcc(clip[None], settings.front_end))[0]
+    clip = one_clip(samples, length)  # [clip_samples]
+    scores = model.predict(mfcc(clip[None], settings.front_end))[0]  # [labels]
     label = settings.labels[scores.argmax()]
     if verifier and label in settings.wanted_words:
         scores = verifier.predict(mfcc(clip[None], verifier.settings.front_end))[0]
@@ -262,14 +244,9 @@ def label_clip(samples: np.ndarray, model, verifier=None) -> Finding:
 
 
 def finding_json(name: str, finding: Finding) -> str:
-    content = {
-        "file": name,
-        "seconds": round(finding.seconds, 3),
-        "label": finding.label if finding.detected else None,
-        "best": finding.label,
-        "score": round(finding.score, 4),
-    }
-    return json.dumps(content)
+    label = finding.label if finding.detected else None
+    times = {"file": name, "seconds": round(finding.seconds, 3)}
+    return json.dumps(times | {"label": label, "best": finding.label, "score": round(finding.score, 4)})
 
 
 def finding_text(name: str, finding: Finding) -> str:

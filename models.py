@@ -30,29 +30,18 @@ class Architecture(NamedTuple):
 
     build: Callable  # (settings, size) -> Keras model, or None if the size does not fit
     size_info: str  # the numbers that --model_size_info takes, in words
-    example: str
+    # as typed: the paper's small, medium and large (its appendix A, the authors' code), or one example
+    sizes: tuple[str, ...]
 
 
 def add_arguments(parser):
     """Add the flags that choose the network."""
     group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        type=preset,
-        metavar="NAME",
-        help="a network of the paper with its features, such as dnn_small, crnn_medium or ds_cnn_large; it "
-        "stands for five flags",
-    )
+    network = "a network of the paper, such as dnn_small or ds_cnn_large; stands for five flags"
+    group.add_argument("--model", type=preset, metavar="NAME", help=network)
     add_setting(group, "model_architecture", "kind of network", choices=sorted(ARCHITECTURES))
-    add_setting(
-        group,
-        "model_size_info",
-        "its size; for dnn the units of each hidden layer",
-        type=int,
-        nargs="*",
-        action=StoreTuple,
-        metavar="N",
-    )
+    size = {"type": int, "nargs": "*", "action": StoreTuple, "metavar": "N"}
+    add_setting(group, "model_size_info", "its size; for dnn the units of each hidden layer", **size)
 
 
 def build_model(settings: Settings):
@@ -62,9 +51,8 @@ def build_model(settings: Settings):
     if the architecture is unknown or the size info does not fit it.
     """
     if settings.model_architecture not in ARCHITECTURES:
-        raise UserError(
-            f"--model_architecture {settings.model_architecture}: known are {', '.join(ARCHITECTURES)}"
-        )
+        known = ", ".join(ARCHITECTURES)
+        raise UserError(f"--model_architecture {settings.model_architecture}: known are {known}")
     architecture = ARCHITECTURES[settings.model_architecture]
     size = settings.model_size_info
     fits = all(1 <= value <= LARGEST for value in size)
@@ -72,7 +60,7 @@ def build_model(settings: Settings):
     if model is None:
         raise UserError(
             f"--model_size_info {show(size)} does not fit {settings.model_architecture}: "
-            f"it takes {architecture.size_info}, for example {architecture.example}"
+            f"it takes {architecture.size_info}, for example {architecture.sizes[0]}"
         )
     return model
 
@@ -281,53 +269,50 @@ def build_tc_resnet(settings, size):
 
 CONVOLUTION = "its channels, its kernel's frames and coefficients, and its strides in both"
 ARCHITECTURES = {
-    "single_fc": Architecture(build_single_fc, "no numbers", "no --model_size_info at all"),
-    "dnn": Architecture(build_dnn, "the number of units of each hidden layer", "144 144 144"),
+    "single_fc": Architecture(build_single_fc, "no numbers", ("no --model_size_info at all",)),
+    "dnn": Architecture(
+        build_dnn,
+        "the number of units of each hidden layer",
+        ("144 144 144", "256 256 256", "436 436 436"),
+    ),
     "cnn": Architecture(
         build_cnn,
         f"for each of two convolutions {CONVOLUTION}; the units of the linear layer and of the hidden one",
-        "28 10 4 1 1 30 10 4 2 1 16 128",
+        (
+            "28 10 4 1 1 30 10 4 2 1 16 128",
+            "64 10 4 1 1 48 10 4 2 1 16 128",
+            "60 10 4 1 1 76 10 4 2 1 58 128",
+        ),
     ),
-    "basic_lstm": Architecture(build_basic_lstm, "the number of memory cells", "118"),
-    "lstm": Architecture(build_lstm, "the size of the projection and the number of memory cells", "98 144"),
-    "gru": Architecture(build_gru, "the number of layers and of units in each", "1 154"),
+    "basic_lstm": Architecture(build_basic_lstm, "the number of memory cells", ("118", "214", "344")),
+    "lstm": Architecture(
+        build_lstm,
+        "the size of the projection and the number of memory cells",
+        ("98 144", "130 280", "188 500"),
+    ),
+    "gru": Architecture(build_gru, "the number of layers and of units in each", ("1 154", "1 250", "1 400")),
     "crnn": Architecture(
         build_crnn,
         f"for the convolution {CONVOLUTION}; the number of GRU layers and of units in each; the units of the "
         "hidden layer",
-        "48 10 4 2 2 2 60 84",
+        ("48 10 4 2 2 2 60 84", "128 10 4 2 2 2 76 164", "100 10 4 2 1 2 136 188"),
     ),
     "ds_cnn": Architecture(
         build_ds_cnn,
         f"the number of convolutions, and for each {CONVOLUTION}",
-        "2 64 10 4 2 2 64 3 3 1 1",
+        (
+            "5 64 10 4 2 2" + 4 * " 64 3 3 1 1",
+            "5 172 10 4 2 1 172 3 3 2 2" + 3 * " 172 3 3 1 1",
+            "6 276 10 4 2 1 276 3 3 2 2" + 4 * " 276 3 3 1 1",
+        ),
     ),
     "tc_resnet": Architecture(
         build_tc_resnet,
         "the kernel length, the channels of the first convolution and of each block",
-        "5 96 96 128 160 192",
+        ("5 96 96 128 160 192",),
     ),
 }
-
-
-# The published sizes (appendix A of the paper, and the authors' code): small, medium, large.
-SIZES = {
-    "dnn": ("144 144 144", "256 256 256", "436 436 436"),
-    "cnn": (
-        "28 10 4 1 1 30 10 4 2 1 16 128",
-        "64 10 4 1 1 48 10 4 2 1 16 128",
-        "60 10 4 1 1 76 10 4 2 1 58 128",
-    ),
-    "basic_lstm": ("118", "214", "344"),
-    "lstm": ("98 144", "130 280", "188 500"),
-    "gru": ("1 154", "1 250", "1 400"),
-    "crnn": ("48 10 4 2 2 2 60 84", "128 10 4 2 2 2 76 164", "100 10 4 2 1 2 136 188"),
-    "ds_cnn": (
-        "5 64 10 4 2 2" + 4 * " 64 3 3 1 1",
-        "5 172 10 4 2 1 172 3 3 2 2" + 3 * " 172 3 3 1 1",
-        "6 276 10 4 2 1 276 3 3 2 2" + 4 * " 276 3 3 1 1",
-    ),
-}
+# Strides of frames, as in appendix A of the paper: 40 ms for these, 20 ms for the others.
 EVERY_40_MS = ("dnn_small", "dnn_medium", "dnn_large", "lstm_small", "gru_small")
 PRESETS = {
     f"{architecture}_{name}": {
@@ -337,8 +322,9 @@ PRESETS = {
         "window_size_ms": 40.0,
         "window_stride_ms": 40.0 if f"{architecture}_{name}" in EVERY_40_MS else 20.0,
     }
-    for architecture, sizes in SIZES.items()
-    for name, size in zip(("small", "medium", "large"), sizes, strict=True)
+    for architecture, kind in ARCHITECTURES.items()
+    for name, size in zip(("small", "medium", "large"), kind.sizes, strict=False)
+    if len(kind.sizes) == 3
 }
 
 
@@ -368,11 +354,8 @@ def load_checkpoint(path, flags: SettingsFlags | None = None):
 def main():
     parser = new_parser("Print what the networks of the paper cost, or the settings that a model carries.")
     parser.add_argument("path", metavar="MODEL", nargs="?", help="a model in any form")
-    parser.add_argument(
-        "--architecture",
-        action="store_true",
-        help="print the architecture of MODEL or --model alone, such as dnn",
-    )
+    kind = "print the architecture of MODEL or --model alone, such as dnn"
+    parser.add_argument("--architecture", action="store_true", help=kind)
     add_arguments(parser)
     args = parser.parse_args()
     flags = SettingsFlags.from_arguments(args)

@@ -23,41 +23,19 @@ def parse_arguments():
     parser.add_argument("words", nargs="+", metavar="WORD", help="words, or phrases in quotation marks")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the recordings")
     add = flag_adder(parser, SynthesisOptions)
-    number = bounded(int, 0)
-    add(
-        "count",
-        "recordings of each word, and as many of what sounds like it",
-        type=bounded(int, 1),
-        metavar="N",
-    )
-    add(
-        "confusables",
-        "words and phrases that sound near each word, taught as _unknown_",
-        type=number,
-        metavar="N",
-    )
-    add(
-        "sentences", f"recordings of running text, in the folder {NEGATIVES_FOLDER}", type=number, metavar="N"
-    )
+    number = {"type": bounded(int, 0), "metavar": "N"}
+    count = "recordings of each word, and as many of what sounds like it"
+    add("count", count, type=bounded(int, 1), metavar="N")
+    add("confusables", "words and phrases that sound near each word, taught as _unknown_", **number)
+    add("sentences", f"recordings of running text, in the folder {NEGATIVES_FOLDER}", **number)
     add("language", "of the voices, as espeak-ng names it: en, en-us, de, ...", metavar="CODE")
-    add(
-        "engines",
-        "synthesisers to use; if not given, all that are installed",
-        nargs="+",
-        action=StoreTuple,
-        choices=tuple(ENGINES),
-    )
-    add(
-        "piper_voices",
-        "folder of downloaded voices of piper: .onnx files, each with its .json",
-        metavar="DIR",
-    )
-    add(
-        "clip_duration_ms",
-        "length of the clips that words are centred in; if not given, what they need, and at least 1000",
-        type=bounded(int, 100, 60000),
-        metavar="MS",
-    )
+    engines = "synthesisers to use; if not given, all that are installed"
+    add("engines", engines, nargs="+", action=StoreTuple, choices=tuple(ENGINES))
+    piper = "folder of downloaded voices of piper: .onnx files, each with its .json"
+    add("piper_voices", piper, metavar="DIR")
+    # from 0.1 s to a minute
+    clip = "length of the clips that words are centred in; if not given, what they need, and at least 1000"
+    add("clip_duration_ms", clip, type=bounded(int, 100, 60000), metavar="MS")
     add("word_list", "words to find similar ones in, one a line; if not given, the system's", metavar="FILE")
     add("seed", "decides what is drawn", type=bounded(int, 0, 2**32 - 1), metavar="N")
     return parser.parse_args()
@@ -66,15 +44,14 @@ def parse_arguments():
 def main():
     args = parse_arguments()
     options, folder = options_from(SynthesisOptions, args), Path(args.output)
+    # words of earlier runs stay: what sounds like a new one must not be one of them
     stored = corpus.read_plan(folder)
     words = stored.get("words", {}) | corpus.folders_of(args.words)
     voices = installed_voices(options.engines, options.language, options.piper_voices)
     counts = ", ".join(f"{name} {len(of_engine):,}" for name, of_engine in voices.items())
-    absent = [
-        f"{name} ({engine.install})"
-        for name, engine in ENGINES.items()
-        if name not in voices and not options.engines
-    ]
+    # more voices are worth an installation, unless the user chose some
+    others = {} if options.engines else {name: one for name, one in ENGINES.items() if name not in voices}
+    absent = [f"{name} ({engine.install})" for name, engine in others.items()]
     print(f"voices of {options.language}: {counts}" + (f"; none of {', '.join(absent)}" if absent else ""))
     check_words(words, options, voices)
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,36 +64,41 @@ def main():
 
 def check_words(words, options, voices):
     """Raise UserError if the synthesisers cannot read a word."""
+    # espeak-ng tells what can be said; without it, only what flite and festival cannot read is known
     if confusables.can_tell_phonemes():
         confusables.check_readable(words.values(), options.language)
     else:
         odd = [text for text in words.values() if not text.isascii()]
         if odd and not voices.keys() - {"flite", "festival"}:
-            raise UserError(
-                f"{odd[0]!r}: flite and festival read ASCII alone; {ENGINES['espeak-ng'].install}"
-            )
+            install = ENGINES["espeak-ng"].install
+            raise UserError(f"{odd[0]!r}: flite and festival read ASCII alone; {install}")
 
 
 def synthesize(folder, words, options, voices):
     """Make the recordings in `folder`, and tell how to train on them."""
     draw = Draw(voices, options)
-    # what is said, beside the words themselves
+
+    # 1. What is said, beside the words themselves.
     word_list = words_to_search(options)
     near = near_words(words, options, word_list)
     texts = corpus.sentence_texts(options, word_list, words.values())
     if options.sentences and not texts:
         print(f"no running text in --language {options.language}: --word_list FILE gives some")
-    # which recordings
+
+    # 2. Which recordings: each is drawn by its text and number, so more of them leave the others as they are.
     clip_ms = clip_length(words, draw, options.clip_duration_ms, corpus.read_plan(folder))
-    jobs = corpus.word_jobs(draw, words, options.count)
+    jobs = [job for name, text in words.items() for job in draw.jobs(name, text, options.count)]
     jobs += corpus.unknown_jobs(draw, words, near, options.count)
-    jobs += corpus.sentence_jobs(draw, texts)
-    # making them
+    jobs += [draw.job(NEGATIVES_FOLDER, text, number, is_clip=False) for number, text in enumerate(texts)]
+
+    # 3. Making those that are missing. The noise is mixed of running text, so it comes last.
     corpus.claim(folder, plan_of(options, voices, clip_ms), words)
     made, silent = corpus.make(folder, jobs, clip_ms)
     corpus.write_noise(folder, options.seed)
     if silent:
         print(f"{silent} recordings are left out: their voices say nothing", file=sys.stderr)
+
+    # 4. What there is now, and how to train on it.
     there = len(jobs) - made - silent
     print(f"{made:,} recordings made" + (f", {there:,} were there" if there else ""))
     tell_how_to_train(folder, words, clip_ms)
@@ -139,6 +121,7 @@ def near_words(words, options, word_list) -> dict[str, list[str]]:
     if not confusables.can_tell_phonemes():
         print(f"no phonemes without espeak-ng ({ENGINES['espeak-ng'].install}): what sounds near is left out")
         return {}
+    # {phrase: [what sounds near, nearest first]}
     near = confusables.near_phrases([*words.values()], word_list, options.language, options.confusables)
     for text, others in near.items():
         print(f"near {text!r}: {', '.join(others[:8]) or 'nothing'}{', ...' if len(others) > 8 else ''}")
@@ -151,6 +134,7 @@ def clip_length(words, draw, typed, stored) -> int:
     Print a line for each word that needs more than a second. Recordings of all the words that are there
     already decide the length.
     """
+    # {phrase: ms} of words added now: probing takes a synthesiser's time
     new = {name: text for name, text in words.items() if name not in stored.get("words", {})}
     fitting = {text: corpus.fitting_clip_ms(draw.jobs(name, text, PROBES)) for name, text in new.items()}
     clip_ms = typed or max(stored.get("--clip_duration_ms", SHORTEST_CLIP_MS), *fitting.values(), 0)
@@ -166,6 +150,7 @@ def clip_length(words, draw, typed, stored) -> int:
 
 def plan_of(options, voices, clip_ms) -> dict:
     """Return what recordings depend on beside their text and number."""
+    # one more voice of a synthesiser changes which voice is drawn, so their numbers belong to it
     return {
         "--seed": options.seed,
         "--language": options.language,

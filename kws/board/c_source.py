@@ -84,7 +84,7 @@ def header(network: Network, settings: Settings, verifier: SecondNetwork | None 
     return "\n".join(["/* Sizes in samples, values or labels. */", *lines, ""])
 
 
-def detector_sizes(settings: Settings, verifier: SecondNetwork | None = None) -> dict:
+def detector_sizes(settings: Settings, verifier: SecondNetwork | None) -> dict:
     """Return the sizes and times of the detector in kws_detect.c, by name.
 
     Its hop is the model's, rounded to whole strides of frames.
@@ -106,7 +106,7 @@ def detector_sizes(settings: Settings, verifier: SecondNetwork | None = None) ->
     }
 
 
-def thresholds(settings: Settings, verifier: SecondNetwork | None = None) -> str:
+def thresholds(settings: Settings, verifier: SecondNetwork | None) -> str:
     """Return the threshold of each sensitivity as initialisers; all the same if none were chosen."""
     models = settings, verifier and verifier.settings
     names = SENSITIVITIES if tuned_detector(*models) else [None] * len(SENSITIVITIES)
@@ -178,9 +178,8 @@ def _layer_tables(number: str, layer: Layer) -> str:
 
 def _layer_entry(number: str, layer: Layer) -> str:
     """Return the initialiser of a kws_layer, its values in the order of the fields in kws.h."""
-    arrays = [
-        "0" if layer.kind == "AVERAGE" else f"{name}_{number}" for name in ("weights", "bias", "scales")
-    ]
+    names = "weights", "bias", "scales"
+    arrays = ["0" if layer.kind == "AVERAGE" else f"{name}_{number}" for name in names]
     if layer.packed:
         arrays[0] = "0"
     values = [f"KWS_{layer.kind}", *arrays, f"&packed_{number}" if layer.packed else "0"]
@@ -282,7 +281,7 @@ def _float(value) -> str:
 # ---- vectors ----
 
 
-def vectors(clips, model: TFLiteModel, verifier: SecondNetwork | None = None) -> str:
+def vectors(clips, model: TFLiteModel, verifier: SecondNetwork | None) -> str:
     """Return kws_vectors.c: of each clip (name, samples) what the PC computes from it."""
     parts = []
     for name, samples in clips:
@@ -293,6 +292,5 @@ def vectors(clips, model: TFLiteModel, verifier: SecondNetwork | None = None) ->
             values += [input_tensor[0], one.run(input_tensor)[0]]
         arrays = (f"    {{\n{_numbers(value)}    }},\n" for value in values)
         parts.append(f"    {{{c_string(name)},\n{''.join(arrays)}    }},\n")
-    return (
-        f'#include "kws_vectors.h"\n\nconst kws_vector kws_vectors[KWS_VECTORS] = {{\n{"".join(parts)}}};\n'
-    )
+    start = '#include "kws_vectors.h"\n\nconst kws_vector kws_vectors[KWS_VECTORS] = {\n'
+    return f"{start}{''.join(parts)}}};\n"

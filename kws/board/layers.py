@@ -122,6 +122,9 @@ class _Graph:
         self.operators = self._graph.operators
         self.names = tflite.operator_names(content)
 
+    def refused(self, what):
+        return UserError(f"{self.path} has {what}: it cannot be exported")
+
     def code(self, operator):
         return self._model.operatorCodes[operator.opcodeIndex].builtinCode
 
@@ -163,10 +166,8 @@ def _network(graph: _Graph) -> Network:
         op.DEPTHWISE_CONV_2D: _convolution,
         op.AVERAGE_POOL_2D: _average,
     }
-    *operators, softmax = graph.operators
-    if not {graph.code(operator) for operator in operators} <= {*readers, op.RESHAPE} or (
-        graph.code(softmax) != op.SOFTMAX
-    ):
+    *codes, last = map(graph.code, graph.operators)
+    if last != op.SOFTMAX or not set(codes) <= {*readers, op.RESHAPE}:
         raise UserError(
             f"{graph.path} has the operators {', '.join(graph.names)}; only fully connected layers, "
             "convolutions, an average over all places and a softmax can be exported, as in the architectures "
@@ -177,9 +178,7 @@ def _network(graph: _Graph) -> Network:
     layers, latest = [], graph.inputs[0]
     for operator in graph.operators:
         if operator.inputs[0] != latest:
-            raise UserError(
-                f"{graph.path} has layers that are not one after the other: it cannot be exported"
-            )
+            raise graph.refused("layers that are not one after the other")
         latest = operator.outputs[0]
         # a reshape is no layer: values lie in the same order before and after it
         if graph.code(operator) in readers:
@@ -187,7 +186,7 @@ def _network(graph: _Graph) -> Network:
     for before, after in zip(layers, layers[1:], strict=False):
         if before.to_shape.size != after.from_shape.size:
             raise ValueError("a layer takes what the one before does not give")
-    ends = graph.inputs[0], softmax.inputs[0], graph.outputs[0]
+    ends = graph.inputs[0], graph.operators[-1].inputs[0], graph.outputs[0]
     return Network(layers, *map(graph.scale_and_zero, ends))
 
 
@@ -208,9 +207,9 @@ def _convolution(graph: _Graph, operator) -> Layer:
     if graph.code(operator) == graph.schema.BuiltinOperator.DEPTHWISE_CONV_2D:
         kind, weights = "DEPTHWISE", kernel.reshape(-1, kernel.shape[-1])
     if options.dilationHFactor != 1 or options.dilationWFactor != 1:
-        raise UserError(f"{graph.path} has a dilated convolution: it cannot be exported")
+        raise graph.refused("a dilated convolution")
     if kind == "DEPTHWISE" and options.depthMultiplier != 1:
-        raise UserError(f"{graph.path} has a depthwise convolution with a multiplier: it cannot be exported")
+        raise graph.refused("a depthwise convolution with a multiplier")
 
     # height and width: TFLite pads above and left by half of what is missing, rounded down
     strides = int(options.strideH), int(options.strideW)
@@ -230,7 +229,7 @@ def _convolution(graph: _Graph, operator) -> Layer:
 def _average(graph: _Graph, operator) -> Layer:
     options, (source, target) = operator.builtinOptions, _places(graph, operator)
     if (options.filterHeight, options.filterWidth) != source[:2] or target != (1, 1, source.channels):
-        raise UserError(f"{graph.path} has an average over a part of the places: it cannot be exported")
+        raise graph.refused("an average over a part of the places")
     _, zero = graph.scale_and_zero(operator.inputs[0])
     return Layer(
         kind="AVERAGE",

@@ -55,10 +55,9 @@ def packed(network: Network, path) -> Network:
         for layer in network.layers
     ]
     if not any(layer.packed for layer in layers):
-        raise UserError(
-            f"{path} has no fully connected layer with at most {MOST_VALUES} distinct weights: nothing can "
-            "be packed; cluster them with optimisations.py --method clustering"
-        )
+        few = f"at most {MOST_VALUES} distinct weights: nothing can be packed"
+        fix = "cluster them with optimisations.py --method clustering"
+        raise UserError(f"{path} has no fully connected layer with {few}; {fix}")
     return network._replace(layers=layers)
 
 
@@ -82,6 +81,7 @@ def sizes(layers: list[Layer]) -> dict[str, int]:
 
     PACKED is the most bits that an index has, 0 without packed layers. PAIRS is the most pairs of inputs.
     """
+    # flags for the preprocessor: only the functions of bits that occur are compiled
     bits = {layer.packed.bits for layer in layers if layer.packed}
     inputs = [layer.weights.shape[1] for layer in layers if layer.packed]
     return {

@@ -45,13 +45,10 @@ def read_second_network(path, settings: Settings, network: Network) -> SecondNet
     # the words in the same order; a verifier on the PC may know more of them
     check_same(str(path), [("words", settings.wanted_words, model.settings.wanted_words)])
     check_fits(model.settings, settings)
-    check_same(
-        str(path),
-        [
-            ("samples of a window", ours.window_samples, theirs.window_samples),
-            ("coefficients of a frame", ours.dct_coefficient_count, theirs.dct_coefficient_count),
-        ],
-    )
+    # one FFT and one set of tables
+    windows = "samples of a window", ours.window_samples, theirs.window_samples
+    coefficients = "coefficients of a frame", ours.dct_coefficient_count, theirs.dct_coefficient_count
+    check_same(str(path), [windows, coefficients])
     # one scale of scores, KWS_SCORE_SCALE, is for both
     second = read_network(model.content, f"{path} ({model.settings.model_architecture})")
     if second.scores != network.scores:

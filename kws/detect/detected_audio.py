@@ -28,6 +28,7 @@ def scored_audio(recent: RecentAudio, seconds: float, scored_s: float, sample_ra
 
     `seconds` is the middle of the `scored_s` seconds that were scored.
     """
+    # in seconds since the start of the stream; before it there is nothing to keep
     start, end = seconds - scored_s / 2 - BEFORE_S, seconds + scored_s / 2
     return recent.between(round(start * sample_rate), round(end * sample_rate))
 
@@ -40,6 +41,7 @@ class DetectionFolder:
 
     def __init__(self, folder, sample_rate: int):
         self._folder, self._rate = Path(folder), sample_rate
+        # the process number tells apart streams that start in the same second
         self._started = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
         with _writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)

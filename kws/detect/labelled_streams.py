@@ -33,20 +33,21 @@ class LabelledStream:
 # ---- made of clips ----
 
 
-def make_stream(
-    name: str, clips: Clips, noise, minutes: float, seed: list[int], settings: Settings
-) -> LabelledStream:
+def make_stream(name, clips: Clips, noise, minutes: float, seed, settings: Settings) -> LabelledStream:
     """Return a stream of clips drawn from `clips` in background noise.
 
     Wanted and unknown words are drawn equally often, with pauses between them. UserError if there are no
     clips, or none of the words is drawn.
     """
+    # Two pools, of wanted and of unknown words: an equal chance for both, however many clips each has.
     rng = np.random.default_rng(seed)
     length, clip_samples = int(minutes * 60 * settings.sample_rate), settings.clip_samples
     pools = [np.flatnonzero(clips.label > UNKNOWN_INDEX), np.flatnonzero(clips.label == UNKNOWN_INDEX)]
     pools = [pool for pool in pools if len(pool)]
     if not pools or length < 2 * clip_samples:
         raise UserError(f"{name}: no clips, or too few minutes, to make a stream of")
+
+    # Clips are added to the noise, float32 [length] with full scale 1, and do not overlap.
     audio, words = _background(rng, noise, length), []
     start = 0
     while (start := start + int(rng.uniform(*GAPS_S) * settings.sample_rate)) + clip_samples <= length:
@@ -56,9 +57,8 @@ def make_stream(
             words.append(((start + clip_samples / 2) / settings.sample_rate, int(clips.label[clip])))
         start += clip_samples
     if not words:
-        raise UserError(
-            f"{name}: {minutes:g} minutes hold none of the words: more --stream_minutes are needed"
-        )
+        raise UserError(f"{name}: {minutes:g} minutes hold none of the words: give more --stream_minutes")
+    # sums beyond full scale are clipped, as a recorder does
     return LabelledStream(name, (np.clip(audio, -1, 32767 / 32768) * 32768).astype(np.int16), words)
 
 
@@ -88,11 +88,10 @@ def read_stream(path, words_path, settings: Settings) -> LabelledStream:
     wanted = {folded(word): settings.labels.index(word) for word in settings.wanted_words}
     words, unknown = [], Counter()
     for number, seconds, word in read_words(words_path):
-        end = len(samples) / settings.sample_rate
+        # most likely the list of another recording
+        line, end = f"{words_path}, line {number}", len(samples) / settings.sample_rate
         if seconds > end:
-            raise UserError(
-                f"{words_path}, line {number}: {seconds:g} s is after the end of {path}, {end:g} s"
-            )
+            raise UserError(f"{line}: {seconds:g} s is after the end of {path}, {end:g} s")
         if folded(word) in wanted:
             words.append((seconds, wanted[folded(word)]))
         elif word not in settings.labels:  # a list may say _unknown_
@@ -122,10 +121,10 @@ def read_words(path) -> Iterator[tuple[int, float, str]]:
         if not line.strip():
             continue
         entry = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*[,;\t]\s*([^,;\t]*[^,;\t\s])\s*", line)
+        # zero bytes: text in UTF-16 without a mark of its order is valid UTF-8
         if not entry or "\0" in line:
-            raise UserError(
-                f"{path}, line {number}: expected 'seconds,word', such as 2.5,yes, not {line[:60]!r}"
-            )
+            found = f"such as 2.5,yes, not {line[:60]!r}"
+            raise UserError(f"{path}, line {number}: expected 'seconds,word', {found}")
         yield number, float(entry[1]), entry[2]
 
 
@@ -139,12 +138,10 @@ def matches(detections: list[Detection], words: list[tuple[float, int]]) -> list
     """
     unmatched, found = list(words), []
     for detection in detections:
-        near = [
-            word
-            for word in unmatched
-            if word[1] == detection.label and abs(word[0] - detection.seconds) <= TOLERANCE_S
-        ]
-        found.append(bool(near))
-        if near:
-            unmatched.remove(min(near, key=lambda word: abs(word[0] - detection.seconds)))
+        # (seconds apart, word) of the word's mentions that are near, nearest first
+        same = [word for word in unmatched if word[1] == detection.label]
+        near = sorted((abs(word[0] - detection.seconds), word) for word in same)
+        found.append(bool(near) and near[0][0] <= TOLERANCE_S)
+        if found[-1]:
+            unmatched.remove(near[0][1])
     return found

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,13 +16,7 @@ FRAME_S = 0.06  # least time between pictures, because terminals over a network 
 HIGH = 0.5  # share of the threshold from which scores stand out
 
 
-def paced(
-    blocks: Iterable[np.ndarray],
-    sample_rate: int,
-    block_samples: int,
-    clock: Callable = time.monotonic,
-    sleep: Callable = time.sleep,
-) -> Iterator[np.ndarray]:
+def paced(blocks, sample_rate: int, block_samples: int, clock=time.monotonic, sleep=time.sleep) -> Iterator:
     """Yield the samples of a file, int16 [samples], no sooner than a microphone would give them."""
     started, count = clock(), 0
     for block in blocks:
@@ -111,6 +105,7 @@ class LiveScores:
         score, is_word = self._scores[number], number > UNKNOWN_INDEX
         near = is_word and score >= HIGH * self._threshold
         style = "green" if self._above(number) else "yellow" if near else "blue"
+        # the widest name, a score of four characters and a space on each side of the bar
         room = self._console.width - max(map(len, self._labels)) - len("  0.00 ")
         whole = min(max(room, BAR[0]), BAR[1])
         length = int(round(whole * float(score)))

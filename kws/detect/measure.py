@@ -16,21 +16,14 @@ from kws.audio.recordings import BadAudio, audio_blocks, open_audio
 from kws.base.errors import UserError
 from kws.base.settings import SENSITIVITIES, UNKNOWN_INDEX, DetectorSettings, Sensitivity, Settings
 from kws.data.negatives import recordings_below
+from kws.detect import streaming
 from kws.detect.labelled_streams import LabelledStream, matches
-from kws.detect.streaming import (
-    Detection,
-    Detector,
-    DetectorOptions,
-    DetectorParameters,
-    Smoothed,
-    detector_parameters,
-    padded,
-    smoothed_scores,
-)
+from kws.detect.streaming import Detection, Detector, DetectorOptions, DetectorParameters, Smoothed
 
 # The thresholds that are printed, and tried in long searches; finer towards 1, where confident scores lie.
 SHOWN = np.round(np.concatenate([np.arange(0.15, 0.9, 0.05), 1 - np.geomspace(0.1, 1e-3, 27)]), 4)
 THRESHOLDS = np.union1d(SHOWN, np.round(np.arange(0.15, 0.9, 0.01), 4))
+# Gates to try, 0.15 to 0.9: the lower, the more often the verifier runs and the fewer words it can miss.
 GATES = [round(gate / 20, 2) for gate in range(3, 19)]
 # The share of the accepted false alarms that each sensitivity may have: of 5 an hour it is 1, 5 and 20.
 SENSITIVITY_RATES = {"low": 0.2, "normal": 1.0, "high": 4.0}
@@ -83,6 +76,7 @@ class Measured:
             all_found = self._detections(self.track, threshold)
             matched = matches(all_found, self.stream.words)
             found = [[one for one, of_word in zip(all_found, matched, strict=True) if not of_word]]
+        # [recordings, labels]
         counts = np.zeros((len(found), len(self.settings.labels)), int)
         for row, detections in zip(counts, found, strict=True):
             np.add.at(row, [one.label for one in detections], 1)
@@ -106,6 +100,7 @@ def track(name: str, blocks, model, parameters: DetectorParameters, verifier=Non
     """
     settings, parts, samples = model.settings, [], 0
 
+    # hours are those of the recording, without the silence that fills up a clip
     def counted():
         nonlocal samples
         for block in blocks:
@@ -114,8 +109,8 @@ def track(name: str, blocks, model, parameters: DetectorParameters, verifier=Non
 
     # the verifier is asked wherever one of GATES may have it asked
     detector = Detector(replace(parameters, gate=GATES[0]) if verifier else parameters, settings)
-    audio = padded(counted(), settings.clip_samples)
-    for labels, *others in smoothed_scores(audio, detector, model, verifier):
+    audio = streaming.padded(counted(), settings.clip_samples)
+    for labels, *others in streaming.smoothed_scores(audio, detector, model, verifier):
         others = (values if values is None else values.astype(np.float32) for values in others)
         parts.append(Smoothed(labels.astype(np.int16), *others))
     return Track(name, Smoothed.joined(parts), samples / settings.sample_rate / 3600)
@@ -135,6 +130,7 @@ def tracks(folders: list[str], model, parameters: DetectorParameters, verifier=N
         if not found:
             raise UserError(f"{folder} {'has no recordings' if folder.is_dir() else 'is not a folder'}")
         files |= {file.resolve(): file for file in found}
+    # a damaged file among thousands must not end a run of hours
     with tqdm(files.values(), "listening", unit=" files", disable=None) as progress:
         for file in progress:
             try:
@@ -148,11 +144,9 @@ def tracks(folders: list[str], model, parameters: DetectorParameters, verifier=N
         raise UserError(f"{', '.join(map(str, folders))}: no recordings that can be read")
 
 
-def measure(
-    folders: list[str], stream: LabelledStream, model, options: DetectorOptions, verifier=None
-) -> Measured:
+def measure(folders, stream: LabelledStream, model, options: DetectorOptions, verifier=None) -> Measured:
     """Run the model, and a verifier, over any negatives in `folders`, and over the stream of words."""
-    parameters = detector_parameters(options, model.settings, verifier and verifier.settings)
+    parameters = streaming.detector_parameters(options, model.settings, verifier and verifier.settings)
     return Measured(
         list(tracks(folders, model, parameters, verifier)) if folders else [],
         track(stream.name, [stream.samples], model, parameters, verifier),
@@ -176,6 +170,7 @@ def operating_point(points: list[Point], false_alarms_per_hour: float) -> Point:
 
     If no point is allowed, return a threshold of 1, which detects nothing.
     """
+    # a reversed point is (miss rate, false alarms, threshold), the order of preference
     allowed = [point for point in points if point.false_alarms_per_hour <= false_alarms_per_hour]
     return min(allowed, key=lambda point: point[::-1], default=Point(1.0, 0.0, 1.0))
 
@@ -184,6 +179,7 @@ def with_best_gate(measured: Measured, false_alarms_per_hour: float) -> Measured
     """Choose the verifier's gate with the fewest misses at the allowed false alarm rate."""
 
     def misses(gate):
+        # SHOWN has fewer thresholds than THRESHOLDS; each costs a pass over all tracks
         with_gate = replace(measured, parameters=replace(measured.parameters, gate=gate))
         return operating_point(sweep(with_gate, SHOWN), false_alarms_per_hour).miss_rate
 
@@ -192,19 +188,16 @@ def with_best_gate(measured: Measured, false_alarms_per_hour: float) -> Measured
     return replace(measured, parameters=replace(measured.parameters, gate=best))
 
 
-def detector_settings(
-    measured: Measured, points: list[Point], false_alarms_per_hour: float
-) -> DetectorSettings:
+def detector_settings(measured: Measured, points: list[Point], allowed: float) -> DetectorSettings:
     """Return the detector with the best threshold of `points` for each of SENSITIVITY_RATES.
 
+    At normal sensitivity `allowed` false alarms an hour are accepted.
     All words have one threshold: chosen for each word, they overfit to the negatives.
     """
     chosen = {}
     for name, rate in SENSITIVITY_RATES.items():
-        point = operating_point(points, rate * false_alarms_per_hour)
-        chosen[name] = Sensitivity(
-            point.threshold, round(point.false_alarms_per_hour, 2), round(point.miss_rate, 4)
-        )
+        threshold, alarms, misses = operating_point(points, rate * allowed)
+        chosen[name] = Sensitivity(threshold, round(alarms, 2), round(misses, 4))
     found = measured.parameters
     return DetectorSettings(found.hop_ms, found.smoothing_ms, found.refractory_ms, **chosen, gate=found.gate)
 
@@ -227,10 +220,8 @@ def sensitivities_text(detector: DetectorSettings) -> str:
     lines = []
     for name in SENSITIVITIES:
         one = getattr(detector, name)
-        lines.append(
-            f"--sensitivity {name}: threshold {one.threshold:g}, {one.false_alarms_per_hour:g} false "
-            f"alarms an hour, {100 * one.miss_rate:.1f} % of the words missed"
-        )
+        figures = f"threshold {one.threshold:g}, {one.false_alarms_per_hour:g} false alarms an hour"
+        lines.append(f"--sensitivity {name}: {figures}, {100 * one.miss_rate:.1f} % of the words missed")
         if one.miss_rate == 1:
             lines[-1] += ": no threshold has so few and finds any"
     return "\n  ".join(lines)
@@ -239,6 +230,7 @@ def sensitivities_text(detector: DetectorSettings) -> str:
 def outcome_text(measured: Measured, threshold: float) -> str:
     """Return false alarms, with their interval, and misses at a threshold."""
     count, hours = int(measured.false_alarms(threshold).sum()), measured.hours
+    # false alarms an hour
     low, high = (bound / hours for bound in poisson_interval(count))
     alarms = f"{count / hours:.1f} false alarms an hour (95 % interval {low:.1f} to {high:.1f})"
     missed = f"{100 * measured.misses(threshold):.1f} % of {len(measured.stream.words)} words missed"
@@ -247,12 +239,14 @@ def outcome_text(measured: Measured, threshold: float) -> str:
 
 def text(measured: Measured, points: list[Point], false_alarms_per_hour: float) -> str:
     """Return the sweep as a table, and at the operating point the false alarms of each recording and word."""
+    # what was heard: a rate without its hours and number of words says little
     words = f"{len(measured.stream.words)} words"
     if measured.negatives:
         heard = f"{measured.hours:.2f} hours without the words in {len(measured.negatives)} recordings"
         lines = [f"{heard}; {words} in {measured.stream.name}"]
     else:
         lines = [f"{measured.stream.name}, {60 * measured.hours:.1f} minutes with {words}"]
+    # the table; the sweep is finer than what is worth a line
     lines.append(f"{'threshold':>10}{'false alarms/h':>16}{'95 % interval':>17}{'misses':>9}")
     chosen = operating_point(points, false_alarms_per_hour)
     for point in points:
@@ -261,10 +255,8 @@ def text(measured: Measured, points: list[Point], false_alarms_per_hour: float) 
         low, high = poisson_interval(round(point.false_alarms_per_hour * measured.hours))
         interval = f"{low / measured.hours:.1f} to {high / measured.hours:.1f}"
         mark = f"  <- for {false_alarms_per_hour:g} an hour" if point == chosen else ""
-        lines.append(
-            f"{point.threshold:10.4f}{point.false_alarms_per_hour:16.1f}{interval:>17}"
-            f"{100 * point.miss_rate:8.1f} %{mark}"
-        )
+        figures = f"{point.threshold:10.4f}{point.false_alarms_per_hour:16.1f}{interval:>17}"
+        lines.append(f"{figures}{100 * point.miss_rate:8.1f} %{mark}")
     if chosen not in points:
         lines.append(f"no threshold has at most {false_alarms_per_hour:g} false alarms an hour")
     return "\n  ".join(lines + _false_alarms_text(measured, chosen.threshold))
@@ -272,10 +264,9 @@ def text(measured: Measured, points: list[Point], false_alarms_per_hour: float) 
 
 def _false_alarms_text(measured, threshold):
     """Return lines with the false alarms of each recording, and of each word."""
-    counts = measured.false_alarms(threshold)
-    lines = []
-    for one, row in zip(measured.negatives or [measured.track], counts, strict=True):
-        lines.append(f"{one.name}: {row.sum()} false alarms in {60 * one.hours:.1f} minutes")
+    counts = measured.false_alarms(threshold)  # [recordings, labels]
+    recordings = zip(measured.negatives or [measured.track], counts.sum(1), strict=True)
+    lines = [f"{one.name}: {n} false alarms in {60 * one.hours:.1f} minutes" for one, n in recordings]
     of_words = counts.sum(0)[UNKNOWN_INDEX + 1 :]
     named = zip(measured.settings.wanted_words, of_words, strict=True)
     return [*lines, "by word: " + ", ".join(f"{word} {count}" for word, count in named)]

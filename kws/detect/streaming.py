@@ -110,35 +110,22 @@ def _wake_label(word, settings):
 
 
 def add_arguments(parser):
-    """Add the flags that say how words are detected in a long recording, and return their group."""
+    """Add the flags that say how words are detected in a long recording."""
     group = parser.add_argument_group("long recordings")
     add = flag_adder(group, DetectorOptions)
     add("wake_word", "detect the other words only for --listen_ms after this one", metavar="WORD")
     add("listen_ms", "how long they are detected", type=bounded(float, 0), metavar="MS")
-    group.add_argument(
-        "--verifier",
-        metavar="MODEL",
-        help="a larger model that decides, and is asked only about what the first detected",
-    )
-    return group
+    second = "a larger model that decides, and is asked only about what the first detected"
+    group.add_argument("--verifier", metavar="MODEL", help=second)
 
 
 def add_threshold(parser):
     """Add the flags that choose a threshold."""
     add = flag_adder(parser.add_mutually_exclusive_group(), DetectorOptions)
-    add(
-        "threshold",
-        "lowest smoothed score of a detection in a long recording; if not given, the threshold of "
-        f"--sensitivity, or {DEFAULTS.threshold:g}",
-        type=bounded(float, 0, 1),
-        metavar="S",
-    )
-    add(
-        "sensitivity",
-        "which of the model's tuned thresholds, normal if not given: high has the fewest misses, low the "
-        "fewest false alarms",
-        choices=SENSITIVITIES,
-    )
+    lowest = f"lowest smoothed score of a detection; if not given, --sensitivity's or {DEFAULTS.threshold:g}"
+    add("threshold", lowest, type=bounded(float, 0, 1), metavar="S")
+    tuned = "a threshold tuned for the model, else normal; high: fewest misses, low: fewest false alarms"
+    add("sensitivity", tuned, choices=SENSITIVITIES)
 
 
 # ---- detections ----
@@ -282,9 +269,8 @@ def _window_features(samples, windows: range, hop: int, front_end: FrontEnd) -> 
         return mfcc(np.ascontiguousarray(audio), front_end)
     # windows share frames, and each frame is computed once
     frames = sliding_window_view(samples[start:end], front_end.window_samples)[::stride]
-    coefficients = mfcc(
-        np.ascontiguousarray(frames), replace(front_end, clip_samples=front_end.window_samples)
-    )
+    one_frame = replace(front_end, clip_samples=front_end.window_samples)
+    coefficients = mfcc(np.ascontiguousarray(frames), one_frame)
     # [windows, coefficients, frames]
     shared = sliding_window_view(coefficients, front_end.frame_count, axis=0)[:: hop // stride]
     return np.ascontiguousarray(shared.transpose(0, 2, 1)).reshape(len(windows), -1)
@@ -299,9 +285,7 @@ def padded(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
         yield np.zeros(length, np.int16)
 
 
-def smoothed_scores(
-    blocks: Iterable[np.ndarray], detector: Detector, model, verifier=None
-) -> Iterator[Smoothed]:
+def smoothed_scores(blocks, detector: Detector, model, verifier=None) -> Iterator[Smoothed]:
     """Yield the means at the windows that each of `blocks`, int16 [samples], completes; models are loaded."""
     if verifier is None:
         yield from map(detector.smoothed, window_scores(blocks, model, detector.hop))
@@ -318,9 +302,7 @@ def smoothed_scores(
         yield smoothed._replace(verified=verified)
 
 
-def detections_in(
-    blocks: Iterable[np.ndarray], model, options: DetectorOptions, verifier=None
-) -> Iterator[Detection]:
+def detections_in(blocks, model, options: DetectorOptions, verifier=None) -> Iterator[Detection]:
     """Yield the detections in audio that comes in blocks, int16 [samples], as they are made."""
     parameters = detector_parameters(options, model.settings, verifier and verifier.settings)
     detector = Detector(parameters, model.settings)
@@ -328,17 +310,12 @@ def detections_in(
         yield from detector.detections(smoothed)
 
 
-def detect(
-    path,
-    model,
-    options: DetectorOptions = DetectorOptions(),  # noqa: B008  (frozen)
-    verifier=None,
-) -> Iterator[Detection]:
+def detect(path, model, options: DetectorOptions | None = None, verifier=None) -> Iterator[Detection]:
     """Yield the detections in a recording of any length, rate and format; models are loaded.
 
     A recording shorter than the model's clip is followed by silence. UserError if it cannot be read.
     """
-    front_end = model.settings.front_end
+    front_end, options = model.settings.front_end, options or DetectorOptions()
     try:
         with open_audio(path) as file:
             blocks = audio_blocks(file, front_end.sample_rate)

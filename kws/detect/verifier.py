@@ -22,19 +22,16 @@ def check_same(verifier: str, values: Iterable[tuple[str, object, object]]):
     """
     for what, ours, theirs in values:
         if ours != theirs:
-            raise UserError(
-                f"{verifier} cannot verify this model: {what} must be the same, but are {show(theirs)}, not "
-                f"{show(ours)}"
-            )
+            differing = f"must be the same, but are {show(theirs)}, not {show(ours)}"
+            raise UserError(f"{verifier} cannot verify this model: {what} {differing}")
 
 
 def check_fits(verifier: Settings, first_stage: Settings):
     """Raise UserError if the models take different audio, or the verifier lacks a word of the first stage."""
+    # both score the same windows; features, words and their order may differ
     names = "sample_rate", "clip_duration_ms"
-    check_same(
-        "the verifier",
-        ((f"--{name}", getattr(first_stage, name), getattr(verifier, name)) for name in names),
-    )
+    compared = ((f"--{name}", getattr(first_stage, name), getattr(verifier, name)) for name in names)
+    check_same("the verifier", compared)
     absent = [word for word in first_stage.wanted_words if word not in verifier.wanted_words]
     if absent:
         raise UserError(f"the verifier does not know {', '.join(absent)}")
@@ -64,8 +61,10 @@ class Verifier:
 
         Windows are numbered since the start of the stream.
         """
+        # the same windows as the first stage's mean, fewer at the start of the stream
         averaged = [range(max(0, window - self._count + 1), window + 1) for window in windows]
         self._score(audio, sorted({number for numbers in averaged for number in numbers}))
+        # [windows]
         means = [
             np.mean([self._known[number][self._label[label]] for number in numbers])
             for numbers, label in zip(averaged, labels, strict=True)

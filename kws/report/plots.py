@@ -25,9 +25,8 @@ def write_training_plots(folder, history: np.ndarray):
     columns = np.asarray(history, float).reshape(-1, 7).T
     step, rate, loss, training, validation, validation_loss, miss_rate = columns
     figure = _figure(9, 6.5)
-    accuracy_axes, loss_axes, rate_axes = figure.subplots(
-        3, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1.5, 1)}
-    )
+    heights = {"height_ratios": (3, 1.5, 1)}
+    accuracy_axes, loss_axes, rate_axes = figure.subplots(3, 1, sharex=True, gridspec_kw=heights)
     # augmented clips, so often below validation
     training_label = "training (augmented), mean since the last point"
     accuracy_axes.plot(step, 100 * training, color=SECOND, label=training_label)
@@ -93,27 +92,24 @@ def write_report_plots(folder, prefix: str, report: Report, settings: Settings, 
         _save(_misclassified(shown, features, settings), folder, f"{prefix}_misclassified")
 
 
-def write_comparison_plot(
-    folder, reports: dict[str, Report], costs: dict[str, Cost], file_name: str = "comparison"
-):
+def write_comparison_plot(folder, reports: dict[str, Report], costs: dict[str, Cost], name="comparison"):
     """Draw the accuracy of models, by name, against their bytes and their multiply-accumulates."""
     figure = _figure(9, 4.2)
-    for axes, values, label in zip(
-        figure.subplots(1, 2, sharey=True),
-        ([cost.bytes / 1000 for cost in costs.values()], [cost.macs / 1e6 for cost in costs.values()]),
-        ("size, kB", "multiply-accumulates for a clip, millions"),
-        strict=True,
-    ):
+    scales = {
+        "size, kB": [cost.bytes / 1000 for cost in costs.values()],
+        "multiply-accumulates for a clip, millions": [cost.macs / 1e6 for cost in costs.values()],
+    }
+    for axes, (label, values) in zip(figure.subplots(1, 2, sharey=True), scales.items(), strict=True):
         models = sorted(zip(values, reports, strict=True))
-        for number, (value, name) in enumerate(models):
+        for number, (value, model) in enumerate(models):
             # percent, with the 95 % interval
-            report = reports[name]
+            report = reports[model]
             accuracy, (low, high) = 100 * report.accuracy, 100 * np.array(report.interval)
             bar = np.maximum(0, [[accuracy - low], [high - accuracy]])
             axes.errorbar(value, accuracy, bar, fmt="o", color=ACCENT, ecolor=PALE)
             # the names of neighbours alternate, below and above
             offset = 2, 6 if number % 2 else -12
-            axes.annotate(name, (value, accuracy), offset, fontsize=8, **BESIDE_POINT)
+            axes.annotate(model, (value, accuracy), offset, fontsize=8, **BESIDE_POINT)
         axes.set_xlabel(label)
         # room for names
         axes.set_xlim(0, 1.4 * max(values))
@@ -123,7 +119,7 @@ def write_comparison_plot(
     figure.axes[0].set_ylabel("accuracy, %")
     first = next(iter(reports.values()))
     figure.suptitle(f"{first.name} (N = {first.count:,})", fontsize=10, color=INK)
-    _save(figure, folder, file_name)
+    _save(figure, folder, name)
 
 
 def _confusion(report):
@@ -137,9 +133,8 @@ def _confusion(report):
     axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1.1)
     for row, column in np.argwhere(report.confusion):
         colour = "white" if share[row, column] > 0.4 else INK
-        axes.text(
-            column, row, report.confusion[row, column], ha="center", va="center", color=colour, fontsize=9
-        )
+        style = {"ha": "center", "va": "center", "color": colour, "fontsize": 9}
+        axes.text(column, row, report.confusion[row, column], **style)
     axes.set_xticks(range(count), report.labels, rotation=45, ha="right")
     axes.set_yticks(range(count), report.labels)
     # white lines between the fields
@@ -183,15 +178,8 @@ def _misclassified(shown, features, settings):
     for axes, (title, name, clip) in zip(panels, shown, strict=False):
         # [coefficients, frames], time to the right
         image = ((clip - mean) / deviation).reshape(settings.frame_count, -1).T
-        axes.imshow(
-            image,
-            aspect="auto",
-            origin="lower",
-            cmap="RdBu_r",
-            vmin=-3,
-            vmax=3,
-            extent=(0, settings.clip_duration_ms / 1000, -0.5, len(image) - 0.5),
-        )
+        extent = (0, settings.clip_duration_ms / 1000, -0.5, len(image) - 0.5)
+        axes.imshow(image, "RdBu_r", aspect="auto", vmin=-3, vmax=3, origin="lower", extent=extent)
         axes.set_title(title, fontsize=9, color=INK)
         axes.set_xlabel(f"seconds\n{name}", fontsize=7)
         axes.tick_params(labelsize=7)
@@ -202,9 +190,8 @@ def _misclassified(shown, features, settings):
 
 
 def _title(axes, report):
-    axes.set_title(
-        f"{report.name}\n{100 * report.accuracy:.2f} % of {report.count:,} clips", fontsize=10, color=INK
-    )
+    text = f"{report.name}\n{100 * report.accuracy:.2f} % of {report.count:,} clips"
+    axes.set_title(text, fontsize=10, color=INK)
 
 
 def _grid(axes, **options):

@@ -49,6 +49,7 @@ class Report:
             return 0.0, 1.0
         middle = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        # unlike the normal approximation it stays within 0 to 1 near 100 %
         return middle - half, middle + half
 
     @property
@@ -66,16 +67,13 @@ class Report:
         if not self.count:
             return f"{self.name}: no clips"
         low, high = self.interval
-        return (
-            f"{self.name}: accuracy {100 * self.accuracy:.2f} % "
-            f"(95 % interval {100 * low:.2f} to {100 * high:.2f}), N = {self.count:,}: {self.composition()}"
-        )
-
-    def composition(self) -> str:
-        """Return a text with the numbers of clips of wanted words, silence and unknown words."""
         counts = dict(zip(self.labels, self.confusion.sum(1), strict=True))
         silence, unknown = (counts.pop(label, 0) for label in (SILENCE_LABEL, UNKNOWN_LABEL))
-        return f"{sum(counts.values()):,} wanted words, {silence:,} silence, {unknown:,} unknown words"
+        return (
+            f"{self.name}: accuracy {100 * self.accuracy:.2f} % "
+            f"(95 % interval {100 * low:.2f} to {100 * high:.2f}), N = {self.count:,}: "
+            f"{sum(counts.values()):,} wanted words, {silence:,} silence, {unknown:,} unknown words"
+        )
 
     def text(self) -> str:
         """Return the summary, the confusion matrix, and recall and precision of each label."""
@@ -91,9 +89,9 @@ class Report:
             "true label by row, predicted by column:",
             f"{'':{first}}{heading}   recall  precision",
         ]
-        for label, row, recall, precision in zip(
-            self.labels, self.confusion, self.recall, self.precision, strict=True
-        ):
+        columns = self.labels, self.confusion, self.recall, self.precision
+        for label, row, recall, precision in zip(*columns, strict=True):
+            # dots for zeros, so that confusions stand out
             counts = "".join(f"{count or '.':>{width}}" for count, width in zip(row, widths, strict=True))
             lines.append(f"{label:{first}}{counts}  {_percent(recall):>7}  {_percent(precision):>9}")
         return "\n".join(lines) + "\n"
@@ -182,21 +180,16 @@ def comparison_table(evaluations: dict[str, Evaluation]) -> str:
     agreements = ["agreement"] if len(evaluations) > 1 else []
     rows = [["model", "bytes", "zipped", "parameters", "MACs", *first.reports, *agreements]]
     for path, evaluation in evaluations.items():
-        accuracies = [
-            f"{100 * report.accuracy:.2f} % (N = {report.count:,})" for report in evaluation.reports.values()
-        ]
+        reports = evaluation.reports.values()
+        accuracies = [f"{100 * report.accuracy:.2f} % (N = {report.count:,})" for report in reports]
         rows.append([path, *(f"{number:,}" for number in evaluation.cost), *accuracies])
         if agreements:
             rows[-1].append(agreement(evaluation.predicted, first.predicted))
     # paths to the left, numbers to the right
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        row[1:] = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+    return "\n".join("  ".join([row[0].ljust(widths[0]), *row[1:]]) for row in rows)
 
 
 def paired_tests(evaluations: dict[str, Evaluation]) -> str:
@@ -224,6 +217,7 @@ def mcnemar(gained: int, lost: int) -> float:
 
     If two models are equally good, a clip on which just one is right is either model's with a chance of 1/2.
     """
+    # the clips that both or neither classify correctly say nothing about a difference
     count = gained + lost
     tail = sum(math.comb(count, number) for number in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / 2**count)

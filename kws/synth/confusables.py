@@ -75,12 +75,9 @@ def check_readable(texts, language: str):
         if not phonemes([text], language)[0]:
             raise UserError(f"{text!r}: espeak-ng says nothing in --language {language}")
         letters = filter(str.isalpha, text)
-        if language.split("-")[0] == "en" and not all(map(_is_latin, letters)):
+        latin = all(unicodedata.name(letter, "").startswith("LATIN") for letter in letters)
+        if language.split("-")[0] == "en" and not latin:
             raise UserError(f"{text!r} is not in the letters of --language {language}: give its --language")
-
-
-def _is_latin(letter):
-    return unicodedata.name(letter, "").startswith("LATIN")
 
 
 def distances(target: tuple[str, ...], others: list[tuple[str, ...]]) -> np.ndarray:
@@ -107,6 +104,7 @@ def distances(target: tuple[str, ...], others: list[tuple[str, ...]]) -> np.ndar
 def _cost(one, other):
     if one == other:
         return 0.0
+    # a diphthong counts by its first vowel
     if one[0] in VOWELS and other[0] in VOWELS:
         return VOWEL_COST
     return ALIKE_COST if {one, other} in [set(pair.split()) for pair in ALIKE.split(",")] else 1.0
@@ -137,6 +135,7 @@ def near_phrases(phrases: list[str], words: list[str], language: str, count: int
 
     What sounds like one of the phrases, or holds one, is left out.
     """
+    # the whole list once, some 100,000 words; candidates are few
     known = phonemes(words, language)
     targets = phonemes(phrases, language)
     found = {}
@@ -209,10 +208,8 @@ def sentences(words: list[str], english: bool, forbidden, rng) -> Iterator[str]:
         if not rejected:
             yield text
         elif rejected == MOST_REJECTED:
-            raise UserError(
-                "every sentence that is made up holds one of the words: give another --word_list, or "
-                "--sentences 0"
-            )
+            fix = "give another --word_list, or --sentences 0"
+            raise UserError(f"every sentence that is made up holds one of the words: {fix}")
 
 
 @functools.cache
@@ -228,6 +225,7 @@ def _grammar():
 
 
 def _from_grammar(rng):
+    # from the pattern down: a choice may hold categories, such as "the THING"
     text = rng.choice(PATTERNS)
     while match := re.search("[A-Z]{4,}", text):
         text = text[: match.start()] + rng.choice(_grammar()[match[0]]) + text[match.end() :]

@@ -113,10 +113,6 @@ class Draw:
         return [self.job(folder, text, number, part) for number in range(count)]
 
 
-def word_jobs(draw: Draw, words: dict[str, str], count: int) -> list[Job]:
-    return [job for folder, text in words.items() for job in draw.jobs(folder, text, count)]
-
-
 def unknown_jobs(draw: Draw, words: dict[str, str], near: dict[str, list[str]], count: int) -> list[Job]:
     """Return about `count` recordings for each word of what sounds like it: its parts, and what is near."""
     found = {}
@@ -140,10 +136,6 @@ def unknown_jobs(draw: Draw, words: dict[str, str], near: dict[str, list[str]], 
             if len(found.get(name, ())) < amount:
                 found[name] = draw.jobs(name, one, amount)
     return [job for jobs in found.values() for job in jobs]
-
-
-def sentence_jobs(draw: Draw, texts: list[str]) -> list[Job]:
-    return [draw.job(NEGATIVES_FOLDER, text, number, is_clip=False) for number, text in enumerate(texts)]
 
 
 def sentence_texts(options: SynthesisOptions, words: list[str], forbidden) -> list[str]:
@@ -196,10 +188,9 @@ def claim(folder: Path, plan: dict, words: dict[str, str]) -> None:
     stored = read_plan(folder)
     for name, value in plan.items() if stored else ():
         if stored.get(name) != value:
-            raise UserError(
-                f"{folder} holds recordings with {name} {_shown(stored.get(name))}, not {_shown(value)}: "
-                "give another --output, or delete it"
-            )
+            kept = f"{name} {_shown(stored.get(name))}, not {_shown(value)}"
+            raise UserError(f"{folder} holds recordings with {kept}: give another --output, or delete it")
+    # a word that is taught as unknown elsewhere in the folder would be unlearnt
     added = words.keys() - stored["words"].keys() if stored else ()
     for name in words:
         for other in sorted((folder / UNKNOWN_LABEL).glob("*")):
@@ -258,6 +249,7 @@ def spoken(jobs: list[Job]) -> Iterator[tuple[Job, np.ndarray | None]]:
     for name, of_engine in itertools.groupby(in_order, key=lambda job: job.utterance.voice.engine):
         left, size = list(of_engine), ENGINES[name].at_once
         calls += [left[start : start + size] for start in range(0, len(left), size)]
+    # threads, as the work is in other processes or in libraries that release the lock
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         for future in as_completed([pool.submit(_say, call) for call in calls]):
@@ -299,6 +291,7 @@ def _noises(sentences, rng):
     for name, slope in {"white": 0, "pink": -0.5, "brown": -1, "blue": 0.5}.items():
         spectrum = np.fft.rfft(rng.normal(size=count))
         yield name, np.fft.irfft(spectrum * np.arange(1.0, len(spectrum) + 1) ** slope)
+    # mains at 50 Hz with harmonics
     time = np.arange(count) / SAMPLE_RATE
     yield "hum", sum(np.sin(2 * np.pi * 50 * n * time + rng.uniform(0, 7)) / n for n in range(1, 12))
     if not sentences:

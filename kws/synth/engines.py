@@ -134,10 +134,7 @@ def _espeak_voices(language, _):
     # each in all variants
     listed = _run(["espeak-ng", "--voices=variant"]).decode()
     variants = sorted(name for name in re.findall(r"!v/(\S+)\s*\n", listed) if not NO_PEOPLE.match(name))
-    return [
-        Voice("espeak-ng", name)
-        for name in [f"{name}{variant}" for name in names for variant in ("", *(f"+{v}" for v in variants))]
-    ]
+    return [Voice("espeak-ng", name + v) for name in names for v in ("", *(f"+{v}" for v in variants))]
 
 
 MBROLA_DATA = Path("/usr/share/mbrola")  # where espeak-ng looks
@@ -247,46 +244,31 @@ def _festival(utterances) -> Iterator:
 # ---- RHVoice ----
 
 RHVOICE_DATA = Path("/usr/share/RHVoice"), Path("/usr/local/share/RHVoice")
-RHVOICE_LANGUAGES = {
-    "cs": "Czech",
-    "en": "English",
-    "eo": "Esperanto",
-    "es": "Spanish",
-    "hr": "Croatian",
-    "ka": "Georgian",
-    "ky": "Kyrgyz",
-    "mk": "Macedonian",
-    "pl": "Polish",
-    "pt": "Brazilian-Portuguese",
-    "ru": "Russian",
-    "sk": "Slovak",
-    "sq": "Albanian",
-    "sr": "Serbian",
-    "tk": "Turkmen",
-    "tt": "Tatar",
-    "uk": "Ukrainian",
-    "uz": "Uzbek",
-    "vi": "Vietnamese",
-}
+# its names of languages, by ISO 639
+RHVOICE_LANGUAGES = dict(
+    pair.split(":")
+    for pair in """
+    cs:Czech en:English eo:Esperanto es:Spanish hr:Croatian ka:Georgian ky:Kyrgyz mk:Macedonian pl:Polish
+    pt:Brazilian-Portuguese ru:Russian sk:Slovak sq:Albanian sr:Serbian tk:Turkmen tt:Tatar uk:Ukrainian
+    uz:Uzbek vi:Vietnamese
+    """.split()
+)
 
 
 def _rhvoice_voices(language, _):
     if not shutil.which("RHVoice-test"):
         return []
     name = RHVOICE_LANGUAGES.get(language.split("-")[0])
+    # a file of lines key=value in the folder of each voice; one voice may be in both places
     found = [path for data in RHVOICE_DATA for path in data.glob("voices/*/voice.info")]
-    speaking = {
-        path.parent.name for path in found if f"language={name}" in path.read_text("utf-8").splitlines()
-    }
-    return [Voice("rhvoice", voice) for voice in sorted(speaking)]
+    speaking = [path for path in found if f"language={name}" in path.read_text("utf-8").splitlines()]
+    return [Voice("rhvoice", voice) for voice in sorted({path.parent.name for path in speaking})]
 
 
 def _rhvoice(utterances) -> Iterator:
     def command(path, text, voice, speed, pitch):
-        return [
-            *("RHVoice-test", "-p", voice.name, "-o", path),
-            *("-r", str(round(100 * speed)), "-t", str(round(100 * pitch))),
-        ]
+        factors = "-r", str(round(100 * speed)), "-t", str(round(100 * pitch))  # in %
+        return ["RHVoice-test", "-p", voice.name, "-o", path, *factors]
 
     return _by_file(command, utterances, is_read=True)
 
@@ -353,44 +335,27 @@ def _piper(utterances) -> Iterator:
 
     for text, voice, speed, pitch in utterances:
         with _PIPER_LOCK:
-            chunks = list(
-                _piper_voice(voice.name).synthesize(
-                    text, SynthesisConfig(speaker_id=voice.speaker, length_scale=pitch / speed)
-                )
-            )
+            how = SynthesisConfig(speaker_id=voice.speaker, length_scale=pitch / speed)
+            chunks = list(_piper_voice(voice.name).synthesize(text, how))
         parts = [chunk.audio_float_array for chunk in chunks] or [np.zeros(0, np.float32)]
         yield np.concatenate(parts).astype(np.float32), (chunks[0].sample_rate if chunks else 16000) * pitch
 
 
+APT = "apt-get install "
+MBROLA = "espeak-ng mbrola mbrola-us1 mbrola-us2 mbrola-us3 mbrola-en1, of Debian's contrib and non-free"
+FESTIVAL = "festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k"
+RHVOICE = "rhvoice rhvoice-english, of Debian's non-free"
 ENGINES = {
     engine.name: engine
     for engine in (
         # all its voices are one with other formants, which models of people's words understand least
-        Engine("espeak-ng", "apt-get install espeak-ng", _espeak_voices, _espeak, 8, weight=0.25),
-        Engine(
-            "mbrola",
-            "apt-get install espeak-ng mbrola mbrola-us1 mbrola-us2 mbrola-us3 mbrola-en1, "
-            "of Debian's contrib and non-free",
-            _mbrola_voices,
-            _mbrola,
-            8,
-        ),
-        Engine("flite", "apt-get install flite", _flite_voices, _flite, 8),
-        Engine(
-            "festival",
-            "apt-get install festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k",
-            _festival_voices,
-            _festival,
-            16,
-        ),
-        Engine(
-            "rhvoice",
-            "apt-get install rhvoice rhvoice-english, of Debian's non-free",
-            _rhvoice_voices,
-            _rhvoice,
-            4,
-        ),
-        Engine("pico", "apt-get install libttspico-utils, of Debian's non-free", _pico_voices, _pico, 8),
+        Engine("espeak-ng", f"{APT}espeak-ng", _espeak_voices, _espeak, 8, weight=0.25),
+        Engine("mbrola", APT + MBROLA, _mbrola_voices, _mbrola, 8),
+        Engine("flite", f"{APT}flite", _flite_voices, _flite, 8),
+        Engine("festival", APT + FESTIVAL, _festival_voices, _festival, 16),
+        Engine("rhvoice", APT + RHVOICE, _rhvoice_voices, _rhvoice, 4),
+        Engine("pico", f"{APT}libttspico-utils, of Debian's non-free", _pico_voices, _pico, 8),
+        # loading a voice takes seconds, so many utterances share it
         Engine("piper", "pip install piper-tts, and --piper_voices", _piper_voices, _piper, 64),
     )
 }

@@ -97,7 +97,7 @@ def test_a_network_is_trained_clustered_converted_and_evaluated(architecture, tm
 
 @pytest.mark.parametrize("architecture", TINY)
 def test_a_size_that_does_not_fit_says_what_is_expected(architecture):
-    example = models.ARCHITECTURES[architecture].example
+    example = models.ARCHITECTURES[architecture].sizes[0]
     with pytest.raises(UserError, match=f"{architecture}: it takes .*, for example {example}"):
         models.build_model(Settings(model_architecture=architecture, model_size_info=(3, 0, 3)))
 
