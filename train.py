@@ -18,6 +18,7 @@ from kws.data.checks import check_data
 from kws.data.dataset import Data
 from kws.model import checkpoints
 from kws.model.batch_norm import fold_batch_norm_into_plain_model, load_plain_weights, with_batch_norm
+from kws.model.transfer import settings_to_start
 from kws.report import plots
 from kws.report.reports import Report, protocol_of
 from kws.train import loop, runs
@@ -108,7 +109,7 @@ def main():
 def settings_of(start_options: StartOptions, flags: SettingsFlags) -> Settings:
     """Return the settings of the model to train."""
     if start_options.start_checkpoint:
-        return checkpoints.settings_to_start(start_options.start_checkpoint, flags)
+        return settings_to_start(start_options.start_checkpoint, flags)
     return flags.resolve()
 
 

@@ -13,7 +13,8 @@ from kws.base.flags import flag_adder
 from kws.base.settings import DATA_FIELDS, UNKNOWN_INDEX, Settings, SettingsFlags
 from kws.base.text import show
 from kws.data.dataset import Data
-from kws.model.checkpoints import KerasModel, load_checkpoint, load_start, read_settings
+from kws.model.checkpoints import KerasModel, load_checkpoint, read_settings
+from kws.model.transfer import load_start
 
 
 @dataclass(frozen=True)
