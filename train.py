@@ -85,7 +85,8 @@ def main():
     start_options, options = options_from(StartOptions, args), RunOptions.from_arguments(args)
 
     # 1. Settings: from the checkpoint to start from, and from the flags.
-    settings = settings_of(start_options, SettingsFlags.from_arguments(args))
+    start, flags = start_options.start_checkpoint, SettingsFlags.from_arguments(args)
+    settings = settings_to_start(start, flags) if start else flags.resolve()
 
     # 2. Data: labelled clips by partition, noise, negatives.
     data = input_data.open_data(options.data, settings)
@@ -104,13 +105,6 @@ def main():
         finish(Path(options.training.train_dir), data, options, args.plots)
     else:
         print(f"{devices} is done; the first one has the model")
-
-
-def settings_of(start_options: StartOptions, flags: SettingsFlags) -> Settings:
-    """Return the settings of the model to train."""
-    if start_options.start_checkpoint:
-        return settings_to_start(start_options.start_checkpoint, flags)
-    return flags.resolve()
 
 
 def new_trainee(

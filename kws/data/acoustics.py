@@ -26,9 +26,9 @@ def room_response(size, source, microphone, decay: float, rate: int, rng) -> np.
     size, source, microphone = np.array(size), np.array(source), np.array(microphone)
     length, early = int(RESPONSE_SECONDS * rate), int(EARLY_SECONDS * rate)
     coefficient = _reflection(size, decay)
-    delays, gains = image_sources(
-        size, source, microphone, coefficient, _distance(source, microphone) + EARLY_SECONDS * SPEED_OF_SOUND
-    )
+    farthest = np.linalg.norm(source - microphone) + EARLY_SECONDS * SPEED_OF_SOUND  # m
+    delays, gains = image_sources(size, source, microphone, coefficient, farthest)
+    # the direct sound is sample 0
     place = np.rint((delays - delays.min()) * rate).astype(int)
     response = np.bincount(place, gains, minlength=length)[:length]
     response[early:] = 0
@@ -60,10 +60,6 @@ def _reflection(size, decay):
     return np.sqrt(1 - absorbed)
 
 
-def _distance(a, b):
-    return float(np.linalg.norm(np.asarray(a) - np.asarray(b)))
-
-
 @functools.lru_cache(maxsize=4)
 def room_responses(rate: int) -> np.ndarray:
     """Return ROOMS impulse responses of random rooms, float32 [ROOMS, samples], each of unit energy.
@@ -91,16 +87,10 @@ def _response_spectra(rate: int, length: int):
 def fft_length(least: int) -> int:
     """Return the smallest even product of 2, 3 and 5 from `least` on: an FFT of that length is fast."""
     size = least + least % 2
-    while _without_small_factors(size) > 1:
+    # 30 ** 64 has every product of 2, 3 and 5 below 2 ** 64 as a factor, and no other number
+    while pow(30, 64, size):
         size += 2
     return size
-
-
-def _without_small_factors(number):
-    for factor in (2, 3, 5):
-        while number % factor == 0:
-            number //= factor
-    return number
 
 
 def in_room(samples: np.ndarray, room: int, rate: int) -> np.ndarray:

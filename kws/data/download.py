@@ -117,17 +117,11 @@ def _download(url, expected, downloads):
     except (requests.RequestException, ValueError) as error:
         offline = isinstance(error, (requests.ConnectionError, requests.Timeout))
         reason = "no connection to its server" if offline else error
-        instead = _without_a_download(url, downloads.parent)
-        raise UserError(f"cannot download {url}: {reason}{instead}") from None
+        # sample_data/ comes with this project
+        demo = ", or try without recordings: --data_dir sample_data --data_url ''" if url == DATA_URL else ""
+        by_hand = f"put {PurePosixPath(url).name}, downloaded by other means, into {downloads.parent}{sample}"
+        raise UserError(f"cannot download {url}: {reason}; {by_hand}") from None
     return Path(name)
-
-
-def _without_a_download(url, folder):
-    """Return what to do if `url` cannot be downloaded, as the end of an error's line."""
-    by_hand = f"; put {PurePosixPath(url).name}, downloaded by other means, into {folder}"
-    if url != DATA_URL:
-        return by_hand
-    return f"{by_hand}, or try without recordings: --data_dir sample_data --data_url ''"
 
 
 def extract(archive: Path, folder: Path):

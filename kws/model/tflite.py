@@ -7,7 +7,9 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+import flatbuffers
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from kws.base.errors import UserError
 from kws.base.quiet_tf import quiet
@@ -25,8 +27,6 @@ def is_tflite(content: bytes) -> bool:
 
 def parse(content: bytes):
     """Return a TFLite model as a ModelT, flatbuffers' tree of objects; UserError if it is damaged."""
-    from ai_edge_litert import schema_py_generated as schema
-
     try:
         return schema.ModelT.InitFromPackedBuf(content)
     except Exception as error:  # flatbuffers checks nothing, so damage shows as any exception
@@ -35,18 +35,13 @@ def parse(content: bytes):
 
 def operator_versions(content: bytes) -> dict[str, int]:
     """Return the operators that a TFLite model uses: {name in the schema: version}."""
-    return {_operator_name(code.builtinCode): code.version for code in parse(content).operatorCodes}
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items()}
+    return {names[code.builtinCode]: code.version for code in parse(content).operatorCodes}
 
 
 def operator_names(content: bytes) -> list[str]:
     """Return the names of the operators that a TFLite model uses, sorted."""
     return sorted(operator_versions(content))
-
-
-def _operator_name(code):
-    from ai_edge_litert import schema_py_generated as schema
-
-    return next(name for name, value in vars(schema.BuiltinOperator).items() if value == code)
 
 
 # ---- settings inside ----
@@ -57,9 +52,6 @@ def embed_settings(content: bytes, settings: Settings) -> bytes:
 
     Tensors between input and output lose their names: an unrolled network has hundreds of them.
     """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
     model = parse(content)
     for entry in model.metadata or ():
         model.buffers[entry.buffer].data = None
@@ -85,8 +77,6 @@ class _Aligned(NamedTuple):
     buffer: object
 
     def Pack(self, builder):  # noqa: N802  (the name that flatbuffers calls)
-        from ai_edge_litert import schema_py_generated as schema
-
         data = self.buffer.data
         has_data = data is not None and len(data)
         if has_data:
@@ -103,8 +93,6 @@ class _Aligned(NamedTuple):
 
 def settings_text(content: bytes) -> bytes | None:
     """Return the JSON of the settings in a TFLite model, None if there is none."""
-    from ai_edge_litert import schema_py_generated as schema
-
     try:
         model = schema.Model.GetRootAs(content, 0)
         for i in range(model.MetadataLength()):
@@ -117,8 +105,6 @@ def settings_text(content: bytes) -> bytes | None:
 
 
 def _has_graph(content):
-    from ai_edge_litert import schema_py_generated as schema
-
     try:
         model = schema.Model.GetRootAs(content, 0)
         return model.SubgraphsLength() > 0 and model.BuffersLength() > 0
@@ -273,8 +259,6 @@ def _parameters_and_macs(content):
 
     Equal tensors count once: an unrolled network repeats a gate's for each frame.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
     op = schema.BuiltinOperator
     products = op.FULLY_CONNECTED, op.CONV_2D, op.DEPTHWISE_CONV_2D
     model = parse(content)

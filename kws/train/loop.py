@@ -99,12 +99,10 @@ def _batches(trainee, data, settings, options, steps, rows):
     """Yield a Batch for each of `steps`, with the scores of the teacher; find hard negatives first."""
     training = options.training
     if data.hard_negatives_per_epoch and steps:
-        resumed = steps.start > 0
-
-        def model():
-            return KerasModel(trainee.plain(), settings)
-
-        data = mining.with_hard_negatives(data, model, training.train_dir, resumed)
+        # a resumed run reads the windows that its first start found
+        data = mining.with_hard_negatives(
+            data, lambda: KerasModel(trainee.plain(), settings), training.train_dir, resumed=steps.start > 0
+        )
     yield from training_batches(
         data,
         options.variation,

@@ -242,13 +242,13 @@ def _continues(theirs, rates):
 
 def _how_to_go_on(folder, name, known, value):
     """Say why a run with `name` `value` cannot resume the run in `folder`, and what to do."""
-    differs = f"{folder} holds a run with {name} {known}, not {value}"
-    setting = name.removeprefix("--")
-    if setting in FIELDS and setting not in DATA_FIELDS:  # the weights are another network's
-        return f"{differs}: give another --train_dir, or delete {folder}"
+    setting, start = name.removeprefix("--"), ""
+    if setting not in FIELDS or setting in DATA_FIELDS:
+        # the network is the same, so its weights can be kept
+        start = f", with train.py's --start_checkpoint {folder / 'best'} to start from its weights"
     return (
-        f"{differs}: give another --train_dir, with train.py's --start_checkpoint {folder / 'best'} to start "
-        f"from its weights, or delete {folder}"
+        f"{folder} holds a run with {name} {known}, not {value}: "
+        f"give another --train_dir{start}, or delete {folder}"
     )
 
 
