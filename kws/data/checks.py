@@ -12,7 +12,8 @@ from kws.data.augmentation import Augmentation
 from kws.data.clips import is_synthetic
 from kws.data.dataset import Data
 
-FEW_TO_LEARN_FROM, FEW_TO_VALIDATE_ON = 100, 20  # clips of a word
+# clips of a word: with 20, one clip is 5 % of the accuracy
+FEW_TO_LEARN_FROM, FEW_TO_VALIDATE_ON = 100, 20
 
 
 def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentation):
@@ -39,6 +40,7 @@ def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentat
 
 def _check_words(training, validation, settings, data_dir):
     words = range(UNKNOWN_INDEX + 1, len(settings.labels))  # their labels
+    # nothing to learn from is an error, nothing to validate on a warning: other words may have some
     for label in words:
         if not training[label]:
             raise UserError(
@@ -62,6 +64,7 @@ def _check_words(training, validation, settings, data_dir):
 def _report_labels_without_clips(training, data, data_dir):
     if not training[SILENCE_INDEX]:
         print(f"no clips of {SILENCE_LABEL} to learn from: the model will take silence for something else")
+    # negatives teach it as well as words do
     if not data.no_words_per_epoch:
         more = "a larger --training_unknown_percentage"
         if not training[UNKNOWN_INDEX]:
@@ -77,6 +80,7 @@ def _report_people_not_learnt_from(data, settings):
         return sum(not is_synthetic(clips.names[clip]) for clip in np.flatnonzero(clips.label == label))
 
     for label in range(UNKNOWN_INDEX + 1, len(settings.labels)):
+        # the hash may put the few people who recorded a word on one side
         kept = by_people(data.validation, label) + by_people(data.testing, label)
         if kept and not by_people(data.training, label):
             print(

@@ -15,10 +15,12 @@ from kws.base.files import errors_name, lock
 
 DATA_URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
 TEST_SET_URL = "http://download.tensorflow.org/data/speech_commands_test_set_v0.02.tar.gz"
-SHA256 = {  # of the published archives
+# TensorFlow publishes no hashes: these are of the archives as they were downloaded.
+SHA256 = {
     DATA_URL: "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
     TEST_SET_URL: "cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
 }
+# Hidden, so that neither is taken for the folder of a word.
 DOWNLOADS_FOLDER = ".downloads"
 UNFINISHED_FOLDER = ".extracting"
 
@@ -53,6 +55,7 @@ def prepare_recordings(data_dir, data_url: str, wanted_words=()) -> Path:
 def is_populated(folder: Path, url: str) -> bool:
     """Return whether `folder` holds more than the archive at `url`, and no extraction was interrupted."""
     archive = PurePosixPath(url).name
+    # a user may have put the archive there
     others = any(not name.startswith(".") and name != archive for name in entries(folder))
     return others and not (folder / UNFINISHED_FOLDER).exists()
 
@@ -96,6 +99,7 @@ def _fetch_archive(url, folder, downloads):
         raise UserError(f"{archive} is not the published archive, or not all of it: delete it to download it")
     try:
         extract(archive, folder)
+    # tarfile passes on what its decompressors raise
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UserError) as error:
         raise UserError(f"{archive} cannot be extracted: {error}") from None
 
@@ -105,6 +109,7 @@ def _download(url, expected, downloads):
     import pooch
     import requests
 
+    # it reports each file and its hash
     pooch.get_logger().setLevel(logging.ERROR)
     try:
         name = pooch.retrieve(
@@ -112,14 +117,16 @@ def _download(url, expected, downloads):
             known_hash=expected and f"sha256:{expected}",
             fname=PurePosixPath(url).name,
             path=downloads,
+            # seconds without a byte, not of the whole download
             downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
         )
+    # ValueError: another hash, or no protocol that pooch knows
     except (requests.RequestException, ValueError) as error:
         offline = isinstance(error, (requests.ConnectionError, requests.Timeout))
         reason = "no connection to its server" if offline else error
-        # sample_data/ comes with this project
-        demo = ", or try without recordings: --data_dir sample_data --data_url ''" if url == DATA_URL else ""
-        by_hand = f"put {PurePosixPath(url).name}, downloaded by other means, into {downloads.parent}{sample}"
+        by_hand = f"put {PurePosixPath(url).name}, downloaded by other means, into {downloads.parent}"
+        if url == DATA_URL:
+            by_hand += ", or try without recordings: --data_dir sample_data --data_url ''"
         raise UserError(f"cannot download {url}: {reason}; {by_hand}") from None
     return Path(name)
 
@@ -142,10 +149,11 @@ def extract(archive: Path, folder: Path):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with open(target, "wb") as file:
                         shutil.copyfileobj(tar.extractfile(member), file)
+    # Ctrl-C too: a folder left here marks an interrupted extraction
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    # all complete: move it to its place
+    # all complete: each folder moves in one step, in place of one that an interrupted run moved
     for name in entries(unfinished):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
