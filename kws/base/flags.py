@@ -37,6 +37,7 @@ def bounded(number_type, lower, upper=1e9):
 
     def parse(text):
         value = number_type(text)
+        # not a number is in no range
         if not lower <= value <= upper:
             raise ValueError
         return value
@@ -74,6 +75,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     def _get_help_string(self, action):
         if isinstance(action.default, tuple):
             return f"{action.help} (default: {','.join(map(str, action.default))})"
+        # a switch's default says nothing, nor does an empty list
         if action.default is None or isinstance(action.default, bool | list):
             return action.help
         return super()._get_help_string(action)
@@ -82,6 +84,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 class OneLineParser(argparse.ArgumentParser):
     """A parser that reports a wrong flag in one line, and reads flags from `@FILE`."""
 
+    # argparse prints the usage as well, which fills the terminal
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
@@ -100,6 +103,7 @@ class OneLineParser(argparse.ArgumentParser):
                 found.append(word)
                 continue
             file = folder / word[1:]
+            # as a shell splits: quotation marks hold a value together, # begins a comment
             try:
                 words_of_file = shlex.split(file.read_text(encoding="utf-8"), comments=True)
             except OSError as error:
