@@ -37,6 +37,7 @@ def appears_complete(path, sweep: bool = True) -> Iterator[Path]:
             # os.replace cannot replace a folder that is not empty
             if partial.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
+            # atomic on one file system, and `partial` is beside `path`
             os.replace(partial, path)
     finally:
         _delete(partial)

@@ -14,8 +14,10 @@ import sys
 @contextlib.contextmanager
 def quiet():
     """Silence C++ libraries, which print past Python's own streams."""
+    # what Python has printed so far is shown
     sys.stdout.flush()
     sys.stderr.flush()
+    # the descriptors themselves: C++ knows nothing of sys.stdout
     terminal = os.dup(1), os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

@@ -152,6 +152,7 @@ class Settings:
         return FrontEnd(
             sample_rate=self.sample_rate,
             clip_samples=self.sample_rate * self.clip_duration_ms // 1000,
+            # rounded down, as the original package does
             window_samples=int(self.sample_rate * self.window_size_ms / 1000),
             stride_samples=int(self.sample_rate * self.window_stride_ms / 1000),
             dct_coefficient_count=self.dct_coefficient_count,
@@ -172,6 +173,7 @@ class Settings:
 
     def to_json(self) -> str:
         values = dataclasses.asdict(self)
+        # as files have it that are older than detectors
         if self.detector is None:
             del values["detector"]
         return json.dumps(values, separators=(",", ":"))
@@ -205,6 +207,7 @@ def _parsed(name, value):
     """Return `value`, read from JSON, in the type of the field `name`; ValueError if it does not fit."""
     default = FIELDS[name].default
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)  # bool is an int in Python
+    # JSON has lists for tuples
     if isinstance(default, tuple):
         if isinstance(value, list) and all(type(item) is type(default[0]) for item in value):
             return tuple(value)
@@ -252,6 +255,7 @@ class SettingsFlags:
                     "--model"
                 )
         values = self.typed | self.preset
+        # nothing stored: what no flag says has its default
         if stored is None:
             return Settings(**values)
         for name, value in values.items():

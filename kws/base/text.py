@@ -34,4 +34,5 @@ def words_in(text: str, others: str = "") -> list[str]:
 
 def folded(word: str) -> str:
     """Return a spelling that is the same for Yes and yes, and for accents however they are stored."""
+    # casefold, not lower: it makes the German ß and ss the same
     return composed(word).casefold()

@@ -171,6 +171,7 @@ def _hard_negatives(data, source, front_end):
             return source.first_window + rng.integers(0, data.negatives.windows, count)
         numbers, chances = data.hard_negatives
         drawn = numbers[np.searchsorted(chances, rng.random(count), side="right")]
+        # up to a frame earlier or later, so that a window is not learnt by heart
         near = rng.integers(-front_end.stride_samples, front_end.stride_samples + 1, count)
         return source.first_window + np.clip(drawn + near, 0, data.negatives.windows - 1)
 

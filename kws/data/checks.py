@@ -12,7 +12,7 @@ from kws.data.augmentation import Augmentation
 from kws.data.clips import is_synthetic
 from kws.data.dataset import Data
 
-# clips of a word: with 20, one clip is 5 % of the accuracy
+# clips of a word: with 20, one clip is 5 % of its accuracy
 FEW_TO_LEARN_FROM, FEW_TO_VALIDATE_ON = 100, 20
 
 

@@ -15,8 +15,7 @@ from kws.base.files import errors_name, lock
 
 DATA_URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
 TEST_SET_URL = "http://download.tensorflow.org/data/speech_commands_test_set_v0.02.tar.gz"
-# TensorFlow publishes no hashes: these are of the archives as they were downloaded.
-SHA256 = {
+SHA256 = {  # of the published archives
     DATA_URL: "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
     TEST_SET_URL: "cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
 }
@@ -109,7 +108,7 @@ def _download(url, expected, downloads):
     import pooch
     import requests
 
-    # it reports each file and its hash
+    # its log would stand between this script's lines
     pooch.get_logger().setLevel(logging.ERROR)
     try:
         name = pooch.retrieve(

@@ -57,10 +57,12 @@ def read_settings(path) -> Settings | None:
             with zipfile.ZipFile(path) as archive:
                 text = archive.read(SETTINGS_NAME) if SETTINGS_NAME in archive.namelist() else None
         else:
+            # a folder or a prefix: the settings are in a file beside the weights
             file = _settings_file(path)
             text = file.read_bytes() if file.exists() else None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+    # zipfile: an unknown compression, a member with a password
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path} is not a .keras file: {error}") from None
     return None if text is None else Settings.from_json(text, str(path))
@@ -136,6 +138,7 @@ def save_checkpoint(model, settings: Settings, prefix):
     """Write the weights in TensorFlow's format, and the settings beside them."""
     with writing(prefix):
         Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+        # settings first: weights without them would need flags to load
         write_text(f"{prefix}.{SETTINGS_NAME}", settings.to_json())
         model.save_weights(str(prefix), save_format="tf")
 
@@ -164,8 +167,10 @@ def keep_best(model, settings: Settings, folder: Path, name: str):
 
 def delete_unfinished(folder: Path):
     """Delete what TensorFlow leaves beside checkpoints if it is killed while saving one."""
+    # shards of weights, before they are joined to one file
     for leftover in folder.glob("*_temp"):
         shutil.rmtree(leftover, ignore_errors=True)
+    # the note that names the latest checkpoint
     for leftover in folder.glob("checkpoint.tmp*"):
         leftover.unlink()
 
@@ -181,9 +186,11 @@ def read_weights(path) -> list[dict[str, np.ndarray]]:
     layers = {}
     try:
         reader = tf.train.load_checkpoint(checkpoint_prefix(path))
+        # keys of optimisers and counters are passed over
         for key in sorted(reader.get_variable_to_shape_map()):
             if match := key_format.fullmatch(key):
                 layers.setdefault(int(match[1]), {})[match[2].replace("/", ".")] = reader.get_tensor(key)
+    # TensorFlow trusts the sizes in the file, so damage shows in many ways
     except (tf.errors.OpError, ValueError, IndexError, RuntimeError, MemoryError) as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from None
     if not layers:
@@ -220,6 +227,7 @@ def assign_weights(network, weights: list[dict[str, np.ndarray]], path, settings
 
 def _why_it_does_not_fit(path, settings, layers):
     stored = read_settings(path)
+    # a fully connected layer has a row for each feature of a clip
     if stored and stored.clip_duration_ms != settings.clip_duration_ms:
         return (
             f"{path} has layers for --clip_duration_ms {stored.clip_duration_ms}, which "
@@ -246,6 +254,7 @@ def writing(path):
     try:
         yield
     except tf.errors.OpError as error:
+        # the names of its own operations tell the user nothing
         message = re.sub(r"{{.*?}}|\[Op:.*?\]", "", error.message)
         raise UserError(f"cannot write {path}: {message}") from None
 
@@ -293,15 +302,18 @@ class KerasModel:
     def cost(self) -> Cost:
         """Return the cost of the network, and the size of the checkpoint that it was loaded from."""
         content = b"".join(file.read_bytes() for file in checkpoint_files(self._path))
+        # moving means and variances are no parameters, but statistics
         parameters = sum(int(np.prod(weight.shape)) for weight in self.network.trainable_weights)
         return Cost(len(content), zipped_size(content), parameters, operations(self.network) // 2)
 
 
 def keras_predictor(network):
     """Return a function from inputs, float32 [n, ...], to a Keras model's outputs, computed in batches."""
+    # traced for the first number of clips, and once more for any other
     compiled = tf.function(lambda inputs: network(inputs, training=False), reduce_retracing=True)
 
     def predict(inputs):
+        # [n, ...] -> [at most CLIPS_AT_ONCE, outputs] each
         parts = [compiled(inputs[i : i + CLIPS_AT_ONCE]) for i in range(0, len(inputs), CLIPS_AT_ONCE)]
         return np.concatenate(parts) if parts else np.zeros((0, network.output_shape[-1]), np.float32)
 
@@ -328,6 +340,7 @@ def load_checkpoint(path, build_model: Callable, flags: SettingsFlags | None = N
     UserError if there is no such checkpoint, neither it nor flags give settings, or it does not fit them.
     """
     stored = read_settings(path)
+    # before settings are asked for: what has no weights needs no flags
     weights = read_weights(path)
     settings = settings_to_use(stored, flags, path)
     network = build_model(settings)

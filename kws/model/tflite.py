@@ -22,7 +22,7 @@ ALIGNMENT = 16  # bytes; the schema asks for it, and kernels on microcontrollers
 
 def is_tflite(content: bytes) -> bool:
     """Return whether `content` begins like a TFLite file."""
-    return content[4:8] == b"TFL3"
+    return content[4:8] == b"TFL3"  # after four bytes, the place of the root table
 
 
 def parse(content: bytes):
@@ -58,6 +58,7 @@ def embed_settings(content: bytes, settings: Settings) -> bytes:
         if entry.name == METADATA_NAME.encode() and entry.buffer == len(model.buffers) - 1:
             # the buffer of earlier settings
             model.buffers.pop()
+    # names of inputs and outputs stay, since programs look them up
     for graph in model.subgraphs:
         for number in {*range(len(graph.tensors))} - {*graph.inputs, *graph.outputs}:
             graph.tensors[number].name = ""
@@ -65,6 +66,7 @@ def embed_settings(content: bytes, settings: Settings) -> bytes:
     entry.name, entry.buffer = METADATA_NAME, len(model.buffers)
     model.metadata = [entry]
     model.buffers.append(schema.BufferT(data=np.frombuffer(settings.to_json().encode(), np.uint8)))
+    # flatbuffers packs whatever has a method Pack
     model.buffers = [_Aligned(buffer) for buffer in model.buffers]
     builder = flatbuffers.Builder(len(content) + 4096)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
@@ -180,7 +182,7 @@ class TFLiteModel:
                 self._interpreter.allocate_tensors()
             self._batch = batch
         except RuntimeError:
-            # the model reshapes to a batch of its own
+            # the model reshapes to a batch of its own: back to the size that it has
             self._interpreter, self._resizable = _interpreter(self.content), False
 
     def cost(self) -> "Cost":
@@ -221,6 +223,7 @@ def quantize(values: np.ndarray, detail: dict) -> np.ndarray:
     """Return float values in the type of the tensor of `detail`, from the interpreter."""
     if detail["dtype"] == np.float32:
         return values.astype(np.float32)
+    # real value = scale * (integer - zero_point)
     scale, zero_point = detail["quantization"]
     limits = np.iinfo(detail["dtype"])
     return np.clip(np.round(values / scale) + zero_point, limits.min, limits.max).astype(detail["dtype"])
@@ -265,6 +268,7 @@ def _parameters_and_macs(content):
     graph, constants, macs = model.subgraphs[0], {}, 0
     for operator in graph.operators:
         code = model.operatorCodes[operator.opcodeIndex].builtinCode
+        # an operand that is left out, such as a bias, has the number -1
         operands = [graph.tensors[number] for number in operator.inputs if number >= 0]
         if code in products:
             # a kernel is applied at each place of its output [..., channels]

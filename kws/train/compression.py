@@ -211,6 +211,7 @@ def _fix_input_range(network, calibration):
 
     tfmot takes the range of all values ever seen: digital silence leaves few steps for everything else.
     """
+    # QuantizeLayer, the first: it alone has a quantizer of its own
     (layer,) = [layer for layer in network.layers if hasattr(layer, "quantizer")]
     lowest, highest = float(calibration.min()), float(calibration.max())
     layer.quantizer = tfmot.quantization.keras.quantizers.FixedQuantizer(8, lowest, highest, False)
@@ -248,6 +249,7 @@ def entropy_clusters(network, options, clips, settings, seed):
         dense = isinstance(layer, keras.layers.Dense)
         clusters = Clusters(input_kernel, mean_square, options.clusters, eight_bits=dense)
         if dense:
+            # [clips, inputs] -> [inputs] @ [inputs, units]: the mean error of each sum
             layer.bias.assign_add(inputs.mean(0) @ (input_kernel - clusters(input_kernel)).numpy())
         quantizers[input_kernel.ref()] = clusters
         for kernel in state_kernels:  # their inputs, the states, are all of one size

@@ -37,6 +37,7 @@ class Devices:
         replicas = self._strategy.num_replicas_in_sync
         if batch_size % replicas:
             raise UserError(f"--batch_size {batch_size} cannot be shared evenly by {replicas} replicas")
+        # moving means of batch normalisation: each replica has its own, read as their average
         averaged = [v for v in network.weights if v.synchronization == tf.VariableSynchronization.ON_READ]
         if averaged and self._workers > 1:
             # to save them, one worker would have to read them from the others, which do not listen then
@@ -85,6 +86,7 @@ def devices_of(network) -> Devices:
 
 
 def _worker_index_and_count(strategy) -> tuple[int, int]:
+    # None, or a cluster without tasks, on one machine
     resolver = strategy.cluster_resolver
     if not resolver or not resolver.cluster_spec().as_dict():
         return 0, 1

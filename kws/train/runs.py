@@ -78,6 +78,7 @@ class TrainingOptions:
         parts = []
         for steps, rate in zip(self.how_many_training_steps, self.learning_rate, strict=True):
             falling = 0.5 * (1 + np.cos(np.pi * np.arange(steps) / steps))  # arXiv:1608.03983, no restarts
+            # [steps]: from the rate to almost 0, or the rate throughout
             parts.append(rate * (falling if self.learning_rate_schedule == "cosine" else np.ones(steps)))
         return np.concatenate(parts).astype(np.float32)
 
@@ -111,6 +112,7 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
     echo = "times that augmented clips are used before fresh ones are made (data echoing)"
     add("echo_factor", echo, type=count, metavar="N")
     seed = "fixes initial weights, order of clips and their variation"
+    # 32 bits: numpy's old generator, which Keras seeds too, takes no more
     add("seed", seed, type=bounded(int, 0, 2**32 - 1), metavar="N")
     teacher = "checkpoint of a model with the same labels; its scores are learnt instead of the labels"
     add("teacher", f"{teacher} (knowledge distillation)", metavar="PATH")
@@ -149,8 +151,8 @@ def run_identity(trainee: Trainee, data: Data, settings: Settings, options: RunO
 
     All fields of all options are part of it but PLACES.
     """
-    values = {}
     # all options as flags, whatever is added to them later
+    values = {}
     for group in (options.training, options.data, options.variation, settings, *trainee.made_by):
         values |= {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}
     identity = {
@@ -184,6 +186,7 @@ def claimed_folder(train_dir, identity: dict[str, str]):
         try:
             stack.enter_context(lock(folder / "lock"))
         except BlockingIOError:
+            # the system unlocks the file of a process that was killed
             raise UserError(
                 f"another run is training in {folder}: wait for its end, or give another --train_dir"
             ) from None
@@ -192,6 +195,7 @@ def claimed_folder(train_dir, identity: dict[str, str]):
             _check_same_run(identity, note)
         else:
             (folder / HISTORY_NAME).unlink(missing_ok=True)
+        # the flags of now: the run may go on with more steps or other rates than before
         write_text(note, json.dumps(identity, indent=1))
         try:
             with as_interrupt():
@@ -211,12 +215,14 @@ def _check_same_run(identity, note):
         known, value = theirs.get(name), identity.get(name)
         if not (name == STEPS or _agree(known, value) or name == RATES and _continues(theirs, value)):
             raise UserError(_how_to_go_on(note.parent, name, known or "not given", value or "not given"))
+    # the same run; fewer steps than were taken cannot be undone
     done, total = _steps_done(note.parent), sum(map(int, identity[STEPS].split()))
     if done > total:
         raise UserError(
             f"{note.parent} holds a run that has taken {done:,} steps, more than the {total:,} of {STEPS}: "
             "give at least as many, or another --train_dir"
         )
+    # a cosine falls over all steps of a part, so more steps change the rates from here on
     if theirs.get(STEPS) != identity[STEPS] and done < total:
         cosine = " (a cosine over the new steps)" if identity["--learning_rate_schedule"] == "cosine" else ""
         before, now = (",".join(group[STEPS].split()) for group in (theirs, identity))
@@ -236,6 +242,7 @@ def _agree(known, value):
 
 def _continues(theirs, rates):
     """Return whether one list of learning rates, of the earlier run `theirs` or `rates`, begins the other."""
+    # as text, since `show` writes equal numbers alike
     ours, before = rates.split(","), theirs.get(RATES, "").split(",")
     return all(a == b for a, b in zip(ours, before, strict=False))
 
@@ -268,6 +275,7 @@ def read_history(train_dir) -> np.ndarray:
     if not file.exists():
         return np.zeros((0, len(HISTORY_COLUMNS)))
     try:
+        # the first line has the names of the columns
         return np.loadtxt(file, delimiter=",", skiprows=1, ndmin=2).reshape(-1, len(HISTORY_COLUMNS))
     except ValueError:
         raise UserError(f"{file} is damaged; delete it to continue without it") from None
@@ -279,6 +287,7 @@ def write_history(train_dir, row):
     An interrupted run may have written those before it could save its state.
     """
     known = read_history(train_dir)
+    # seven digits: float32 has no more
     rows = [*known[known[:, 0] < row[0]].tolist(), row]
     lines = [",".join(HISTORY_COLUMNS), *(",".join(f"{value:.7g}" for value in row) for row in rows)]
     write_text(Path(train_dir) / HISTORY_NAME, "\n".join(lines) + "\n")
@@ -288,6 +297,7 @@ def log_progress(options: TrainingOptions, row, pace: float):
     """Print one line, and write the same for TensorBoard; `row` as HISTORY_COLUMNS, `pace` in steps/s."""
     step, rate, loss, accuracy, validated, validation_loss, miss_rate = row
     total, alarms = options.total_steps, options.false_alarms_per_hour
+    # not a number without --ambient
     missed = "" if math.isnan(miss_rate) else f", {100 * miss_rate:.1f} % misses at {alarms:g} false alarms/h"
     print(
         f"step {step:,} of {total:,}: rate {rate:g}, loss {loss:.3f}, "
@@ -296,6 +306,7 @@ def log_progress(options: TrainingOptions, row, pace: float):
         flush=True,
     )
     summaries = options.summaries_dir or str(Path(options.train_dir) / "summaries")
+    # a slash in a name makes a folder of curves in TensorBoard
     with writing(summaries), _summary_writer(summaries).as_default(step):
         tf.summary.scalar("loss", loss)
         tf.summary.scalar("loss/validation", validation_loss)
@@ -304,6 +315,7 @@ def log_progress(options: TrainingOptions, row, pace: float):
         if missed:
             tf.summary.scalar("misses/validation", miss_rate)
         tf.summary.scalar("learning_rate", rate)
+        # so that curves can be watched, and survive an interruption
         tf.summary.flush()
 
 
