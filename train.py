@@ -72,11 +72,8 @@ def parse_arguments():
         help="train on one device, on all GPUs of this machine, or on the workers that TF_CONFIG lists, "
         "which share --data_dir and --train_dir",
     )
-    parser.add_argument(
-        "--plots",
-        metavar="DIR",
-        help="draw learning curves, and confusions of the test clips, into this folder",
-    )
+    plots_help = "draw learning curves, and confusions of the test clips, into this folder"
+    parser.add_argument("--plots", metavar="DIR", help=plots_help)
     return parse_flags(parser)
 
 
@@ -150,12 +147,7 @@ def normalised(network, data: Data, options: RunOptions, settings: Settings, sta
     """Return a network like `network` with batch normalisation; it computes the same if that is trained."""
     # of varied clips: words by synthesis all begin and end in digital silence, which has no deviation
     (batch,) = input_data.training_batches(
-        data,
-        options.variation,
-        settings.front_end,
-        batch_size=CLIPS_TO_MEASURE_ON,
-        seed=0,
-        steps=range(1),
+        data, options.variation, settings.front_end, batch_size=CLIPS_TO_MEASURE_ON, seed=0, steps=range(1)
     )
     result = with_batch_norm(network, batch.features[batch.labels != SILENCE_INDEX])
     if starts_trained:

@@ -65,10 +65,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         if usage:  # as argparse keeps it while it parses intermixed arguments
             super().add_usage(usage, [], [], prefix)
             return
-        required = sorted(
-            (action for action in actions if action.required or not action.option_strings),
-            key=lambda a: not a.option_strings,
-        )
+        required = [action for action in actions if action.required or not action.option_strings]
+        required.sort(key=lambda action: not action.option_strings)
         words = [[*action.option_strings, self._format_args(action, action.dest)] for action in required]
         super().add_usage(" ".join(["%(prog)s", *itertools.chain(*words), "[flags]"]), [], [], prefix)
 
@@ -120,12 +118,8 @@ def new_parser(description: str) -> argparse.ArgumentParser:
     `@recipes/dnn_small.txt` stands for the flags in that file; later flags override earlier ones. A path
     behind `@` in such a file is relative to the file.
     """
-    return OneLineParser(
-        description=description,
-        formatter_class=HelpFormatter,
-        # an abbreviation would change its meaning when a flag is added
-        allow_abbrev=False,
-    )
+    # an abbreviation would change its meaning when a flag is added
+    return OneLineParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
 def add_model(parser, help: str):

@@ -22,15 +22,12 @@ def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentat
     Raises UserError if a word has no clips to learn from, or nothing is left to validate on.
     """
     # clips by label, int [labels]
-    training, validation = (
-        np.bincount(clips.label, minlength=len(settings.labels)) for clips in (data.training, data.validation)
-    )
+    training = np.bincount(data.training.label, minlength=len(settings.labels))
+    validation = np.bincount(data.validation.label, minlength=len(settings.labels))
     _check_words(training, validation, settings, data_dir)
     if not len(data.validation):
-        raise UserError(
-            f"no clips for validation in {data_dir}: more recordings (of more speakers) are needed, "
-            "or a larger --validation_percentage"
-        )
+        more = "more recordings (of more speakers) are needed, or a larger --validation_percentage"
+        raise UserError(f"no clips for validation in {data_dir}: {more}")
     _report_labels_without_clips(training, data, data_dir)
     _report_people_not_learnt_from(data, settings)
     if augmentation.uses_noise and not data.noise:
@@ -43,10 +40,8 @@ def _check_words(training, validation, settings, data_dir):
     # nothing to learn from is an error, nothing to validate on a warning: other words may have some
     for label in words:
         if not training[label]:
-            raise UserError(
-                f"no clips of {settings.labels[label]} to learn from in {data_dir}: all are of speakers for "
-                "validation and testing; more speakers are needed, or smaller percentages"
-            )
+            others = "its speakers validate and test; more speakers or smaller percentages are needed"
+            raise UserError(f"no clips of {settings.labels[label]} to learn from in {data_dir}: {others}")
         if not validation[label]:
             print(f"no clips of {settings.labels[label]} for validation: its accuracy cannot be measured")
     few = [

@@ -111,14 +111,10 @@ def _download(url, expected, downloads):
     # its log would stand between this script's lines
     pooch.get_logger().setLevel(logging.ERROR)
     try:
-        name = pooch.retrieve(
-            url,
-            known_hash=expected and f"sha256:{expected}",
-            fname=PurePosixPath(url).name,
-            path=downloads,
-            # seconds without a byte, not of the whole download
-            downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
-        )
+        # 30 s without a byte, not of the whole download
+        downloader = pooch.HTTPDownloader(progressbar=True, timeout=30)
+        known = expected and f"sha256:{expected}"
+        return Path(pooch.retrieve(url, known, PurePosixPath(url).name, downloads, downloader=downloader))
     # ValueError: another hash, or no protocol that pooch knows
     except (requests.RequestException, ValueError) as error:
         offline = isinstance(error, (requests.ConnectionError, requests.Timeout))
@@ -127,7 +123,6 @@ def _download(url, expected, downloads):
         if url == DATA_URL:
             by_hand += ", or try without recordings: --data_dir sample_data --data_url ''"
         raise UserError(f"cannot download {url}: {reason}; {by_hand}") from None
-    return Path(name)
 
 
 def extract(archive: Path, folder: Path):

@@ -159,11 +159,8 @@ class TrainingAudio:
 
         So a few recordings of wrong detections weigh as much as hours of speech.
         """
-        folders = len(self.windows)
-        return [
-            (numbers, count // folders + (place < count % folders))
-            for place, numbers in enumerate(self.windows)
-        ]
+        share, more = divmod(count, max(1, len(self.windows)))
+        return [(numbers, share + (place < more)) for place, numbers in enumerate(self.windows)]
 
     def labels(self, chosen: np.ndarray) -> np.ndarray:
         """Return the label of each of the clips `chosen`, int32; NO_WORD for windows."""

@@ -229,10 +229,8 @@ def _why_it_does_not_fit(path, settings, layers):
     stored = read_settings(path)
     # a fully connected layer has a row for each feature of a clip
     if stored and stored.clip_duration_ms != settings.clip_duration_ms:
-        return (
-            f"{path} has layers for --clip_duration_ms {stored.clip_duration_ms}, which "
-            f"{settings.clip_duration_ms} contradicts"
-        )
+        theirs, ours = stored.clip_duration_ms, settings.clip_duration_ms
+        return f"{path} has layers for --clip_duration_ms {theirs}, which {ours} contradicts"
     found = ", ".join(shapes(layer.values()) for layer in read_weights(path))
     shapes_differ = f"its layers are {found}, expected {', '.join(shapes(layer.weights) for layer in layers)}"
     if stored:
@@ -293,11 +291,8 @@ class KerasModel:
 
     def __init__(self, network, settings: Settings, path=None):
         self.network, self.settings, self._path = network, settings, path
-        self._predict = keras_predictor(network)
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Return the scores, float32 [clips, labels], for features float32 [clips, feature_count]."""
-        return self._predict(features)
+        # features, float32 [clips, feature_count] -> scores, float32 [clips, labels]
+        self.predict = keras_predictor(network)
 
     def cost(self) -> Cost:
         """Return the cost of the network, and the size of the checkpoint that it was loaded from."""

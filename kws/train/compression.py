@@ -44,7 +44,7 @@ def add_arguments(parser):
         "whose clusters it preserves) are tensorflow-model-optimization's; entropy (clusters that take few "
         "bits) and quantization (weights of int8) are this project's. clustering and cqat keep the zeros "
         f"of a pruned model: one with at least {100 * PRUNED:.0f} %% of zeros in every kernel",
-        choices=tuple(METHODS),
+        choices=(*METHODS, "entropy", "quantization"),
     )
     add("clusters", "most values in a kernel", type=bounded(int, 3, MOST_CENTROIDS), metavar="N")
     zeros = "weights that --method pruning makes zero, in %%"
@@ -86,15 +86,10 @@ def clustering(network, options, steps):
     # the public function lacks preserve_sparsity
     from tensorflow_model_optimization.python.core.clustering.keras.experimental import cluster
 
-    keep_zeros = is_pruned(network)
+    first, keep_zeros = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS, is_pruned(network)
 
     def wrapped(layer):
-        return cluster.cluster_weights(
-            layer,
-            options.clusters,
-            tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS,
-            preserve_sparsity=keep_zeros,
-        )
+        return cluster.cluster_weights(layer, options.clusters, first, preserve_sparsity=keep_zeros)
 
     clustered = _clone(network, wrapped, "cluster")
     return Trainee(clustered, lambda: tfmot.clustering.keras.strip_clustering(clustered))
@@ -105,13 +100,8 @@ def pruning(network, options, steps):
     # updates every `interval` steps, from step 1 on
     interval = max(1, min(100, steps // 20))
     last_update = 1 + steps // 2 // interval * interval
-    schedule = tfmot.sparsity.keras.PolynomialDecay(
-        initial_sparsity=0,
-        final_sparsity=options.sparsity / 100,
-        begin_step=1,
-        end_step=last_update,
-        frequency=interval,
-    )
+    decay, share = tfmot.sparsity.keras.PolynomialDecay, options.sparsity / 100
+    schedule = decay(0, share, begin_step=1, end_step=last_update, frequency=interval)
 
     def wrapped(layer):
         return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
@@ -257,11 +247,5 @@ def entropy_clusters(network, options, clips, settings, seed):
     return LatentWeights(network, quantizers)
 
 
-METHODS = {
-    "clustering": clustering,
-    "cqat": cqat,
-    "qat": qat,
-    "pruning": pruning,
-    "entropy": entropy_clusters,
-    "quantization": int8_weights,
-}
+# By tfmot; `fine_tuning` has the two others.
+METHODS = {method.__name__: method for method in (clustering, cqat, qat, pruning)}

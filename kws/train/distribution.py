@@ -72,10 +72,8 @@ def open_devices(name: str) -> Devices:
         return Devices(tf.distribute.MirroredStrategy())
     if name == "multi_worker":
         if not os.environ.get("TF_CONFIG"):
-            raise UserError(
-                "--distribute multi_worker needs the environment variable TF_CONFIG: the addresses of all "
-                "workers, and which of them this one is, as TensorFlow documents it"
-            )
+            what = "the environment variable TF_CONFIG, which says who the workers are (see TensorFlow)"
+            raise UserError(f"--distribute multi_worker needs {what}")
         return Devices(tf.distribute.MultiWorkerMirroredStrategy())
     return Devices(tf.distribute.get_strategy())
 

@@ -137,9 +137,7 @@ def _train_until(end, step, batches, train, rates):
             progress.update(count)
             stop_if_interrupted()
     if not math.isfinite(loss_sum):
-        raise UserError(
-            f"training diverged before step {end:,}: the loss is {loss_sum}; lower --learning_rate"
-        )
+        raise UserError(f"training diverged before step {end:,} (loss {loss_sum}): lower --learning_rate")
     return loss_sum / (end - first), correct_sum / (end - first)
 
 

@@ -120,11 +120,8 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
     add("train_dir", "where checkpoints and exported models go", metavar="DIR")
     summaries = "where summaries for TensorBoard go; TRAIN_DIR/summaries if not given"
     add("summaries_dir", summaries, metavar="DIR")
-    parser.set_defaults(
-        how_many_training_steps=integers(steps),
-        learning_rate=floats(rates),
-        train_dir=str(WORK_FOLDER / train_dir),
-    )
+    parser.set_defaults(how_many_training_steps=integers(steps), learning_rate=floats(rates))
+    parser.set_defaults(train_dir=str(WORK_FOLDER / train_dir))
     return group
 
 
@@ -187,9 +184,8 @@ def claimed_folder(train_dir, identity: dict[str, str]):
             stack.enter_context(lock(folder / "lock"))
         except BlockingIOError:
             # the system unlocks the file of a process that was killed
-            raise UserError(
-                f"another run is training in {folder}: wait for its end, or give another --train_dir"
-            ) from None
+            what_to_do = "wait for its end, or give another --train_dir"
+            raise UserError(f"another run is training in {folder}: {what_to_do}") from None
         # without a state to resume from, what is logged is of a run that failed at once
         if (folder / "resume" / "checkpoint").exists():
             _check_same_run(identity, note)
@@ -253,10 +249,8 @@ def _how_to_go_on(folder, name, known, value):
     if setting not in FIELDS or setting in DATA_FIELDS:
         # the network is the same, so its weights can be kept
         start = f", with train.py's --start_checkpoint {folder / 'best'} to start from its weights"
-    return (
-        f"{folder} holds a run with {name} {known}, not {value}: "
-        f"give another --train_dir{start}, or delete {folder}"
-    )
+    what_to_do = f"give another --train_dir{start}, or delete {folder}"
+    return f"{folder} holds a run with {name} {known}, not {value}: {what_to_do}"
 
 
 def _steps_done(folder) -> int:
