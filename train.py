@@ -14,6 +14,7 @@ from kws.base.files import fingerprint
 from kws.base.flags import bounded, flag_adder, new_parser, options_from
 from kws.base.quiet_tf import keras
 from kws.base.settings import SILENCE_INDEX, Settings, SettingsFlags
+from kws.data.batches import Batching
 from kws.data.checks import check_data
 from kws.data.dataset import Data
 from kws.model import checkpoints
@@ -146,9 +147,8 @@ def new_trainee(
 def normalised(network, data: Data, options: RunOptions, settings: Settings, starts_trained):
     """Return a network like `network` with batch normalisation; it computes the same if that is trained."""
     # of varied clips: words by synthesis all begin and end in digital silence, which has no deviation
-    (batch,) = input_data.training_batches(
-        data, options.variation, settings.front_end, batch_size=CLIPS_TO_MEASURE_ON, seed=0, steps=range(1)
-    )
+    one = Batching(batch_size=CLIPS_TO_MEASURE_ON, seed=0, steps=range(1))
+    (batch,) = input_data.training_batches(data, options.variation, settings.front_end, one)
     result = with_batch_norm(network, batch.features[batch.labels != SILENCE_INDEX])
     if starts_trained:
         load_plain_weights(result, network, batch.features)

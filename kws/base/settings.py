@@ -123,7 +123,7 @@ class Settings:
         _require(len(set(words)) == len(words), f"--wanted_words names a word twice: {show(words)}")
         # a word is the name of a folder of recordings
         are_names = not any(word[0] in "_." or "/" in word for word in words)
-        _require(are_names, f"--wanted_words {show(words)}: none may begin with '_' or '.', or hold a '/'")
+        _require(are_names, f"--wanted_words {show(words)}: words must not begin with _ or . or hold a /")
 
     def _check_percentages(self):
         validation, testing = self.validation_percentage, self.testing_percentage

@@ -15,7 +15,7 @@ import numpy as np
 from kws.base.errors import UserError, stop_if_interrupted
 from kws.base.quiet_tf import keras, tf
 from kws.base.settings import NO_WORD, UNKNOWN_INDEX, Settings
-from kws.data.batches import Batch, training_batches
+from kws.data.batches import Batch, Batching, training_batches
 from kws.data.dataset import Data
 from kws.model.batch_norm import fit_momentum
 from kws.model.checkpoints import KerasModel, delete_unfinished, keep_best, writing
@@ -103,17 +103,8 @@ def _batches(trainee, data, settings, options, steps, rows):
         data = mining.with_hard_negatives(
             data, lambda: KerasModel(trainee.plain(), settings), training.train_dir, resumed=steps.start > 0
         )
-    yield from training_batches(
-        data,
-        options.variation,
-        settings.front_end,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        steps=steps,
-        echo=training.echo_factor,
-        rows=rows,
-        teacher=trainee.teacher,
-    )
+    batching = Batching(training.batch_size, training.seed, steps, training.echo_factor, rows)
+    yield from training_batches(data, options.variation, settings.front_end, batching, trainee.teacher)
 
 
 def _validation_steps(steps, interval):
