@@ -25,14 +25,7 @@ from kws.report.reports import Report, protocol_of
 from kws.train import loop, runs
 from kws.train.distribution import Devices, open_devices
 from kws.train.runs import RunOptions
-from kws.train.trainee import (
-    StartOptions,
-    Trainee,
-    add_prior_correction,
-    adjusted,
-    load_teacher,
-    start_from,
-)
+from kws.train.trainee import StartOptions, Trainee, add_prior_correction, adjusted, load_teacher, start_from
 
 CLIPS_TO_MEASURE_ON = 1000  # the statistics of a batch normalisation
 

@@ -104,10 +104,9 @@ class OneLineParser(argparse.ArgumentParser):
             # as a shell splits: quotation marks hold a value together, # begins a comment
             try:
                 words_of_file = shlex.split(file.read_text(encoding="utf-8"), comments=True)
-            except OSError as error:
-                self.error(f"{file}: {error.strerror}")
-            except ValueError as error:  # no UTF-8, or a quotation mark that is not closed
-                self.error(f"{file}: {error}")
+            # ValueError: no UTF-8, or a quotation mark that is not closed
+            except (OSError, ValueError) as error:
+                self.error(f"{file}: {getattr(error, 'strerror', error)}")
             found += self._with_files(words_of_file, file.parent)
         return found
 

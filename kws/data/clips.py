@@ -127,8 +127,8 @@ def features(clips: Clips, front_end: FrontEnd) -> np.ndarray:
         mfcc(clips.audio(part), front_end, out[part.start : part.stop])
 
     with numpy_threads() as pool:
-        for _ in pool.map(fill, range(0, len(clips), CLIPS_AT_ONCE)):
-            pass  # raises what a thread raised
+        # a list, which raises what a thread raised
+        list(pool.map(fill, range(0, len(clips), CLIPS_AT_ONCE)))
     return out
 
 

@@ -81,10 +81,8 @@ def without_detector(settings: Settings, path) -> Settings:
     The thresholds, chosen for the checkpoint's scores, are left out; a printed line says so.
     """
     if settings.detector:
-        print(
-            f"the thresholds in {path} were chosen for its weights and are left out here; "
-            "evaluation.py --write_detector chooses others"
-        )
+        others = "left out here; evaluation.py --write_detector chooses others"
+        print(f"the thresholds in {path} were chosen for its weights and are {others}")
     return dataclasses.replace(settings, detector=None)
 
 
@@ -235,10 +233,8 @@ def _why_it_does_not_fit(path, settings, layers):
     shapes_differ = f"its layers are {found}, expected {', '.join(shapes(layer.weights) for layer in layers)}"
     if stored:
         return f"{path} does not fit its settings: {shapes_differ}"
-    return (
-        f"{path} does not fit the flags: {shapes_differ}; it carries no settings, so --model_size_info, "
-        "--window_size_ms and the like must say how it was trained"
-    )
+    how = "--model_size_info, --window_size_ms and the like must say how it was trained"
+    return f"{path} does not fit the flags: {shapes_differ}; it carries no settings, so {how}"
 
 
 def shapes(weights) -> str:

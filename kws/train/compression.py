@@ -130,9 +130,8 @@ def _clone(network, wrapped, verb):
         except ValueError:
             kind = type(layer.cell if hasattr(layer, "cell") else layer).__name__
             own = "; --method entropy can" if verb == "cluster" else ""
-            raise UserError(
-                f"tensorflow-model-optimization cannot {verb} the layer {layer.name} ({kind}){own}"
-            ) from None
+            cannot = f"cannot {verb} the layer {layer.name} ({kind}){own}"
+            raise UserError(f"tensorflow-model-optimization {cannot}") from None
 
     return keras.models.clone_model(network, clone_function=wrap)
 
@@ -147,10 +146,8 @@ def cqat(network, options, steps):
     for layer, kernel in kernels_to_compress(network):
         count = len(np.unique(kernel))
         if count > MOST_CENTROIDS:
-            raise UserError(
-                f"--method cqat preserves clusters, and {layer.name} has none, but {count:,} distinct "
-                "weights: cluster the model first (--method clustering)"
-            )
+            none = f"{layer.name} has none, but {count:,} distinct weights"
+            raise UserError(f"--method cqat preserves clusters, and {none}: first --method clustering")
     scheme = tfmot.experimental.combine.Default8BitClusterPreserveQuantizeScheme(is_pruned(network))
     return _quantization_aware(network, scheme)
 
@@ -172,10 +169,9 @@ def _quantization_aware(network, scheme):
     for layer in network.layers:
         recurrent = isinstance(layer, keras.layers.RNN)
         if recurrent or kernels(layer) and not registry.supports(layer):
-            raise UserError(
-                "tensorflow-model-optimization has no quantization-aware training for the layer "
-                f"{layer.name} ({type(layer).__name__}): convert_to_tflite.py quantizes it after training"
-            )
+            missing = f"has no qat for the layer {layer.name} ({type(layer).__name__})"
+            afterwards = "convert_to_tflite.py quantizes it after training"
+            raise UserError(f"tensorflow-model-optimization {missing}: {afterwards}")
     rounding = quantization.quantize_apply(quantization.quantize_annotate_model(network), scheme)
 
     def plain():

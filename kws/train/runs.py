@@ -63,11 +63,9 @@ class TrainingOptions:
     false_alarms_per_hour: float = 5
 
     def __post_init__(self):
-        if len(self.how_many_training_steps) != len(self.learning_rate):
-            raise UserError(
-                f"--how_many_training_steps has {len(self.how_many_training_steps)} parts and "
-                f"--learning_rate {len(self.learning_rate)}; one rate is needed for each number of steps"
-            )
+        steps, rates = len(self.how_many_training_steps), len(self.learning_rate)
+        if steps != rates:
+            raise UserError(f"{STEPS} has {steps} parts and {RATES} {rates}: one rate is needed for each")
 
     @property
     def total_steps(self) -> int:

@@ -125,10 +125,8 @@ def start_from(path, network, settings: Settings) -> bool:
     print(f"starting from {path}:", *load_start(network, settings, path), sep="\n  ")
     for name in DATA_FIELDS[1:]:
         if getattr(stored, name) != getattr(settings, name):
-            print(
-                f"{path} was trained with --{name} {show(getattr(stored, name))}: if on the same recordings, "
-                "it has learnt clips that it is validated or tested on here"
-            )
+            learnt = "if on the same recordings, it has learnt clips that it is validated or tested on here"
+            print(f"{path} was trained with --{name} {show(getattr(stored, name))}: {learnt}")
     return stored.labels == settings.labels
 
 
