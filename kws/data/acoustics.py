@@ -119,10 +119,10 @@ def colour(audio: np.ndarray, chosen: np.ndarray, rate: int) -> None:
     """
     # zeros in between keep the ringing of the end from reaching the beginning
     size = fft_length(audio.shape[1] + rate // 20)
-    points, place, fraction, square = _colour_grid(size, rate)
+    place, fraction, square = _colour_grid(size, rate)
     for samples, numbers in zip(audio, chosen, strict=True):
         gains = (numbers[:-2] * (np.log(10) / 20)).astype(np.float32)
-        gains = gains[place] + fraction * (gains[np.minimum(place + 1, points - 1)] - gains[place])
+        gains = gains[place] + fraction * (gains[np.minimum(place + 1, len(COLOUR_HZ) - 1)] - gains[place])
         low, high = np.float32(numbers[-2] ** 4), np.float32(numbers[-1] ** 4)
         response = np.exp(gains) / np.sqrt((1 + low / square) * (1 + square / high))
         samples[:] = np.fft.irfft(np.fft.rfft(samples, size) * response, size)[: len(samples)]
@@ -130,13 +130,13 @@ def colour(audio: np.ndarray, chosen: np.ndarray, rate: int) -> None:
 
 @functools.lru_cache(maxsize=4)
 def _colour_grid(size, rate):
-    """Return len(COLOUR_HZ), and for each bin of an FFT its place there, whole and fraction, and Hz**4."""
+    """Return for each bin of an FFT its place in COLOUR_HZ, whole and fraction, and its Hz**4."""
     hertz = np.fft.rfftfreq(size, 1 / rate)
     hertz[0] = hertz[1]
     position = np.interp(np.log(hertz), np.log(COLOUR_HZ), np.arange(len(COLOUR_HZ)))
     place = position.astype(int)
     fraction = (position - place).astype(np.float32)
-    return len(COLOUR_HZ), place, fraction, (hertz**4).astype(np.float32)
+    return place, fraction, (hertz**4).astype(np.float32)
 
 
 def set_level(audio: np.ndarray, decibels: np.ndarray) -> None:

@@ -169,7 +169,7 @@ def _quantization_aware(network, scheme):
     for layer in network.layers:
         recurrent = isinstance(layer, keras.layers.RNN)
         if recurrent or kernels(layer) and not registry.supports(layer):
-            missing = f"has no qat for the layer {layer.name} ({type(layer).__name__})"
+            missing = f"has no quantization-aware training for {layer.name} ({type(layer).__name__})"
             afterwards = "convert_to_tflite.py quantizes it after training"
             raise UserError(f"tensorflow-model-optimization {missing}: {afterwards}")
     rounding = quantization.quantize_apply(quantization.quantize_annotate_model(network), scheme)
