@@ -114,18 +114,8 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
     add("seed", seed, type=bounded(int, 0, 2**32 - 1), metavar="N")
     teacher = "checkpoint of a model with the same labels; its scores are learnt instead of the labels"
     add("teacher", f"{teacher} (knowledge distillation)", metavar="PATH")
-    _add_validation_arguments(add)
-    add("train_dir", "where checkpoints and exported models go", metavar="DIR")
-    summaries = "where summaries for TensorBoard go; TRAIN_DIR/summaries if not given"
-    add("summaries_dir", summaries, metavar="DIR")
-    parser.set_defaults(how_many_training_steps=integers(steps), learning_rate=floats(rates))
-    parser.set_defaults(train_dir=str(WORK_FOLDER / train_dir))
-    return group
-
-
-def _add_validation_arguments(add):
     interval = "steps between validations; an interruption loses no more than these"
-    add("eval_step_interval", interval, type=bounded(int, 1), metavar="N")
+    add("eval_step_interval", interval, type=count, metavar="N")
     add(
         "ambient",
         "validate on an open microphone too: folders of recordings without the words, other ones than those "
@@ -136,6 +126,12 @@ def _add_validation_arguments(add):
     )
     alarms = "false alarms an hour in --ambient at which words are to be detected; half and twice as many too"
     add("false_alarms_per_hour", alarms, type=bounded(float, 0.01), metavar="N")
+    add("train_dir", "where checkpoints and exported models go", metavar="DIR")
+    summaries = "where summaries for TensorBoard go; TRAIN_DIR/summaries if not given"
+    add("summaries_dir", summaries, metavar="DIR")
+    parser.set_defaults(how_many_training_steps=integers(steps), learning_rate=floats(rates))
+    parser.set_defaults(train_dir=str(WORK_FOLDER / train_dir))
+    return group
 
 
 # ---- the same run ----
