@@ -14,23 +14,18 @@ from kws.base.files import fingerprint
 from kws.base.flags import bounded, flag_adder, new_parser, options_from
 from kws.base.quiet_tf import keras
 from kws.base.settings import SILENCE_INDEX, Settings, SettingsFlags
+from kws.data.batches import Batching
 from kws.data.checks import check_data
 from kws.data.dataset import Data
 from kws.model import checkpoints
 from kws.model.batch_norm import fold_batch_norm_into_plain_model, load_plain_weights, with_batch_norm
+from kws.model.transfer import settings_to_start
 from kws.report import plots
 from kws.report.reports import Report, protocol_of
 from kws.train import loop, runs
 from kws.train.distribution import Devices, open_devices
 from kws.train.runs import RunOptions
-from kws.train.trainee import (
-    StartOptions,
-    Trainee,
-    add_prior_correction,
-    adjusted,
-    load_teacher,
-    start_from,
-)
+from kws.train.trainee import StartOptions, Trainee, add_prior_correction, adjusted, load_teacher, start_from
 
 CLIPS_TO_MEASURE_ON = 1000  # the statistics of a batch normalisation
 
@@ -71,11 +66,8 @@ def parse_arguments():
         help="train on one device, on all GPUs of this machine, or on the workers that TF_CONFIG lists, "
         "which share --data_dir and --train_dir",
     )
-    parser.add_argument(
-        "--plots",
-        metavar="DIR",
-        help="draw learning curves, and confusions of the test clips, into this folder",
-    )
+    plots_help = "draw learning curves, and confusions of the test clips, into this folder"
+    parser.add_argument("--plots", metavar="DIR", help=plots_help)
     return parse_flags(parser)
 
 
@@ -84,7 +76,8 @@ def main():
     start_options, options = options_from(StartOptions, args), RunOptions.from_arguments(args)
 
     # 1. Settings: from the checkpoint to start from, and from the flags.
-    settings = settings_of(start_options, SettingsFlags.from_arguments(args))
+    start, flags = start_options.start_checkpoint, SettingsFlags.from_arguments(args)
+    settings = settings_to_start(start, flags) if start else flags.resolve()
 
     # 2. Data: labelled clips by partition, noise, negatives.
     data = input_data.open_data(options.data, settings)
@@ -103,13 +96,6 @@ def main():
         finish(Path(options.training.train_dir), data, options, args.plots)
     else:
         print(f"{devices} is done; the first one has the model")
-
-
-def settings_of(start_options: StartOptions, flags: SettingsFlags) -> Settings:
-    """Return the settings of the model to train."""
-    if start_options.start_checkpoint:
-        return checkpoints.settings_to_start(start_options.start_checkpoint, flags)
-    return flags.resolve()
 
 
 def new_trainee(
@@ -154,14 +140,8 @@ def new_trainee(
 def normalised(network, data: Data, options: RunOptions, settings: Settings, starts_trained):
     """Return a network like `network` with batch normalisation; it computes the same if that is trained."""
     # of varied clips: words by synthesis all begin and end in digital silence, which has no deviation
-    (batch,) = input_data.training_batches(
-        data,
-        options.variation,
-        settings.front_end,
-        batch_size=CLIPS_TO_MEASURE_ON,
-        seed=0,
-        steps=range(1),
-    )
+    one = Batching(batch_size=CLIPS_TO_MEASURE_ON, seed=0, steps=range(1))
+    (batch,) = input_data.training_batches(data, options.variation, settings.front_end, one)
     result = with_batch_norm(network, batch.features[batch.labels != SILENCE_INDEX])
     if starts_trained:
         load_plain_weights(result, network, batch.features)

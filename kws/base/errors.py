@@ -18,6 +18,7 @@ def run(main):
         with _remembering_interrupts(), as_interrupt():
             main()
             stop_if_interrupted()
+        # a full disk or a closed pipe shows here, not at exit
         sys.stdout.flush()
     except UserError as error:
         sys.exit(complain(str(error)))
@@ -25,12 +26,13 @@ def run(main):
         # the reader of our output, such as `head`, has enough; Python flushes once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # a shell's code for a process ended by SIGPIPE
+    # of a file: a full disk, no permission
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(complain(f"{where}{error.strerror or error}"))
     except KeyboardInterrupt:
         print(f"\n{script}: stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(130)  # a shell's code for a process ended by SIGINT
 
 
 def complain(message: str) -> int:
@@ -39,7 +41,7 @@ def complain(message: str) -> int:
     return 2
 
 
-_interrupted = False
+_interrupted = False  # whether Ctrl-C was pressed, even if the exception got lost
 
 
 def stop_if_interrupted():
@@ -76,6 +78,7 @@ def _remembering_interrupts():
         _interrupted = True
         raise KeyboardInterrupt
 
+    # an exception dropped in a callback is printed with its traceback; ours is raised later
     def report(unraisable, otherwise=sys.unraisablehook):
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             otherwise(unraisable)

@@ -37,6 +37,7 @@ def appears_complete(path, sweep: bool = True) -> Iterator[Path]:
             # os.replace cannot replace a folder that is not empty
             if partial.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
+            # atomic on one file system, and `partial` is beside `path`
             os.replace(partial, path)
     finally:
         _delete(partial)
@@ -128,7 +129,4 @@ def lock(path, waiting: str | None = None):
 
 def fingerprint(files) -> str:
     """Return a short digest of the contents of `files`."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]

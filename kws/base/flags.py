@@ -37,6 +37,7 @@ def bounded(number_type, lower, upper=1e9):
 
     def parse(text):
         value = number_type(text)
+        # not a number is in no range
         if not lower <= value <= upper:
             raise ValueError
         return value
@@ -64,16 +65,15 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         if usage:  # as argparse keeps it while it parses intermixed arguments
             super().add_usage(usage, [], [], prefix)
             return
-        required = sorted(
-            (action for action in actions if action.required or not action.option_strings),
-            key=lambda a: not a.option_strings,
-        )
+        required = [action for action in actions if action.required or not action.option_strings]
+        required.sort(key=lambda action: not action.option_strings)
         words = [[*action.option_strings, self._format_args(action, action.dest)] for action in required]
         super().add_usage(" ".join(["%(prog)s", *itertools.chain(*words), "[flags]"]), [], [], prefix)
 
     def _get_help_string(self, action):
         if isinstance(action.default, tuple):
             return f"{action.help} (default: {','.join(map(str, action.default))})"
+        # a switch's default says nothing, nor does an empty list
         if action.default is None or isinstance(action.default, bool | list):
             return action.help
         return super()._get_help_string(action)
@@ -82,6 +82,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 class OneLineParser(argparse.ArgumentParser):
     """A parser that reports a wrong flag in one line, and reads flags from `@FILE`."""
 
+    # argparse prints the usage as well, which fills the terminal
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
@@ -100,12 +101,12 @@ class OneLineParser(argparse.ArgumentParser):
                 found.append(word)
                 continue
             file = folder / word[1:]
+            # as a shell splits: quotation marks hold a value together, # begins a comment
             try:
                 words_of_file = shlex.split(file.read_text(encoding="utf-8"), comments=True)
-            except OSError as error:
-                self.error(f"{file}: {error.strerror}")
-            except ValueError as error:  # no UTF-8, or a quotation mark that is not closed
-                self.error(f"{file}: {error}")
+            # ValueError: no UTF-8, or a quotation mark that is not closed
+            except (OSError, ValueError) as error:
+                self.error(f"{file}: {getattr(error, 'strerror', error)}")
             found += self._with_files(words_of_file, file.parent)
         return found
 
@@ -116,12 +117,8 @@ def new_parser(description: str) -> argparse.ArgumentParser:
     `@recipes/dnn_small.txt` stands for the flags in that file; later flags override earlier ones. A path
     behind `@` in such a file is relative to the file.
     """
-    return OneLineParser(
-        description=description,
-        formatter_class=HelpFormatter,
-        # an abbreviation would change its meaning when a flag is added
-        allow_abbrev=False,
-    )
+    # an abbreviation would change its meaning when a flag is added
+    return OneLineParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
 def add_model(parser, help: str):

@@ -7,6 +7,7 @@ when they need them. Keras is tf_keras (Keras 2), whose checkpoints are plain ar
 
 import contextlib
 import functools
+import importlib
 import os
 import sys
 
@@ -14,8 +15,10 @@ import sys
 @contextlib.contextmanager
 def quiet():
     """Silence C++ libraries, which print past Python's own streams."""
+    # what Python has printed so far is shown
     sys.stdout.flush()
     sys.stderr.flush()
+    # the descriptors themselves: C++ knows nothing of sys.stdout
     terminal = os.dup(1), os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
@@ -32,35 +35,25 @@ def quiet():
 
 
 @functools.cache
-def _imported():
+def _imported(name):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
     with quiet():
         import tensorflow
-        import tf_keras
 
         tensorflow.config.list_physical_devices()  # looks for GPUs, and complains if there is none
         tensorflow.get_logger().setLevel("ERROR")
-    return {"tf": tensorflow, "keras": tf_keras}
-
-
-@functools.cache
-def _imported_tfmot():
-    _imported()
-    with quiet():
-        import tensorflow_model_optimization
-    return {"tfmot": tensorflow_model_optimization}
+        return importlib.import_module(name)
 
 
 class _OnFirstUse:
     """A stand-in for a module until one of its attributes is asked for."""
 
-    def __init__(self, name, imported=_imported):
-        self._name, self._imported = name, imported
+    def __init__(self, name):
+        self._name = name
 
     def __getattr__(self, attribute):
-        return getattr(self._imported()[self._name], attribute)
+        return getattr(_imported(self._name), attribute)
 
 
-tf, keras = _OnFirstUse("tf"), _OnFirstUse("keras")
-# apart, as few commands need it
-tfmot = _OnFirstUse("tfmot", _imported_tfmot)
+tf, keras = _OnFirstUse("tensorflow"), _OnFirstUse("tf_keras")
+tfmot = _OnFirstUse("tensorflow_model_optimization")

@@ -104,42 +104,32 @@ class Settings:
         window, stride = show(self.window_size_ms), show(self.window_stride_ms)
         sizes = f"--window_size_ms {window} and --window_stride_ms {stride}"
         _require(math.isfinite(self.window_size_ms + self.window_stride_ms), f"{sizes} must be finite")
-        _require(
-            self.sample_rate >= 2 * MEL_UPPER_HZ,  # sampling theorem
-            f"--sample_rate {self.sample_rate}: at least {2 * MEL_UPPER_HZ:.0f} Hz are needed, since the mel "
-            f"filters reach {MEL_UPPER_HZ:.0f} Hz",
-        )
+        # sampling theorem
+        least = 2 * MEL_UPPER_HZ
+        needed = f"at least {least:.0f} Hz are needed, since the mel filters reach {MEL_UPPER_HZ:.0f} Hz"
+        _require(self.sample_rate >= least, f"--sample_rate {self.sample_rate}: {needed}")
         front_end = self.front_end
-        _require(
-            min(front_end.window_samples, front_end.stride_samples) >= 1,
-            f"{sizes} must be at least one sample long",
-        )
-        _require(
-            front_end.window_samples <= front_end.clip_samples,
-            f"--window_size_ms {window} does not fit into --clip_duration_ms {self.clip_duration_ms}",
-        )
-        _require(
-            1 <= self.dct_coefficient_count <= MEL_CHANNELS,
-            f"--dct_coefficient_count {self.dct_coefficient_count}: 1 to {MEL_CHANNELS} are possible",
-        )
+        shortest = min(front_end.window_samples, front_end.stride_samples)
+        _require(shortest >= 1, f"{sizes} must be at least one sample long")
+        too_long = f"--window_size_ms {window} does not fit into --clip_duration_ms {self.clip_duration_ms}"
+        _require(front_end.window_samples <= front_end.clip_samples, too_long)
+        count = self.dct_coefficient_count
+        possible = f"1 to {MEL_CHANNELS} are possible"
+        _require(1 <= count <= MEL_CHANNELS, f"--dct_coefficient_count {count}: {possible}")
 
     def _check_words(self):
         words = self.wanted_words
         _require(words and all(words), f"--wanted_words {show(words)} holds an empty word")
         _require(len(set(words)) == len(words), f"--wanted_words names a word twice: {show(words)}")
-        _require(
-            not any(word[0] in "_." or "/" in word for word in words),
-            f"--wanted_words {show(words)}: a word is the name of a folder of recordings, and must not begin "
-            "with '_' or '.' or hold a '/'",
-        )
+        # a word is the name of a folder of recordings
+        are_names = not any(word[0] in "_." or "/" in word for word in words)
+        _require(are_names, f"--wanted_words {show(words)}: words must not begin with _ or . or hold a /")
 
     def _check_percentages(self):
         validation, testing = self.validation_percentage, self.testing_percentage
-        _require(
-            min(validation, testing) >= 0 and validation + testing <= 100,
-            f"--validation_percentage {show(validation)} and --testing_percentage {show(testing)} must not "
-            "be negative and leave something to train on",
-        )
+        both = f"--validation_percentage {show(validation)} and --testing_percentage {show(testing)}"
+        some_are_left = min(validation, testing) >= 0 and validation + testing <= 100
+        _require(some_are_left, f"{both} must not be negative and leave something to train on")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -152,6 +142,7 @@ class Settings:
         return FrontEnd(
             sample_rate=self.sample_rate,
             clip_samples=self.sample_rate * self.clip_duration_ms // 1000,
+            # rounded down, as the original package does
             window_samples=int(self.sample_rate * self.window_size_ms / 1000),
             stride_samples=int(self.sample_rate * self.window_stride_ms / 1000),
             dct_coefficient_count=self.dct_coefficient_count,
@@ -172,6 +163,7 @@ class Settings:
 
     def to_json(self) -> str:
         values = dataclasses.asdict(self)
+        # as files have it that are older than detectors
         if self.detector is None:
             del values["detector"]
         return json.dumps(values, separators=(",", ":"))
@@ -184,10 +176,9 @@ class Settings:
             if not isinstance(values, dict) or values.keys() - {"detector"} != FIELDS.keys():
                 raise ValueError(f"expected an object with the keys {', '.join(FIELDS)}")
             detector = values.pop("detector", None)
-            settings = Settings(**{name: _parsed(name, value) for name, value in values.items()})
-            if detector is not None:
-                detector = DetectorSettings.from_values(detector)
-            return dataclasses.replace(settings, detector=detector)
+            detector = None if detector is None else DetectorSettings.from_values(detector)
+            parsed = {name: _parsed(name, value) for name, value in values.items()}
+            return Settings(**parsed, detector=detector)
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError, UserError) as error:
             raise UserError(f"{source}: the settings in it are damaged: {error}") from None
 
@@ -205,6 +196,7 @@ def _parsed(name, value):
     """Return `value`, read from JSON, in the type of the field `name`; ValueError if it does not fit."""
     default = FIELDS[name].default
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)  # bool is an int in Python
+    # JSON has lists for tuples
     if isinstance(default, tuple):
         if isinstance(value, list) and all(type(item) is type(default[0]) for item in value):
             return tuple(value)
@@ -246,22 +238,19 @@ class SettingsFlags:
         A flag that contradicts the stored value raises a UserError that names both.
         """
         for name in self.typed.keys() & self.preset.keys():
-            if self.typed[name] != self.preset[name]:
-                raise UserError(
-                    f"--{name} {show(self.typed[name])} contradicts {show(self.preset[name])}, part of "
-                    "--model"
-                )
+            typed, preset = self.typed[name], self.preset[name]
+            if typed != preset:
+                raise UserError(f"--{name} {show(typed)} contradicts {show(preset)}, part of --model")
         values = self.typed | self.preset
+        # nothing stored: what no flag says has its default
         if stored is None:
             return Settings(**values)
         for name, value in values.items():
             kept = getattr(stored, name)
             if value != kept:
                 flag = f"--model with its {name}" if name in self.preset else f"--{name}"
-                raise UserError(
-                    f"{flag} {show(value)} contradicts {show(kept)}, stored in {source}; "
-                    "leave the flag out, the model carries its settings"
-                )
+                contradiction = f"{flag} {show(value)} contradicts {show(kept)}, stored in {source}"
+                raise UserError(f"{contradiction}; leave the flag out, the model carries its settings")
         return stored
 
 

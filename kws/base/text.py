@@ -12,6 +12,7 @@ def composed(text: str) -> str:
 def show(value) -> str:
     """Return `value` as it is written on the command line."""
     if isinstance(value, tuple):
+        # sizes of layers are written with spaces, words and rates with commas
         separator = " " if value and isinstance(value[0], int) else ","
         return separator.join(map(show, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -22,12 +23,16 @@ def words_in(text: str, others: str = "") -> list[str]:
 
     Python's \\w leaves out the vowels of Hindi, which Unicode has as marks.
     """
-    runs = itertools.groupby(
-        text, lambda one: one.isalnum() or one in others or unicodedata.category(one)[0] == "M"
-    )
+
+    def in_word(one):
+        # category M: marks, such as vowels and accents that are characters of their own
+        return one.isalnum() or one in others or unicodedata.category(one)[0] == "M"
+
+    runs = itertools.groupby(text, in_word)
     return ["".join(run) for is_word, run in runs if is_word]
 
 
 def folded(word: str) -> str:
     """Return a spelling that is the same for Yes and yes, and for accents however they are stored."""
-    return unicodedata.normalize("NFC", word).casefold()
+    # casefold, not lower: it makes the German ß and ss the same
+    return composed(word).casefold()

@@ -26,9 +26,9 @@ def room_response(size, source, microphone, decay: float, rate: int, rng) -> np.
     size, source, microphone = np.array(size), np.array(source), np.array(microphone)
     length, early = int(RESPONSE_SECONDS * rate), int(EARLY_SECONDS * rate)
     coefficient = _reflection(size, decay)
-    delays, gains = image_sources(
-        size, source, microphone, coefficient, _distance(source, microphone) + EARLY_SECONDS * SPEED_OF_SOUND
-    )
+    farthest = np.linalg.norm(source - microphone) + EARLY_SECONDS * SPEED_OF_SOUND  # m
+    delays, gains = image_sources(size, source, microphone, coefficient, farthest)
+    # the direct sound is sample 0
     place = np.rint((delays - delays.min()) * rate).astype(int)
     response = np.bincount(place, gains, minlength=length)[:length]
     response[early:] = 0
@@ -60,10 +60,6 @@ def _reflection(size, decay):
     return np.sqrt(1 - absorbed)
 
 
-def _distance(a, b):
-    return float(np.linalg.norm(np.asarray(a) - np.asarray(b)))
-
-
 @functools.lru_cache(maxsize=4)
 def room_responses(rate: int) -> np.ndarray:
     """Return ROOMS impulse responses of random rooms, float32 [ROOMS, samples], each of unit energy.
@@ -91,16 +87,10 @@ def _response_spectra(rate: int, length: int):
 def fft_length(least: int) -> int:
     """Return the smallest even product of 2, 3 and 5 from `least` on: an FFT of that length is fast."""
     size = least + least % 2
-    while _without_small_factors(size) > 1:
+    # 30 ** 64 has every product of 2, 3 and 5 below 2 ** 64 as a factor, and no other number
+    while pow(30, 64, size):
         size += 2
     return size
-
-
-def _without_small_factors(number):
-    for factor in (2, 3, 5):
-        while number % factor == 0:
-            number //= factor
-    return number
 
 
 def in_room(samples: np.ndarray, room: int, rate: int) -> np.ndarray:
@@ -129,10 +119,10 @@ def colour(audio: np.ndarray, chosen: np.ndarray, rate: int) -> None:
     """
     # zeros in between keep the ringing of the end from reaching the beginning
     size = fft_length(audio.shape[1] + rate // 20)
-    points, place, fraction, square = _colour_grid(size, rate)
+    place, fraction, square = _colour_grid(size, rate)
     for samples, numbers in zip(audio, chosen, strict=True):
         gains = (numbers[:-2] * (np.log(10) / 20)).astype(np.float32)
-        gains = gains[place] + fraction * (gains[np.minimum(place + 1, points - 1)] - gains[place])
+        gains = gains[place] + fraction * (gains[np.minimum(place + 1, len(COLOUR_HZ) - 1)] - gains[place])
         low, high = np.float32(numbers[-2] ** 4), np.float32(numbers[-1] ** 4)
         response = np.exp(gains) / np.sqrt((1 + low / square) * (1 + square / high))
         samples[:] = np.fft.irfft(np.fft.rfft(samples, size) * response, size)[: len(samples)]
@@ -140,13 +130,13 @@ def colour(audio: np.ndarray, chosen: np.ndarray, rate: int) -> None:
 
 @functools.lru_cache(maxsize=4)
 def _colour_grid(size, rate):
-    """Return len(COLOUR_HZ), and for each bin of an FFT its place there, whole and fraction, and Hz**4."""
+    """Return for each bin of an FFT its place in COLOUR_HZ, whole and fraction, and its Hz**4."""
     hertz = np.fft.rfftfreq(size, 1 / rate)
     hertz[0] = hertz[1]
     position = np.interp(np.log(hertz), np.log(COLOUR_HZ), np.arange(len(COLOUR_HZ)))
     place = position.astype(int)
     fraction = (position - place).astype(np.float32)
-    return len(COLOUR_HZ), place, fraction, (hertz**4).astype(np.float32)
+    return place, fraction, (hertz**4).astype(np.float32)
 
 
 def set_level(audio: np.ndarray, decibels: np.ndarray) -> None:

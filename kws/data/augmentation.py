@@ -60,20 +60,12 @@ def add_arguments(parser):
     add("background_frequency", "ratio of clips that get background noise", type=ratio, metavar="P")
     shift = "clips are moved by up to this much, either way"
     add("time_shift_ms", shift, type=bounded(float, 0), metavar="MS")
-    add(
-        "speed_change",
-        "clips are played faster or slower by up to P %%, which changes their pitch too",
-        type=bounded(float, 0, 50),
-        metavar="P",
-    )
+    speed = "clips are played faster or slower by up to P %%, which changes their pitch too"
+    add("speed_change", speed, type=bounded(float, 0, 50), metavar="P")
     volume = "clips are made louder or quieter by up to this much"
     add("volume_change_db", volume, type=bounded(float, 0, 60), metavar="DB")
-    add(
-        "silence_volume",
-        "loudest background noise in clips of silence; --background_volume if not given",
-        type=ratio,
-        metavar="V",
-    )
+    silence = "loudest background noise in clips of silence; --background_volume if not given"
+    add("silence_volume", silence, type=ratio, metavar="V")
     add(
         "noise_floor_db",
         "loudest noise floor, in dB of full scale, of clips of silence and of what shifts leave empty; if "
@@ -81,19 +73,10 @@ def add_arguments(parser):
         type=bounded(float, DIGITAL_SILENCE_DB, 0),
         metavar="DB",
     )
-    add(
-        "reverb_percentage",
-        "clips that sound as in a room, in %%: one of 200 box-shaped rooms by the image method",
-        type=bounded(float, 0, 100),
-        metavar="P",
-    )
-    add(
-        "colour_db",
-        "clips sound as through different microphones: gains of up to this much over frequency, and limits "
-        "of their band",
-        type=bounded(float, 0, 40),
-        metavar="DB",
-    )
+    rooms = "clips that sound as in a room, in %%: one of 200 box-shaped rooms by the image method"
+    add("reverb_percentage", rooms, type=bounded(float, 0, 100), metavar="P")
+    gains = "clips sound as by other microphones: gains of up to this much over frequency, and a limited band"
+    add("colour_db", gains, type=bounded(float, 0, 40), metavar="DB")
     add(
         "level_db",
         "peaks of clips, noise included, lie between these, 0 being full scale (such as -45 0); as recorded "

@@ -39,41 +39,31 @@ class Batch(NamedTuple):
 
 
 class Batching(NamedTuple):
-    """How clips become batches."""
+    """How clips become batches, and which batches are asked for."""
 
     batch_size: int
     seed: int
-    echo: int
-    rows: np.ndarray  # of each batch, the rows to make here; int [rows]
+    steps: range  # of the training: one batch each
+    echo: int = 1  # times that each fresh batch is used
+    rows: slice = slice(None)  # of each batch, the rows to make here
 
 
 def training_batches(
-    data: Data,
-    variation: Augmentation,
-    front_end: FrontEnd,
-    *,
-    batch_size: int,
-    seed: int,
-    steps: range,
-    echo: int = 1,
-    rows: slice = slice(None),
-    teacher=None,
+    data: Data, variation: Augmentation, front_end: FrontEnd, batching: Batching, teacher=None
 ) -> Iterator[Batch]:
-    """Yield a Batch for each of `steps`, augmented on all cores ahead of time.
+    """Yield a Batch for each of `batching.steps`, augmented on all cores ahead of time.
 
-    With a `teacher`, a loaded model, the batch holds its scores of the same augmented clips. With `echo` n,
-    each batch is used n times (see `echoed`). `rows` says which rows of each batch are made. A batch depends
+    With a `teacher`, a loaded model, the batch holds its scores of the same augmented clips. A batch depends
     on the seed, its step and, with echoing, `steps.stop`. So a run that starts in the middle gets the batches
     of an uninterrupted one, and machines that share the rows get together the batches of one machine.
     """
-    batching = Batching(batch_size, seed, echo, np.arange(batch_size)[rows])
     make = _batch_maker(data, variation, front_end, batching, teacher)
     with numpy_threads() as pool:
-        if echo == 1:
-            yield from _made_ahead(make, pool, steps)
+        if batching.echo == 1:
+            yield from _made_ahead(make, pool, batching.steps)
         else:
-            batch_bytes = np.dtype(np.float16).itemsize * batch_size * front_end.feature_count
-            yield from echoed(functools.partial(_made_ahead, make, pool), steps, batching, batch_bytes)
+            batch_bytes = np.dtype(np.float16).itemsize * batching.batch_size * front_end.feature_count
+            yield from echoed(functools.partial(_made_ahead, make, pool), batching, batch_bytes)
 
 
 # ---- fresh batches ----
@@ -171,6 +161,7 @@ def _hard_negatives(data, source, front_end):
             return source.first_window + rng.integers(0, data.negatives.windows, count)
         numbers, chances = data.hard_negatives
         drawn = numbers[np.searchsorted(chances, rng.random(count), side="right")]
+        # up to a frame earlier or later, so that a window is not learnt by heart
         near = rng.integers(-front_end.stride_samples, front_end.stride_samples + 1, count)
         return source.first_window + np.clip(drawn + near, 0, data.negatives.windows - 1)
 
@@ -192,9 +183,9 @@ def _made_ahead(make, pool, numbers):
 
 
 def echoed(
-    make_batches: Callable[[range], Iterator[Batch]], steps: range, batching: Batching, batch_bytes: int
+    make_batches: Callable[[range], Iterator[Batch]], batching: Batching, batch_bytes: int
 ) -> Iterator[Batch]:
-    """Yield the batch of each of `steps`, each fresh batch used `echo` times (Choi et al., arXiv:1907.05550).
+    """Yield the batch of each step, each fresh batch used `echo` times (Choi et al., arXiv:1907.05550).
 
     `make_batches` makes the fresh batches of a range of numbers, each of `batch_bytes` as float16. They are
     kept in groups, and each further time that a group is used, its clips form other batches. With echo 2 and
@@ -205,7 +196,7 @@ def echoed(
 
     A group is as large as ECHO_BYTES hold, but no larger than the steps up to `steps.stop` need.
     """
-    echo = batching.echo
+    echo, steps = batching.echo, batching.steps
     group_size = max(1, ECHO_BYTES // batch_bytes)
     group_size = min(group_size, -(-steps.stop // echo))
     steps_of_group = group_size * echo

@@ -12,7 +12,8 @@ from kws.data.augmentation import Augmentation
 from kws.data.clips import is_synthetic
 from kws.data.dataset import Data
 
-FEW_TO_LEARN_FROM, FEW_TO_VALIDATE_ON = 100, 20  # clips of a word
+# clips of a word: with 20, one clip is 5 % of its accuracy
+FEW_TO_LEARN_FROM, FEW_TO_VALIDATE_ON = 100, 20
 
 
 def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentation):
@@ -21,15 +22,12 @@ def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentat
     Raises UserError if a word has no clips to learn from, or nothing is left to validate on.
     """
     # clips by label, int [labels]
-    training, validation = (
-        np.bincount(clips.label, minlength=len(settings.labels)) for clips in (data.training, data.validation)
-    )
+    training = np.bincount(data.training.label, minlength=len(settings.labels))
+    validation = np.bincount(data.validation.label, minlength=len(settings.labels))
     _check_words(training, validation, settings, data_dir)
     if not len(data.validation):
-        raise UserError(
-            f"no clips for validation in {data_dir}: more recordings (of more speakers) are needed, "
-            "or a larger --validation_percentage"
-        )
+        more = "more recordings (of more speakers) are needed, or a larger --validation_percentage"
+        raise UserError(f"no clips for validation in {data_dir}: {more}")
     _report_labels_without_clips(training, data, data_dir)
     _report_people_not_learnt_from(data, settings)
     if augmentation.uses_noise and not data.noise:
@@ -39,12 +37,11 @@ def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentat
 
 def _check_words(training, validation, settings, data_dir):
     words = range(UNKNOWN_INDEX + 1, len(settings.labels))  # their labels
+    # nothing to learn from is an error, nothing to validate on a warning: other words may have some
     for label in words:
         if not training[label]:
-            raise UserError(
-                f"no clips of {settings.labels[label]} to learn from in {data_dir}: all are of speakers for "
-                "validation and testing; more speakers are needed, or smaller percentages"
-            )
+            others = "its speakers validate and test; more speakers or smaller percentages are needed"
+            raise UserError(f"no clips of {settings.labels[label]} to learn from in {data_dir}: {others}")
         if not validation[label]:
             print(f"no clips of {settings.labels[label]} for validation: its accuracy cannot be measured")
     few = [
@@ -62,6 +59,7 @@ def _check_words(training, validation, settings, data_dir):
 def _report_labels_without_clips(training, data, data_dir):
     if not training[SILENCE_INDEX]:
         print(f"no clips of {SILENCE_LABEL} to learn from: the model will take silence for something else")
+    # negatives teach it as well as words do
     if not data.no_words_per_epoch:
         more = "a larger --training_unknown_percentage"
         if not training[UNKNOWN_INDEX]:
@@ -77,6 +75,7 @@ def _report_people_not_learnt_from(data, settings):
         return sum(not is_synthetic(clips.names[clip]) for clip in np.flatnonzero(clips.label == label))
 
     for label in range(UNKNOWN_INDEX + 1, len(settings.labels)):
+        # the hash may put the few people who recorded a word on one side
         kept = by_people(data.validation, label) + by_people(data.testing, label)
         if kept and not by_people(data.training, label):
             print(

@@ -108,11 +108,13 @@ def numpy_threads():
 
     BLAS is kept from starting threads of its own, which would compete with these.
     """
+    # threads suffice: numpy, BLAS and OpenCV release Python's lock
     pool = ThreadPoolExecutor(os.cpu_count())
     with threadpool_limits(1, user_api="blas"):
         try:
             yield pool
         finally:
+            # batches that were made ahead and are not wanted any more
             pool.shutdown(cancel_futures=True)
 
 
@@ -125,8 +127,8 @@ def features(clips: Clips, front_end: FrontEnd) -> np.ndarray:
         mfcc(clips.audio(part), front_end, out[part.start : part.stop])
 
     with numpy_threads() as pool:
-        for _ in pool.map(fill, range(0, len(clips), CLIPS_AT_ONCE)):
-            pass  # raises what a thread raised
+        # a list, which raises what a thread raised
+        list(pool.map(fill, range(0, len(clips), CLIPS_AT_ONCE)))
     return out
 
 
@@ -151,6 +153,7 @@ def real_to_repeat(clips: Clips, percentage: float) -> tuple[int, ...]:
         (real,) = np.nonzero(of_word & ~synthetic)
         made = np.count_nonzero(of_word & synthetic)
         if made and len(real):
+            # real / (real + made) = percentage / 100
             wanted = int(np.ceil(made * percentage / (100 - percentage)))
             repeated += np.resize(real, max(0, wanted - len(real))).tolist()
     return tuple(repeated)

@@ -19,6 +19,7 @@ SHA256 = {  # of the published archives
     DATA_URL: "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
     TEST_SET_URL: "cc2a00c1147c2254e9be3fa0f779d8c17421dc349b86366567a8edfa9acd51df",
 }
+# Hidden, so that neither is taken for the folder of a word.
 DOWNLOADS_FOLDER = ".downloads"
 UNFINISHED_FOLDER = ".extracting"
 
@@ -53,6 +54,7 @@ def prepare_recordings(data_dir, data_url: str, wanted_words=()) -> Path:
 def is_populated(folder: Path, url: str) -> bool:
     """Return whether `folder` holds more than the archive at `url`, and no extraction was interrupted."""
     archive = PurePosixPath(url).name
+    # a user may have put the archive there
     others = any(not name.startswith(".") and name != archive for name in entries(folder))
     return others and not (folder / UNFINISHED_FOLDER).exists()
 
@@ -96,6 +98,7 @@ def _fetch_archive(url, folder, downloads):
         raise UserError(f"{archive} is not the published archive, or not all of it: delete it to download it")
     try:
         extract(archive, folder)
+    # tarfile passes on what its decompressors raise
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UserError) as error:
         raise UserError(f"{archive} cannot be extracted: {error}") from None
 
@@ -105,29 +108,21 @@ def _download(url, expected, downloads):
     import pooch
     import requests
 
+    # its log would stand between this script's lines
     pooch.get_logger().setLevel(logging.ERROR)
     try:
-        name = pooch.retrieve(
-            url,
-            known_hash=expected and f"sha256:{expected}",
-            fname=PurePosixPath(url).name,
-            path=downloads,
-            downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
-        )
+        # 30 s without a byte, not of the whole download
+        downloader = pooch.HTTPDownloader(progressbar=True, timeout=30)
+        known = expected and f"sha256:{expected}"
+        return Path(pooch.retrieve(url, known, PurePosixPath(url).name, downloads, downloader=downloader))
+    # ValueError: another hash, or no protocol that pooch knows
     except (requests.RequestException, ValueError) as error:
         offline = isinstance(error, (requests.ConnectionError, requests.Timeout))
         reason = "no connection to its server" if offline else error
-        instead = _without_a_download(url, downloads.parent)
-        raise UserError(f"cannot download {url}: {reason}{instead}") from None
-    return Path(name)
-
-
-def _without_a_download(url, folder):
-    """Return what to do if `url` cannot be downloaded, as the end of an error's line."""
-    by_hand = f"; put {PurePosixPath(url).name}, downloaded by other means, into {folder}"
-    if url != DATA_URL:
-        return by_hand
-    return f"{by_hand}, or try without recordings: --data_dir sample_data --data_url ''"
+        by_hand = f"put {PurePosixPath(url).name}, downloaded by other means, into {downloads.parent}"
+        if url == DATA_URL:
+            by_hand += ", or try without recordings: --data_dir sample_data --data_url ''"
+        raise UserError(f"cannot download {url}: {reason}; {by_hand}") from None
 
 
 def extract(archive: Path, folder: Path):
@@ -148,10 +143,11 @@ def extract(archive: Path, folder: Path):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with open(target, "wb") as file:
                         shutil.copyfileobj(tar.extractfile(member), file)
+    # Ctrl-C too: a folder left here marks an interrupted extraction
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    # all complete: move it to its place
+    # all complete: each folder moves in one step, in place of one that an interrupted run moved
     for name in entries(unfinished):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)

@@ -22,7 +22,7 @@ from kws.base.files import appears_complete, delete_leftovers, lock
 from kws.base.settings import NO_WORD
 from kws.data.clips import Clips
 
-BLOCK = 2**20  # samples that are read at once
+BLOCK = 2**20  # samples that are read at once: 2 MiB, a minute at 16 kHz
 
 
 # ---- recordings of any length ----
@@ -42,10 +42,12 @@ class LongRecordings:
         lengths = np.array([file.stat().st_size // 2 for file in self._files], np.int64)  # of int16
         # [files]: places where a window can begin
         self._starts = np.maximum(1, lengths - window_samples + 1)
+        # [files]: windows, none in a file without samples
         counts = np.where(lengths > 0, np.maximum(self._starts, window_samples), 0)
         # [files]: number of the window after a file's last
         self._ends = np.cumsum(counts)
         self.windows = int(counts.sum())
+        # [folders + 1]: number of files before each folder, and of all
         files_until = np.cumsum([0, *map(len, folders)])
         ends = [int(self._ends[count - 1]) if count else 0 for count in files_until]
         self.of_folders = [range(*pair) for pair in zip(ends, ends[1:], strict=False)]
@@ -55,6 +57,7 @@ class LongRecordings:
         first = 0
         for file, end in zip(self._files, self._ends.tolist(), strict=True):
             if end > first:
+                # hours of audio stay on disk
                 samples = np.memmap(file, np.int16, "r")
                 yield first, (samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))
             first = end
@@ -64,10 +67,12 @@ class LongRecordings:
         number = int(np.searchsorted(self._ends, window, side="right"))
         start = int(window) - (int(self._ends[number - 1]) if number else 0)
         starts = int(self._starts[number])
-        if starts == 1:  # the recording may be shorter than the window
+        if starts == 1:
+            # the recording may be shorter than the window
             out[:] = 0
         # opened for each window: a process may hold some thousand files open, and there may be more
         with open(self._files[number], "rb", buffering=0) as file:
+            # a short recording has more windows than places, so places come again
             file.seek(start % starts * out.itemsize)
             file.readinto(out)
         return out
@@ -114,6 +119,7 @@ def _decoded(folder, front_end) -> list[Path]:
                 appears_complete(target(recording), sweep=False) as partial,
                 open(partial, "wb") as out,
             ):
+                # int16 of the platform's byte order, as memmap reads them
                 for block in audio_blocks(file, front_end.sample_rate):
                     out.write(block.tobytes())
         except BadAudio as error:
@@ -121,6 +127,7 @@ def _decoded(folder, front_end) -> list[Path]:
         return None
 
     with lock(cache / "lock", f"waiting for another run that decodes {folder}"):
+        # once for all files, so not for each that is written
         delete_leftovers(cache / "*.pcm")
         missing = [recording for recording in recordings if not target(recording).exists()]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -142,6 +149,7 @@ class TrainingAudio:
 
     def __init__(self, clips: Clips, negatives: LongRecordings | None):
         self._clips, self._negatives = clips, negatives
+        # windows are numbered on from the last clip
         first = self.first_window = len(clips)
         folders = negatives.of_folders if negatives else []
         self.windows = [range(first + numbers.start, first + numbers.stop) for numbers in folders]
@@ -151,15 +159,13 @@ class TrainingAudio:
 
         So a few recordings of wrong detections weigh as much as hours of speech.
         """
-        folders = len(self.windows)
-        return [
-            (numbers, count // folders + (place < count % folders))
-            for place, numbers in enumerate(self.windows)
-        ]
+        share, more = divmod(count, max(1, len(self.windows)))
+        return [(numbers, share + (place < more)) for place, numbers in enumerate(self.windows)]
 
     def labels(self, chosen: np.ndarray) -> np.ndarray:
         """Return the label of each of the clips `chosen`, int32; NO_WORD for windows."""
         is_clip = chosen < self.first_window
+        # any clip stands in for a window, whose number is beyond the labels
         labels = self._clips.label[np.where(is_clip, chosen, 0)]
         return np.where(is_clip, labels, NO_WORD).astype(np.int32)
 

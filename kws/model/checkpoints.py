@@ -5,13 +5,13 @@ network, models.build_model, as an argument; `models.load` passes it.
 """
 
 import dataclasses
+import functools
 import os
 import re
 import shutil
 import zipfile
 from collections.abc import Callable
 from contextlib import contextmanager
-from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,7 @@ import numpy as np
 from kws.base.errors import UserError
 from kws.base.files import appears_complete, write_bytes, write_text
 from kws.base.quiet_tf import tf
-from kws.base.settings import DATA_FIELDS, Settings, SettingsFlags, settings_to_use
-from kws.base.text import show
+from kws.base.settings import Settings, SettingsFlags, settings_to_use
 from kws.model.inspection import operations
 from kws.model.tflite import (
     CLIPS_AT_ONCE,
@@ -54,27 +53,26 @@ def read_settings(path) -> Settings | None:
         if is_tflite(content):
             text = settings_text(content)
         elif content[:4] == b"PK\x03\x04":
-            text = _zip_member(path)
+            # a .keras file is a zip
+            with zipfile.ZipFile(path) as archive:
+                text = archive.read(SETTINGS_NAME) if SETTINGS_NAME in archive.namelist() else None
         else:
+            # a folder or a prefix: the settings are in a file beside the weights
             file = _settings_file(path)
             text = file.read_bytes() if file.exists() else None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+    # zipfile: an unknown compression, a member with a password
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{path} is not a .keras file: {error}") from None
     return None if text is None else Settings.from_json(text, str(path))
 
 
 def _settings_file(path):
     if (path / "saved_model.pb").exists():
+        # the folder that TensorFlow leaves to other tools
         return path / "assets.extra" / SETTINGS_NAME
     return Path(f"{checkpoint_prefix(path)}.{SETTINGS_NAME}")
-
-
-def _zip_member(path):
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(SETTINGS_NAME) if SETTINGS_NAME in archive.namelist() else None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path} is not a .keras file: {error}") from None
 
 
 def without_detector(settings: Settings, path) -> Settings:
@@ -83,10 +81,8 @@ def without_detector(settings: Settings, path) -> Settings:
     The thresholds, chosen for the checkpoint's scores, are left out; a printed line says so.
     """
     if settings.detector:
-        print(
-            f"the thresholds in {path} were chosen for its weights and are left out here; "
-            "evaluation.py --write_detector chooses others"
-        )
+        others = "left out here; evaluation.py --write_detector chooses others"
+        print(f"the thresholds in {path} were chosen for its weights and are {others}")
     return dataclasses.replace(settings, detector=None)
 
 
@@ -115,10 +111,10 @@ def checkpoint_prefix(path) -> str:
         ours = path / "assets.extra" / "weights"
         path = ours if ours.with_suffix(".index").exists() else path / "variables" / "variables"
     elif (path / "checkpoint").is_file():
-        latest = re.search(
-            r'^model_checkpoint_path: "(.+)"', (path / "checkpoint").read_text(errors="replace"), re.M
-        )
+        note = (path / "checkpoint").read_text(errors="replace")
+        latest = re.search(r'^model_checkpoint_path: "(.+)"', note, re.M)
         path = path / (latest[1] if latest else "checkpoint")
+    # a checkpoint is several files: what their names begin with stands for all
     prefix = re.sub(r"\.(index|data-\d{5}-of-\d{5}|settings\.json)$", "", str(path))
     if not os.path.exists(f"{prefix}.index"):
         raise UserError(_why_no_checkpoint(path, prefix))
@@ -130,6 +126,7 @@ def _why_no_checkpoint(path, prefix):
         return f"{path} {NO_CHECKPOINT}"
     if not path.is_dir():
         return f"checkpoint {path} does not exist (looked for {prefix}.index)"
+    # the folder of a training run holds its checkpoint in best/
     inside = [file.parent for file in sorted(path.glob("*/checkpoint"))]
     hint = f"; did you mean {inside[0]}?" if inside else ""
     return f"folder {path} holds no checkpoint (looked for {prefix}.index){hint}"
@@ -139,6 +136,7 @@ def save_checkpoint(model, settings: Settings, prefix):
     """Write the weights in TensorFlow's format, and the settings beside them."""
     with writing(prefix):
         Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+        # settings first: weights without them would need flags to load
         write_text(f"{prefix}.{SETTINGS_NAME}", settings.to_json())
         model.save_weights(str(prefix), save_format="tf")
 
@@ -158,6 +156,7 @@ def checkpoint_files(path) -> list[Path]:
 def keep_best(model, settings: Settings, folder: Path, name: str):
     """Save the checkpoint `folder/name` and delete the older ones, so that `folder` means this one."""
     delete_unfinished(folder)
+    # deleted last: if saving fails, the best checkpoint before is still there
     older = [file for file in folder.glob("*.ckpt-*") if not file.name.startswith(f"{name}.")]
     save_checkpoint(model, settings, folder / name)
     for file in older:
@@ -166,8 +165,10 @@ def keep_best(model, settings: Settings, folder: Path, name: str):
 
 def delete_unfinished(folder: Path):
     """Delete what TensorFlow leaves beside checkpoints if it is killed while saving one."""
+    # shards of weights, before they are joined to one file
     for leftover in folder.glob("*_temp"):
         shutil.rmtree(leftover, ignore_errors=True)
+    # the note that names the latest checkpoint
     for leftover in folder.glob("checkpoint.tmp*"):
         leftover.unlink()
 
@@ -178,13 +179,16 @@ def read_weights(path) -> list[dict[str, np.ndarray]]:
     Only arrays are read, by their names in Keras' format; nothing in the checkpoint is executed. Raises
     UserError if the checkpoint is damaged or holds no layers of Keras 2.
     """
+    # layer_with_weights-3/cell/kernel/.ATTRIBUTES/VARIABLE_VALUE is weight cell.kernel of the fourth layer
     key_format = re.compile(r"layer_with_weights-(\d+)/([\w/]+)/\.ATTRIBUTES/VARIABLE_VALUE")
     layers = {}
     try:
         reader = tf.train.load_checkpoint(checkpoint_prefix(path))
+        # keys of optimisers and counters are passed over
         for key in sorted(reader.get_variable_to_shape_map()):
             if match := key_format.fullmatch(key):
                 layers.setdefault(int(match[1]), {})[match[2].replace("/", ".")] = reader.get_tensor(key)
+    # TensorFlow trusts the sizes in the file, so damage shows in many ways
     except (tf.errors.OpError, ValueError, IndexError, RuntimeError, MemoryError) as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from None
     if not layers:
@@ -192,34 +196,50 @@ def read_weights(path) -> list[dict[str, np.ndarray]]:
     return [layers[number] for number in sorted(layers)]
 
 
-def _fits(layer, values):
-    """Return whether a layer has the weights `values`, {attribute: array}, of the same shapes."""
-    try:
-        shapes_agree = all(attrgetter(name)(layer).shape == value.shape for name, value in values.items())
-    except AttributeError:
-        return False
+def weight_of(layer, name: str):
+    """Return the weight of a Keras layer that `read_weights` calls `name`; None if it has none."""
+    # a checkpoint may name anything, and `cell.kernel` is an attribute of an attribute
+    found = functools.reduce(lambda part, key: getattr(part, key, None), name.split("."), layer)
+    return found if any(found is weight for weight in layer.weights) else None
+
+
+def fits(layer, values: dict[str, np.ndarray]) -> bool:
+    """Return whether a layer has the weights `values`, as `read_weights` gives them, of the same shapes."""
+    pairs = [(weight_of(layer, name), value) for name, value in values.items()]
+    shapes_agree = all(own is not None and own.shape == value.shape for own, value in pairs)
     return shapes_agree and len(values) == len(layer.weights)
 
 
-def _all_fit(layers, weights):
-    return len(layers) == len(weights) and all(map(_fits, layers, weights))
+def assign_weights(network, weights: list[dict[str, np.ndarray]], path, settings: Settings):
+    """Give a Keras model of these settings the weights, as `read_weights` gives them, of checkpoint `path`.
+
+    Raises UserError if they do not fit.
+    """
+    layers = [layer for layer in network.layers if layer.weights]
+    if len(layers) != len(weights) or not all(map(fits, layers, weights)):
+        raise UserError(_why_it_does_not_fit(path, settings, layers))
+    for layer, values in zip(layers, weights, strict=True):
+        for name, value in values.items():
+            weight_of(layer, name).assign(value)
 
 
-def _why_it_does_not_fit(path, stored, weights, layers):
-    expected = [{weight.name: weight for weight in layer.weights} for layer in layers]
-    shapes = f"its layers are {_describe(weights)}, expected {_describe(expected)}"
+def _why_it_does_not_fit(path, settings, layers):
+    stored = read_settings(path)
+    # a fully connected layer has a row for each feature of a clip
+    if stored and stored.clip_duration_ms != settings.clip_duration_ms:
+        theirs, ours = stored.clip_duration_ms, settings.clip_duration_ms
+        return f"{path} has layers for --clip_duration_ms {theirs}, which {ours} contradicts"
+    found = ", ".join(shapes(layer.values()) for layer in read_weights(path))
+    shapes_differ = f"its layers are {found}, expected {', '.join(shapes(layer.weights) for layer in layers)}"
     if stored:
-        return f"{path} does not fit its settings: {shapes}"
-    return (
-        f"{path} does not fit the flags: {shapes}; it carries no settings, so --model_size_info, "
-        "--window_size_ms and the like must say how it was trained"
-    )
+        return f"{path} does not fit its settings: {shapes_differ}"
+    how = "--model_size_info, --window_size_ms and the like must say how it was trained"
+    return f"{path} does not fit the flags: {shapes_differ}; it carries no settings, so {how}"
 
 
-def _describe(layers):
-    """Return the shapes of the weights of `layers`, [{name: array}], as text."""
-    shapes = [["x".join(map(str, weight.shape)) for weight in layer.values()] for layer in layers]
-    return ", ".join(" + ".join(sorted(layer, key=len, reverse=True)) for layer in shapes) or "none"
+def shapes(weights) -> str:
+    """Return the shapes of a layer's weights, arrays or variables, as text: kernels first."""
+    return " + ".join(sorted(("x".join(map(str, one.shape)) for one in weights), key=len, reverse=True))
 
 
 @contextmanager
@@ -228,6 +248,7 @@ def writing(path):
     try:
         yield
     except tf.errors.OpError as error:
+        # the names of its own operations tell the user nothing
         message = re.sub(r"{{.*?}}|\[Op:.*?\]", "", error.message)
         raise UserError(f"cannot write {path}: {message}") from None
 
@@ -266,24 +287,24 @@ class KerasModel:
 
     def __init__(self, network, settings: Settings, path=None):
         self.network, self.settings, self._path = network, settings, path
-        self._predict = keras_predictor(network)
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Return the scores, float32 [clips, labels], for features float32 [clips, feature_count]."""
-        return self._predict(features)
+        # features, float32 [clips, feature_count] -> scores, float32 [clips, labels]
+        self.predict = keras_predictor(network)
 
     def cost(self) -> Cost:
         """Return the cost of the network, and the size of the checkpoint that it was loaded from."""
         content = b"".join(file.read_bytes() for file in checkpoint_files(self._path))
+        # moving means and variances are no parameters, but statistics
         parameters = sum(int(np.prod(weight.shape)) for weight in self.network.trainable_weights)
         return Cost(len(content), zipped_size(content), parameters, operations(self.network) // 2)
 
 
 def keras_predictor(network):
     """Return a function from inputs, float32 [n, ...], to a Keras model's outputs, computed in batches."""
+    # traced for the first number of clips, and once more for any other
     compiled = tf.function(lambda inputs: network(inputs, training=False), reduce_retracing=True)
 
     def predict(inputs):
+        # [n, ...] -> [at most CLIPS_AT_ONCE, outputs] each
         parts = [compiled(inputs[i : i + CLIPS_AT_ONCE]) for i in range(0, len(inputs), CLIPS_AT_ONCE)]
         return np.concatenate(parts) if parts else np.zeros((0, network.output_shape[-1]), np.float32)
 
@@ -310,103 +331,9 @@ def load_checkpoint(path, build_model: Callable, flags: SettingsFlags | None = N
     UserError if there is no such checkpoint, neither it nor flags give settings, or it does not fit them.
     """
     stored = read_settings(path)
+    # before settings are asked for: what has no weights needs no flags
     weights = read_weights(path)
     settings = settings_to_use(stored, flags, path)
     network = build_model(settings)
-    layers = [layer for layer in network.layers if layer.weights]
-    if not _all_fit(layers, weights):
-        raise UserError(_why_it_does_not_fit(path, stored, weights, layers))
-    _assign(layers, weights)
+    assign_weights(network, weights, path, settings)
     return network, settings
-
-
-# ---- to train on from ----
-
-
-def settings_to_start(path, flags: SettingsFlags) -> Settings:
-    """Return the settings for a training that starts from the weights of the checkpoint `path`.
-
-    The network's settings are the checkpoint's, and so are the others unless a flag says otherwise. Raises
-    UserError if a flag asks for another network. Longer or shorter clips may fit: `load_start` says if not.
-    """
-    stored = read_settings(path)
-    if stored is None:
-        return flags.resolve()
-    typed = {name: flags.typed[name] for name in (*DATA_FIELDS, "clip_duration_ms") if name in flags.typed}
-    # thresholds were chosen for the weights before
-    return flags.resolve(dataclasses.replace(stored, **typed, detector=None), str(path))
-
-
-def load_start(network, settings: Settings, path) -> list[str]:
-    """Give `network`, a Keras model of `settings`, the weights of a checkpoint of the same network.
-
-    If the checkpoint is for other wanted words, the last layer takes the weights of the labels that both
-    have, and keeps its own for the others. Returns a line for each layer that says what it has. Raises
-    UserError if the weights do not fit.
-    """
-    stored, weights = read_settings(path), read_weights(path)
-    layers = [layer for layer in network.layers if layer.weights]
-    # without settings, a last layer of the same shape is taken to be for the same labels
-    unnamed = settings.labels if _fits(layers[-1], weights[-1]) else ()
-    theirs = stored.labels if stored else unnamed
-    same_labels = theirs == settings.labels
-    if not same_labels:
-        weights[-1] = _with_shared_labels(layers[-1], weights[-1], theirs, settings.labels)
-    if not _all_fit(layers, weights):
-        if stored and stored.clip_duration_ms != settings.clip_duration_ms:
-            raise UserError(
-                f"{path} has layers for --clip_duration_ms {show(stored.clip_duration_ms)}, which "
-                f"{show(settings.clip_duration_ms)} contradicts"
-            )
-        raise UserError(_why_it_does_not_fit(path, stored, read_weights(path), layers))
-    _assign(layers, weights)
-    lines = [f"{layer.name}: kept ({_shapes(layer)})" for layer in layers]
-    if not same_labels:
-        lines[-1] = _what_was_kept(layers[-1], theirs, settings.labels)
-    return lines
-
-
-def _with_shared_labels(layer, values, theirs, ours):
-    """Return the weights of the last `layer` with the values of `values` for the labels that both have.
-
-    The last axis of `values` is for the labels `theirs`, the last axis of the layer's weights for `ours`.
-    """
-    both = [label for label in ours if label in theirs]
-    to, source = ([labels.index(label) for label in both] for labels in (ours, theirs))
-    result = {}
-    for name, value in values.items():
-        try:
-            own = attrgetter(name)(layer).numpy()  # [..., labels]
-        except AttributeError:
-            return values
-        if own.shape[:-1] != value.shape[:-1] or theirs and value.shape[-1] != len(theirs):
-            return values  # they do not fit, as the caller finds out
-        own[..., to] = value[..., source]
-        result[name] = own
-    return result
-
-
-def _what_was_kept(layer, theirs, ours):
-    new = [label for label in ours if label not in theirs]
-    gone = [label for label in theirs if label not in ours]
-    return (
-        f"{layer.name}: kept for {_listed([label for label in ours if label in theirs])}"
-        + (f"; new, at random, for {_listed(new)}" if new else "")
-        + (f"; dropped for {_listed(gone)}" if gone else "")
-    )
-
-
-def _listed(labels, most=12):
-    """Return the first `most` labels as text: a pretrained network has hundreds."""
-    more = f" and {len(labels) - most} more" if len(labels) > most else ""
-    return (", ".join(labels[:most]) or "nothing") + more
-
-
-def _shapes(layer):
-    return " + ".join("x".join(map(str, weight.shape)) for weight in layer.weights)
-
-
-def _assign(layers, weights):
-    for layer, values in zip(layers, weights, strict=True):
-        for name, value in values.items():
-            attrgetter(name)(layer).assign(value)

@@ -7,6 +7,7 @@ from kws.base.quiet_tf import keras
 
 def kernels(layer) -> list:
     """Return the weights of a layer that multiply its inputs, or its own outputs one frame before."""
+    # biases, peepholes and normalisations have one axis
     return [weight for weight in layer.trainable_weights if len(weight.shape) > 1]
 
 
@@ -22,6 +23,7 @@ def operations(model) -> int:
     """
     total = 0
     for layer in model.layers:
+        # a recurrent layer takes [clips, frames, inputs]; others give [clips, ..., channels]
         recurrent = isinstance(layer, keras.layers.RNN)
         times = layer.input_shape[1] if recurrent else math.prod(layer.output_shape[1:-1])
         total += 2 * times * sum(math.prod(weight.shape) for weight in kernels(layer))
@@ -36,5 +38,6 @@ def memory(model) -> int:
     """
     layers = [layer for layer in model.layers if layer.weights]
     layers = [layer for layer in layers if not isinstance(layer, keras.layers.BatchNormalization)]
+    # one layer runs at a time, and its buffers are free for the next; a byte each
     activations = [math.prod(layer.input_shape[1:]) + math.prod(layer.output_shape[1:]) for layer in layers]
     return sum(layer.count_params() for layer in layers) + max(activations)

@@ -45,6 +45,7 @@ class EightBitValues(tf.Module):
     """A quantizer to the values of int8 weights with one scale: -127 to 127 times the scale."""
 
     def __call__(self, weights):
+        # symmetric, without -128, as the int8 weights of a TFLite file are
         largest = tf.reduce_max(tf.abs(weights))
         return tf.quantization.fake_quant_with_min_max_vars(weights, -largest, largest, 8, narrow_range=True)
 
@@ -76,11 +77,13 @@ class Clusters(tf.Module):
 
     def __call__(self, weights):
         cluster = self._nearest(weights)
+        # a centroid that no weight takes must not widen the scale of int8
         used = tf.math.unsorted_segment_sum(tf.ones_like(weights), cluster, self._count) > 0
         return tf.gather(self._eight_bits(tf.where(used, self._centroids, 0.0)), cluster)
 
     def _nearest(self, weights):
         """Return the number of the centroid of each weight, int32 in the shape of `weights`."""
+        # [..., 1] - [count] -> [..., count]
         distance = self._importance[..., None] * tf.square(weights[..., None] - self._centroids)
         return tf.argmin(distance + self._price * self._bits, -1, tf.int32)
 
@@ -95,6 +98,7 @@ class Clusters(tf.Module):
         count = cluster_sums(tf.ones_like(weights))
         means = cluster_sums(importance * weights) / tf.maximum(cluster_sums(importance), 1e-30)
         self._centroids.assign(tf.where(count > 0, means, self._centroids))
+        # an unused centroid keeps a finite price, and may be taken again
         probability = tf.maximum(count, 0.5) / tf.reduce_sum(count)
         # Shannon: a value of probability p takes -log2(p) bits
         self._bits.assign(-tf.math.log(probability) / np.log(2).astype(np.float32))
@@ -116,6 +120,7 @@ def initial_centroids(weights: np.ndarray, importance: np.ndarray, most: int, pr
 
     while len(count) > most:
         union = count[:-1] + count[1:]
+        # what a union of two neighbours adds to the squared error, [bins - 1], and saves in bits
         error = mass[:-1] * mass[1:] / (mass[:-1] + mass[1:]) * np.diff(centroids) ** 2
         saved = all_bits(count[:-1]) + all_bits(count[1:]) - all_bits(union)
         lower = (error - price * saved).argmin()

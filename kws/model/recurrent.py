@@ -29,8 +29,10 @@ class ProjectedLSTMCell(keras.layers.Layer):
         output, cells = states  # [batch, projection], [batch, units]
         input_gate, forget_gate, candidate, output_gate = self._sums(inputs, output)
         input_peephole, forget_peephole, output_peephole = tf.split(self.peepholes, 3)
+        # peepholes: the gates see the cells, the output gate their new values
         kept = tf.sigmoid(forget_gate + forget_peephole * cells) * cells
         cells = kept + tf.sigmoid(input_gate + input_peephole * cells) * tf.tanh(candidate)
+        # [batch, units] @ [units, projection]
         output = (tf.sigmoid(output_gate + output_peephole * cells) * tf.tanh(cells)) @ self.projection_kernel
         return output, [output, cells]
 
@@ -39,6 +41,7 @@ class ProjectedLSTMCell(keras.layers.Layer):
         weights = self.kernel, self.recurrent_kernel, self.bias
         if self.implementation == 2:
             kernel, recurrent, bias = weights
+            # one product is faster in training
             return tf.split(inputs @ kernel + output @ recurrent + bias, 4, axis=1)
         of_gates = zip(*(tf.split(weight, 4, axis=-1) for weight in weights), strict=True)
         return [inputs @ kernel + output @ recurrent + bias for kernel, recurrent, bias in of_gates]
@@ -50,5 +53,6 @@ class ProjectedLSTMCell(keras.layers.Layer):
 
 def _open_forget_gate(shape, dtype=None):
     """Return biases of zero, and of one for the forget gate, the second of four."""
+    # an LSTM that begins by forgetting learns long dependencies slowly (Jozefowicz et al., ICML 2015)
     units = shape[0] // 4
     return tf.concat([tf.zeros(units, dtype), tf.ones(units, dtype), tf.zeros(2 * units, dtype)], 0)

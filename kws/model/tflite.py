@@ -7,7 +7,9 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+import flatbuffers
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from kws.base.errors import UserError
 from kws.base.quiet_tf import quiet
@@ -20,13 +22,11 @@ ALIGNMENT = 16  # bytes; the schema asks for it, and kernels on microcontrollers
 
 def is_tflite(content: bytes) -> bool:
     """Return whether `content` begins like a TFLite file."""
-    return content[4:8] == b"TFL3"
+    return content[4:8] == b"TFL3"  # after four bytes, the place of the root table
 
 
 def parse(content: bytes):
     """Return a TFLite model as a ModelT, flatbuffers' tree of objects; UserError if it is damaged."""
-    from ai_edge_litert import schema_py_generated as schema
-
     try:
         return schema.ModelT.InitFromPackedBuf(content)
     except Exception as error:  # flatbuffers checks nothing, so damage shows as any exception
@@ -35,18 +35,13 @@ def parse(content: bytes):
 
 def operator_versions(content: bytes) -> dict[str, int]:
     """Return the operators that a TFLite model uses: {name in the schema: version}."""
-    return {_operator_name(code.builtinCode): code.version for code in parse(content).operatorCodes}
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items()}
+    return {names[code.builtinCode]: code.version for code in parse(content).operatorCodes}
 
 
 def operator_names(content: bytes) -> list[str]:
     """Return the names of the operators that a TFLite model uses, sorted."""
     return sorted(operator_versions(content))
-
-
-def _operator_name(code):
-    from ai_edge_litert import schema_py_generated as schema
-
-    return next(name for name, value in vars(schema.BuiltinOperator).items() if value == code)
 
 
 # ---- settings inside ----
@@ -57,15 +52,13 @@ def embed_settings(content: bytes, settings: Settings) -> bytes:
 
     Tensors between input and output lose their names: an unrolled network has hundreds of them.
     """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
     model = parse(content)
     for entry in model.metadata or ():
         model.buffers[entry.buffer].data = None
         if entry.name == METADATA_NAME.encode() and entry.buffer == len(model.buffers) - 1:
             # the buffer of earlier settings
             model.buffers.pop()
+    # names of inputs and outputs stay, since programs look them up
     for graph in model.subgraphs:
         for number in {*range(len(graph.tensors))} - {*graph.inputs, *graph.outputs}:
             graph.tensors[number].name = ""
@@ -73,6 +66,7 @@ def embed_settings(content: bytes, settings: Settings) -> bytes:
     entry.name, entry.buffer = METADATA_NAME, len(model.buffers)
     model.metadata = [entry]
     model.buffers.append(schema.BufferT(data=np.frombuffer(settings.to_json().encode(), np.uint8)))
+    # flatbuffers packs whatever has a method Pack
     model.buffers = [_Aligned(buffer) for buffer in model.buffers]
     builder = flatbuffers.Builder(len(content) + 4096)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
@@ -85,8 +79,6 @@ class _Aligned(NamedTuple):
     buffer: object
 
     def Pack(self, builder):  # noqa: N802  (the name that flatbuffers calls)
-        from ai_edge_litert import schema_py_generated as schema
-
         data = self.buffer.data
         has_data = data is not None and len(data)
         if has_data:
@@ -103,8 +95,6 @@ class _Aligned(NamedTuple):
 
 def settings_text(content: bytes) -> bytes | None:
     """Return the JSON of the settings in a TFLite model, None if there is none."""
-    from ai_edge_litert import schema_py_generated as schema
-
     try:
         model = schema.Model.GetRootAs(content, 0)
         for i in range(model.MetadataLength()):
@@ -117,8 +107,6 @@ def settings_text(content: bytes) -> bytes | None:
 
 
 def _has_graph(content):
-    from ai_edge_litert import schema_py_generated as schema
-
     try:
         model = schema.Model.GetRootAs(content, 0)
         return model.SubgraphsLength() > 0 and model.BuffersLength() > 0
@@ -194,7 +182,7 @@ class TFLiteModel:
                 self._interpreter.allocate_tensors()
             self._batch = batch
         except RuntimeError:
-            # the model reshapes to a batch of its own
+            # the model reshapes to a batch of its own: back to the size that it has
             self._interpreter, self._resizable = _interpreter(self.content), False
 
     def cost(self) -> "Cost":
@@ -235,6 +223,7 @@ def quantize(values: np.ndarray, detail: dict) -> np.ndarray:
     """Return float values in the type of the tensor of `detail`, from the interpreter."""
     if detail["dtype"] == np.float32:
         return values.astype(np.float32)
+    # real value = scale * (integer - zero_point)
     scale, zero_point = detail["quantization"]
     limits = np.iinfo(detail["dtype"])
     return np.clip(np.round(values / scale) + zero_point, limits.min, limits.max).astype(detail["dtype"])
@@ -273,14 +262,13 @@ def _parameters_and_macs(content):
 
     Equal tensors count once: an unrolled network repeats a gate's for each frame.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
     op = schema.BuiltinOperator
     products = op.FULLY_CONNECTED, op.CONV_2D, op.DEPTHWISE_CONV_2D
     model = parse(content)
     graph, constants, macs = model.subgraphs[0], {}, 0
     for operator in graph.operators:
         code = model.operatorCodes[operator.opcodeIndex].builtinCode
+        # an operand that is left out, such as a bias, has the number -1
         operands = [graph.tensors[number] for number in operator.inputs if number >= 0]
         if code in products:
             # a kernel is applied at each place of its output [..., channels]

@@ -16,11 +16,7 @@ MUCH_SILENCE = 0.1  # share of the frames; recordings have less, synthetic words
 
 
 def calibration_features(
-    clips: Clips,
-    settings: Settings,
-    seed: int,
-    saturated: float = SATURATED_BELOW,
-    silence=False,
+    clips: Clips, settings: Settings, seed: int, saturated: float = SATURATED_BELOW, silence=False
 ) -> np.ndarray:
     """Return features of clips drawn from `clips`, float32 [at most CALIBRATION_CLIPS, feature_count].
 

@@ -44,7 +44,7 @@ def add_arguments(parser):
         "whose clusters it preserves) are tensorflow-model-optimization's; entropy (clusters that take few "
         "bits) and quantization (weights of int8) are this project's. clustering and cqat keep the zeros "
         f"of a pruned model: one with at least {100 * PRUNED:.0f} %% of zeros in every kernel",
-        choices=tuple(METHODS),
+        choices=(*METHODS, "entropy", "quantization"),
     )
     add("clusters", "most values in a kernel", type=bounded(int, 3, MOST_CENTROIDS), metavar="N")
     zeros = "weights that --method pruning makes zero, in %%"
@@ -86,15 +86,10 @@ def clustering(network, options, steps):
     # the public function lacks preserve_sparsity
     from tensorflow_model_optimization.python.core.clustering.keras.experimental import cluster
 
-    keep_zeros = is_pruned(network)
+    first, keep_zeros = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS, is_pruned(network)
 
     def wrapped(layer):
-        return cluster.cluster_weights(
-            layer,
-            options.clusters,
-            tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS,
-            preserve_sparsity=keep_zeros,
-        )
+        return cluster.cluster_weights(layer, options.clusters, first, preserve_sparsity=keep_zeros)
 
     clustered = _clone(network, wrapped, "cluster")
     return Trainee(clustered, lambda: tfmot.clustering.keras.strip_clustering(clustered))
@@ -105,13 +100,8 @@ def pruning(network, options, steps):
     # updates every `interval` steps, from step 1 on
     interval = max(1, min(100, steps // 20))
     last_update = 1 + steps // 2 // interval * interval
-    schedule = tfmot.sparsity.keras.PolynomialDecay(
-        initial_sparsity=0,
-        final_sparsity=options.sparsity / 100,
-        begin_step=1,
-        end_step=last_update,
-        frequency=interval,
-    )
+    decay, share = tfmot.sparsity.keras.PolynomialDecay, options.sparsity / 100
+    schedule = decay(0, share, begin_step=1, end_step=last_update, frequency=interval)
 
     def wrapped(layer):
         return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
@@ -140,9 +130,8 @@ def _clone(network, wrapped, verb):
         except ValueError:
             kind = type(layer.cell if hasattr(layer, "cell") else layer).__name__
             own = "; --method entropy can" if verb == "cluster" else ""
-            raise UserError(
-                f"tensorflow-model-optimization cannot {verb} the layer {layer.name} ({kind}){own}"
-            ) from None
+            cannot = f"cannot {verb} the layer {layer.name} ({kind}){own}"
+            raise UserError(f"tensorflow-model-optimization {cannot}") from None
 
     return keras.models.clone_model(network, clone_function=wrap)
 
@@ -157,10 +146,8 @@ def cqat(network, options, steps):
     for layer, kernel in kernels_to_compress(network):
         count = len(np.unique(kernel))
         if count > MOST_CENTROIDS:
-            raise UserError(
-                f"--method cqat preserves clusters, and {layer.name} has none, but {count:,} distinct "
-                "weights: cluster the model first (--method clustering)"
-            )
+            none = f"{layer.name} has none, but {count:,} distinct weights"
+            raise UserError(f"--method cqat preserves clusters, and {none}: first --method clustering")
     scheme = tfmot.experimental.combine.Default8BitClusterPreserveQuantizeScheme(is_pruned(network))
     return _quantization_aware(network, scheme)
 
@@ -182,10 +169,9 @@ def _quantization_aware(network, scheme):
     for layer in network.layers:
         recurrent = isinstance(layer, keras.layers.RNN)
         if recurrent or kernels(layer) and not registry.supports(layer):
-            raise UserError(
-                "tensorflow-model-optimization has no quantization-aware training for the layer "
-                f"{layer.name} ({type(layer).__name__}): convert_to_tflite.py quantizes it after training"
-            )
+            missing = f"has no quantization-aware training for {layer.name} ({type(layer).__name__})"
+            afterwards = "convert_to_tflite.py quantizes it after training"
+            raise UserError(f"tensorflow-model-optimization {missing}: {afterwards}")
     rounding = quantization.quantize_apply(quantization.quantize_annotate_model(network), scheme)
 
     def plain():
@@ -211,6 +197,7 @@ def _fix_input_range(network, calibration):
 
     tfmot takes the range of all values ever seen: digital silence leaves few steps for everything else.
     """
+    # QuantizeLayer, the first: it alone has a quantizer of its own
     (layer,) = [layer for layer in network.layers if hasattr(layer, "quantizer")]
     lowest, highest = float(calibration.min()), float(calibration.max())
     layer.quantizer = tfmot.quantization.keras.quantizers.FixedQuantizer(8, lowest, highest, False)
@@ -248,6 +235,7 @@ def entropy_clusters(network, options, clips, settings, seed):
         dense = isinstance(layer, keras.layers.Dense)
         clusters = Clusters(input_kernel, mean_square, options.clusters, eight_bits=dense)
         if dense:
+            # [clips, inputs] -> [inputs] @ [inputs, units]: the mean error of each sum
             layer.bias.assign_add(inputs.mean(0) @ (input_kernel - clusters(input_kernel)).numpy())
         quantizers[input_kernel.ref()] = clusters
         for kernel in state_kernels:  # their inputs, the states, are all of one size
@@ -255,11 +243,5 @@ def entropy_clusters(network, options, clips, settings, seed):
     return LatentWeights(network, quantizers)
 
 
-METHODS = {
-    "clustering": clustering,
-    "cqat": cqat,
-    "qat": qat,
-    "pruning": pruning,
-    "entropy": entropy_clusters,
-    "quantization": int8_weights,
-}
+# By tfmot; `fine_tuning` has the two others.
+METHODS = {method.__name__: method for method in (clustering, cqat, qat, pruning)}

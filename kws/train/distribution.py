@@ -37,6 +37,7 @@ class Devices:
         replicas = self._strategy.num_replicas_in_sync
         if batch_size % replicas:
             raise UserError(f"--batch_size {batch_size} cannot be shared evenly by {replicas} replicas")
+        # moving means of batch normalisation: each replica has its own, read as their average
         averaged = [v for v in network.weights if v.synchronization == tf.VariableSynchronization.ON_READ]
         if averaged and self._workers > 1:
             # to save them, one worker would have to read them from the others, which do not listen then
@@ -71,10 +72,8 @@ def open_devices(name: str) -> Devices:
         return Devices(tf.distribute.MirroredStrategy())
     if name == "multi_worker":
         if not os.environ.get("TF_CONFIG"):
-            raise UserError(
-                "--distribute multi_worker needs the environment variable TF_CONFIG: the addresses of all "
-                "workers, and which of them this one is, as TensorFlow documents it"
-            )
+            what = "the environment variable TF_CONFIG, which says who the workers are (see TensorFlow)"
+            raise UserError(f"--distribute multi_worker needs {what}")
         return Devices(tf.distribute.MultiWorkerMirroredStrategy())
     return Devices(tf.distribute.get_strategy())
 
@@ -85,6 +84,7 @@ def devices_of(network) -> Devices:
 
 
 def _worker_index_and_count(strategy) -> tuple[int, int]:
+    # None, or a cluster without tasks, on one machine
     resolver = strategy.cluster_resolver
     if not resolver or not resolver.cluster_spec().as_dict():
         return 0, 1

@@ -15,7 +15,7 @@ import numpy as np
 from kws.base.errors import UserError, stop_if_interrupted
 from kws.base.quiet_tf import keras, tf
 from kws.base.settings import NO_WORD, UNKNOWN_INDEX, Settings
-from kws.data.batches import Batch, training_batches
+from kws.data.batches import Batch, Batching, training_batches
 from kws.data.dataset import Data
 from kws.model.batch_norm import fit_momentum
 from kws.model.checkpoints import KerasModel, delete_unfinished, keep_best, writing
@@ -99,23 +99,12 @@ def _batches(trainee, data, settings, options, steps, rows):
     """Yield a Batch for each of `steps`, with the scores of the teacher; find hard negatives first."""
     training = options.training
     if data.hard_negatives_per_epoch and steps:
-        resumed = steps.start > 0
-
-        def model():
-            return KerasModel(trainee.plain(), settings)
-
-        data = mining.with_hard_negatives(data, model, training.train_dir, resumed)
-    yield from training_batches(
-        data,
-        options.variation,
-        settings.front_end,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        steps=steps,
-        echo=training.echo_factor,
-        rows=rows,
-        teacher=trainee.teacher,
-    )
+        # a resumed run reads the windows that its first start found
+        data = mining.with_hard_negatives(
+            data, lambda: KerasModel(trainee.plain(), settings), training.train_dir, resumed=steps.start > 0
+        )
+    batching = Batching(training.batch_size, training.seed, steps, training.echo_factor, rows)
+    yield from training_batches(data, options.variation, settings.front_end, batching, trainee.teacher)
 
 
 def _validation_steps(steps, interval):
@@ -139,9 +128,7 @@ def _train_until(end, step, batches, train, rates):
             progress.update(count)
             stop_if_interrupted()
     if not math.isfinite(loss_sum):
-        raise UserError(
-            f"training diverged before step {end:,}: the loss is {loss_sum}; lower --learning_rate"
-        )
+        raise UserError(f"training diverged before step {end:,} (loss {loss_sum}): lower --learning_rate")
     return loss_sum / (end - first), correct_sum / (end - first)
 
 

@@ -63,11 +63,9 @@ class TrainingOptions:
     false_alarms_per_hour: float = 5
 
     def __post_init__(self):
-        if len(self.how_many_training_steps) != len(self.learning_rate):
-            raise UserError(
-                f"--how_many_training_steps has {len(self.how_many_training_steps)} parts and "
-                f"--learning_rate {len(self.learning_rate)}; one rate is needed for each number of steps"
-            )
+        steps, rates = len(self.how_many_training_steps), len(self.learning_rate)
+        if steps != rates:
+            raise UserError(f"{STEPS} has {steps} parts and {RATES} {rates}: one rate is needed for each")
 
     @property
     def total_steps(self) -> int:
@@ -78,6 +76,7 @@ class TrainingOptions:
         parts = []
         for steps, rate in zip(self.how_many_training_steps, self.learning_rate, strict=True):
             falling = 0.5 * (1 + np.cos(np.pi * np.arange(steps) / steps))  # arXiv:1608.03983, no restarts
+            # [steps]: from the rate to almost 0, or the rate throughout
             parts.append(rate * (falling if self.learning_rate_schedule == "cosine" else np.ones(steps)))
         return np.concatenate(parts).astype(np.float32)
 
@@ -111,24 +110,12 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
     echo = "times that augmented clips are used before fresh ones are made (data echoing)"
     add("echo_factor", echo, type=count, metavar="N")
     seed = "fixes initial weights, order of clips and their variation"
+    # 32 bits: numpy's old generator, which Keras seeds too, takes no more
     add("seed", seed, type=bounded(int, 0, 2**32 - 1), metavar="N")
     teacher = "checkpoint of a model with the same labels; its scores are learnt instead of the labels"
     add("teacher", f"{teacher} (knowledge distillation)", metavar="PATH")
-    _add_validation_arguments(add)
-    add("train_dir", "where checkpoints and exported models go", metavar="DIR")
-    summaries = "where summaries for TensorBoard go; TRAIN_DIR/summaries if not given"
-    add("summaries_dir", summaries, metavar="DIR")
-    parser.set_defaults(
-        how_many_training_steps=integers(steps),
-        learning_rate=floats(rates),
-        train_dir=str(WORK_FOLDER / train_dir),
-    )
-    return group
-
-
-def _add_validation_arguments(add):
     interval = "steps between validations; an interruption loses no more than these"
-    add("eval_step_interval", interval, type=bounded(int, 1), metavar="N")
+    add("eval_step_interval", interval, type=count, metavar="N")
     add(
         "ambient",
         "validate on an open microphone too: folders of recordings without the words, other ones than those "
@@ -139,6 +126,12 @@ def _add_validation_arguments(add):
     )
     alarms = "false alarms an hour in --ambient at which words are to be detected; half and twice as many too"
     add("false_alarms_per_hour", alarms, type=bounded(float, 0.01), metavar="N")
+    add("train_dir", "where checkpoints and exported models go", metavar="DIR")
+    summaries = "where summaries for TensorBoard go; TRAIN_DIR/summaries if not given"
+    add("summaries_dir", summaries, metavar="DIR")
+    parser.set_defaults(how_many_training_steps=integers(steps), learning_rate=floats(rates))
+    parser.set_defaults(train_dir=str(WORK_FOLDER / train_dir))
+    return group
 
 
 # ---- the same run ----
@@ -149,8 +142,8 @@ def run_identity(trainee: Trainee, data: Data, settings: Settings, options: RunO
 
     All fields of all options are part of it but PLACES.
     """
-    values = {}
     # all options as flags, whatever is added to them later
+    values = {}
     for group in (options.training, options.data, options.variation, settings, *trainee.made_by):
         values |= {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}
     identity = {
@@ -184,14 +177,15 @@ def claimed_folder(train_dir, identity: dict[str, str]):
         try:
             stack.enter_context(lock(folder / "lock"))
         except BlockingIOError:
-            raise UserError(
-                f"another run is training in {folder}: wait for its end, or give another --train_dir"
-            ) from None
+            # the system unlocks the file of a process that was killed
+            what_to_do = "wait for its end, or give another --train_dir"
+            raise UserError(f"another run is training in {folder}: {what_to_do}") from None
         # without a state to resume from, what is logged is of a run that failed at once
         if (folder / "resume" / "checkpoint").exists():
             _check_same_run(identity, note)
         else:
             (folder / HISTORY_NAME).unlink(missing_ok=True)
+        # the flags of now: the run may go on with more steps or other rates than before
         write_text(note, json.dumps(identity, indent=1))
         try:
             with as_interrupt():
@@ -211,12 +205,14 @@ def _check_same_run(identity, note):
         known, value = theirs.get(name), identity.get(name)
         if not (name == STEPS or _agree(known, value) or name == RATES and _continues(theirs, value)):
             raise UserError(_how_to_go_on(note.parent, name, known or "not given", value or "not given"))
+    # the same run; fewer steps than were taken cannot be undone
     done, total = _steps_done(note.parent), sum(map(int, identity[STEPS].split()))
     if done > total:
         raise UserError(
             f"{note.parent} holds a run that has taken {done:,} steps, more than the {total:,} of {STEPS}: "
             "give at least as many, or another --train_dir"
         )
+    # a cosine falls over all steps of a part, so more steps change the rates from here on
     if theirs.get(STEPS) != identity[STEPS] and done < total:
         cosine = " (a cosine over the new steps)" if identity["--learning_rate_schedule"] == "cosine" else ""
         before, now = (",".join(group[STEPS].split()) for group in (theirs, identity))
@@ -236,20 +232,19 @@ def _agree(known, value):
 
 def _continues(theirs, rates):
     """Return whether one list of learning rates, of the earlier run `theirs` or `rates`, begins the other."""
+    # as text, since `show` writes equal numbers alike
     ours, before = rates.split(","), theirs.get(RATES, "").split(",")
     return all(a == b for a, b in zip(ours, before, strict=False))
 
 
 def _how_to_go_on(folder, name, known, value):
     """Say why a run with `name` `value` cannot resume the run in `folder`, and what to do."""
-    differs = f"{folder} holds a run with {name} {known}, not {value}"
-    setting = name.removeprefix("--")
-    if setting in FIELDS and setting not in DATA_FIELDS:  # the weights are another network's
-        return f"{differs}: give another --train_dir, or delete {folder}"
-    return (
-        f"{differs}: give another --train_dir, with train.py's --start_checkpoint {folder / 'best'} to start "
-        f"from its weights, or delete {folder}"
-    )
+    setting, start = name.removeprefix("--"), ""
+    if setting not in FIELDS or setting in DATA_FIELDS:
+        # the network is the same, so its weights can be kept
+        start = f", with train.py's --start_checkpoint {folder / 'best'} to start from its weights"
+    what_to_do = f"give another --train_dir{start}, or delete {folder}"
+    return f"{folder} holds a run with {name} {known}, not {value}: {what_to_do}"
 
 
 def _steps_done(folder) -> int:
@@ -268,6 +263,7 @@ def read_history(train_dir) -> np.ndarray:
     if not file.exists():
         return np.zeros((0, len(HISTORY_COLUMNS)))
     try:
+        # the first line has the names of the columns
         return np.loadtxt(file, delimiter=",", skiprows=1, ndmin=2).reshape(-1, len(HISTORY_COLUMNS))
     except ValueError:
         raise UserError(f"{file} is damaged; delete it to continue without it") from None
@@ -279,6 +275,7 @@ def write_history(train_dir, row):
     An interrupted run may have written those before it could save its state.
     """
     known = read_history(train_dir)
+    # seven digits: float32 has no more
     rows = [*known[known[:, 0] < row[0]].tolist(), row]
     lines = [",".join(HISTORY_COLUMNS), *(",".join(f"{value:.7g}" for value in row) for row in rows)]
     write_text(Path(train_dir) / HISTORY_NAME, "\n".join(lines) + "\n")
@@ -288,6 +285,7 @@ def log_progress(options: TrainingOptions, row, pace: float):
     """Print one line, and write the same for TensorBoard; `row` as HISTORY_COLUMNS, `pace` in steps/s."""
     step, rate, loss, accuracy, validated, validation_loss, miss_rate = row
     total, alarms = options.total_steps, options.false_alarms_per_hour
+    # not a number without --ambient
     missed = "" if math.isnan(miss_rate) else f", {100 * miss_rate:.1f} % misses at {alarms:g} false alarms/h"
     print(
         f"step {step:,} of {total:,}: rate {rate:g}, loss {loss:.3f}, "
@@ -296,6 +294,7 @@ def log_progress(options: TrainingOptions, row, pace: float):
         flush=True,
     )
     summaries = options.summaries_dir or str(Path(options.train_dir) / "summaries")
+    # a slash in a name makes a folder of curves in TensorBoard
     with writing(summaries), _summary_writer(summaries).as_default(step):
         tf.summary.scalar("loss", loss)
         tf.summary.scalar("loss/validation", validation_loss)
@@ -304,6 +303,7 @@ def log_progress(options: TrainingOptions, row, pace: float):
         if missed:
             tf.summary.scalar("misses/validation", miss_rate)
         tf.summary.scalar("learning_rate", rate)
+        # so that curves can be watched, and survive an interruption
         tf.summary.flush()
 
 

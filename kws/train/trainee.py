@@ -13,7 +13,8 @@ from kws.base.flags import flag_adder
 from kws.base.settings import DATA_FIELDS, UNKNOWN_INDEX, Settings, SettingsFlags
 from kws.base.text import show
 from kws.data.dataset import Data
-from kws.model.checkpoints import KerasModel, load_checkpoint, load_start, read_settings
+from kws.model.checkpoints import KerasModel, load_checkpoint, read_settings
+from kws.model.transfer import load_start
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,8 @@ def start_from(path, network, settings: Settings) -> bool:
     print(f"starting from {path}:", *load_start(network, settings, path), sep="\n  ")
     for name in DATA_FIELDS[1:]:
         if getattr(stored, name) != getattr(settings, name):
-            print(
-                f"{path} was trained with --{name} {show(getattr(stored, name))}: if on the same recordings, "
-                "it has learnt clips that it is validated or tested on here"
-            )
+            learnt = "if on the same recordings, it has learnt clips that it is validated or tested on here"
+            print(f"{path} was trained with --{name} {show(getattr(stored, name))}: {learnt}")
     return stored.labels == settings.labels
 
 

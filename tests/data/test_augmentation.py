@@ -9,7 +9,7 @@ from conftest import ON_OFF, RATE
 from kws.base.errors import UserError
 from kws.data import acoustics
 from kws.data.augmentation import Augmentation, Variations, augment, draw_variations
-from kws.data.batches import training_batches
+from kws.data.batches import Batching, training_batches
 
 pytestmark = pytest.mark.fast
 
@@ -239,9 +239,8 @@ def test_a_run_that_starts_in_the_middle_gets_the_same_rooms_and_microphones(sam
     variation = Augmentation(speed_change=10, reverb_percentage=60, colour_db=6, level_db=(-45.0, 0.0))
 
     def batches(steps, rows=slice(None)):
-        made = training_batches(
-            sample, variation, dnn_small.front_end, batch_size=12, seed=5, steps=steps, rows=rows
-        )
+        batching = Batching(batch_size=12, seed=5, steps=steps, rows=rows)
+        made = training_batches(sample, variation, dnn_small.front_end, batching)
         return [batch.features for batch in made]
 
     whole = batches(range(4))

@@ -16,10 +16,11 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture
 def batches_of(sample, dnn_small):
-    """Return a function of the arguments of training_batches that gives its batches."""
+    """Return a function of the fields of Batching, and a teacher, that gives the batches."""
 
-    def take(**arguments):
-        return list(input_data.training_batches(sample, Augmentation(), dnn_small.front_end, **arguments))
+    def take(teacher=None, **fields):
+        batching, front_end = batches.Batching(**fields), dnn_small.front_end
+        return list(input_data.training_batches(sample, Augmentation(), front_end, batching, teacher))
 
     return take
 

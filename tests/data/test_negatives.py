@@ -13,7 +13,7 @@ from kws.base.errors import UserError
 from kws.base.settings import NO_WORD, SILENCE_INDEX
 from kws.data import negatives
 from kws.data.augmentation import Augmentation
-from kws.data.batches import EpochOrder
+from kws.data.batches import Batching, EpochOrder
 from kws.train import mining
 
 pytestmark = pytest.mark.fast
@@ -126,9 +126,8 @@ def test_an_epoch_has_as_many_negatives_as_asked_for_and_each_draws_others():
 def test_training_sees_negatives_as_no_word(data_options, dnn_small, ramps):
     def labels(**options):
         data = input_data.open_data(data_options(**options), dnn_small)
-        batches = input_data.training_batches(
-            data, Augmentation(), dnn_small.front_end, batch_size=100, seed=0, steps=range(10)
-        )
+        batching = Batching(batch_size=100, seed=0, steps=range(10))
+        batches = input_data.training_batches(data, Augmentation(), dnn_small.front_end, batching)
         return np.concatenate([batch.labels for batch in batches])
 
     none = labels()
@@ -185,9 +184,8 @@ def test_an_epoch_draws_hard_negatives_by_their_scores(data_options, dnn_small, 
 
     def share_with_a_knock(data):
         size = words + data.hard_negatives_per_epoch
-        (batch,) = input_data.training_batches(
-            data, Augmentation(), dnn_small.front_end, batch_size=size, seed=0, steps=range(1)
-        )
+        one = Batching(batch_size=size, seed=0, steps=range(1))
+        (batch,) = input_data.training_batches(data, Augmentation(), dnn_small.front_end, one)
         windows = batch.features[batch.labels == NO_WORD].reshape(-1, dnn_small.frame_count, 10)
         assert len(windows) > 3 * words
         return (windows[:, :, 0] > 0).any(1).mean()

@@ -21,6 +21,7 @@ from kws.audio.folders import word_folders
 from kws.base.errors import UserError
 from kws.base.settings import UNKNOWN_INDEX, SettingsFlags
 from kws.data.augmentation import Augmentation
+from kws.data.batches import Batching
 from kws.data.checks import check_data
 from kws.data.clips import Clips, real_to_repeat, speaker_of, which_partition
 from kws.data.dataset import DataOptions
@@ -347,9 +348,8 @@ def test_real_recordings_are_in_an_epoch_as_often_as_they_are_to_be(made, tmp_pa
     assert len(repeated) + 3 == math.ceil(1.5 * made_ones)
     is_unknown = data.training.label == UNKNOWN_INDEX
     epoch = np.count_nonzero(~is_unknown) + len(repeated) + data.unknown_per_epoch + data.negatives_per_epoch
-    (batch,) = input_data.training_batches(
-        data, Augmentation(), settings.front_end, batch_size=epoch, seed=0, steps=range(1)
-    )
+    one = Batching(batch_size=epoch, seed=0, steps=range(1))
+    (batch,) = input_data.training_batches(data, Augmentation(), settings.front_end, one)
     assert np.count_nonzero(batch.labels == settings.labels.index("lights")) == made_ones + 3 + len(repeated)
 
 

@@ -264,7 +264,10 @@ def test_a_checkpoint_without_settings_starts_what_the_flags_say(trained, tmp_pa
         (("--model_size_info", "144", "12"), ("--model_size_info 144 12 contradicts 144 144 144",)),
         (("--dct_coefficient_count", "12"), ("--dct_coefficient_count 12 contradicts 10",)),
         (("--start_checkpoint", "nothing"), ("nothing does not exist",)),
-        (("--start_checkpoint", SHIPPED_INT8), ("is a TFLite file, not a checkpoint",)),
+        (
+            ("--start_checkpoint", SHIPPED_INT8),
+            ("dnn_small_int8.tflite is not a checkpoint: give a checkpoint",),
+        ),
     ],
 )
 def test_a_start_from_another_network_names_what_differs(trained, tmp_path, flags, parts):
