@@ -84,7 +84,7 @@ def main():
     write_bytes(output, embed_settings(content, settings))
     print(f"wrote {output}{replaced}: {output.stat().st_size:,} bytes")
 
-    # 4. What was written, read back: the accuracy of the file, not of the network.
+    # 4. What was written, read back: its accuracy as a board computes it.
     scores = TFLiteModel(output).predict(input_data.features(data.testing, settings.front_end))
     name = f"{output}: testing, {protocol_of(data.testing, data_options)}"
     print(Report.from_scores(name, settings.labels, data.testing.label, scores).summary())

@@ -64,7 +64,7 @@ def main():
 
 def check_words(words, options, voices):
     """Raise UserError if the synthesisers cannot read a word."""
-    # espeak-ng tells what can be said; without it, only what flite and festival cannot read is known
+    # espeak-ng reads every script; without it only what flite and festival cannot read is known
     if confusables.can_tell_phonemes():
         confusables.check_readable(words.values(), options.language)
     else:

@@ -75,9 +75,12 @@ def check_readable(texts, language: str):
         if not phonemes([text], language)[0]:
             raise UserError(f"{text!r}: espeak-ng says nothing in --language {language}")
         letters = filter(str.isalpha, text)
-        latin = all(unicodedata.name(letter, "").startswith("LATIN") for letter in letters)
-        if language.split("-")[0] == "en" and not latin:
+        if language.split("-")[0] == "en" and not all(map(_is_latin, letters)):
             raise UserError(f"{text!r} is not in the letters of --language {language}: give its --language")
+
+
+def _is_latin(letter):
+    return unicodedata.name(letter, "").startswith("LATIN")
 
 
 def distances(target: tuple[str, ...], others: list[tuple[str, ...]]) -> np.ndarray:
