@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from kws.base.errors import UserError
 from kws.base.files import write_bytes
@@ -89,11 +90,27 @@ def resolver(operators: list[str]) -> str:
     return "\n".join([f"tflite::MicroMutableOpResolver<{len(lines)}> resolver;", *lines])
 
 
-def compile_for_npu(path: Path, target: str) -> tuple[Path, str]:
+class NpuCost(NamedTuple):
+    """Vela's estimates of what a model needs on an NPU, with the target's default system and memory."""
+
+    operators_on_npu: float  # in %
+    sram_kib: float
+    dram_kib: float
+    flash_kib: float
+    cycles: int  # for one inference
+
+    def __str__(self):
+        return (
+            f"{self.operators_on_npu:g} % of the operators on the NPU, "
+            f"SRAM {self.sram_kib:.2f} KiB, DRAM {self.dram_kib:.2f} KiB, flash {self.flash_kib:.2f} KiB, "
+            f"{self.cycles:,} cycles an inference"
+        )
+
+
+def compile_for_npu(path: Path, target: str) -> tuple[Path, NpuCost]:
     """Compile a TFLite file with vela into <name>_vela.tflite beside it.
 
-    Return the path of the compiled file, and a text with vela's estimates of what it needs on the target with
-    its default system and memory. UserError if vela cannot compile it.
+    Return the path and the cost of the compiled file. UserError if vela cannot compile it.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = ["vela", "--accelerator-config", target, "--output-dir", folder, str(path)]
@@ -109,8 +126,11 @@ def compile_for_npu(path: Path, target: str) -> tuple[Path, str]:
         (summary,) = Path(folder).glob("*_summary_*.csv")
         with open(summary, newline="") as file:
             (figures,) = csv.DictReader(file)
-    found = re.search(r"NPU operators = \d+ \((.*)%\)", result.stdout)
-    on_npu, cycles = float(found[1]) if found else 0.0, round(float(figures["cycles_total"]))
-    parts = {"SRAM": "sram_memory_used", "DRAM": "dram_memory_used", "flash": "off_chip_flash_memory_used"}
-    used = ", ".join(f"{name} {float(figures[column]):.2f} KiB" for name, column in parts.items())
-    return output, f"{on_npu:g} % of the operators on the NPU, {used}, {cycles:,} cycles an inference"
+    on_npu = re.search(r"NPU operators = \d+ \((.*)%\)", result.stdout)
+    return output, NpuCost(
+        operators_on_npu=float(on_npu[1]) if on_npu else 0.0,
+        sram_kib=float(figures["sram_memory_used"]),
+        dram_kib=float(figures["dram_memory_used"]),
+        flash_kib=float(figures["off_chip_flash_memory_used"]),
+        cycles=round(float(figures["cycles_total"])),
+    )

@@ -86,8 +86,7 @@ def test_the_targets_are_those_of_vela():
 def test_vela_compiles_for_the_newest_npu(tmp_path):
     pytest.importorskip("ethosu.vela")
     compiled, cost = firmware.compile_for_npu(Path(shutil.copy(SHIPPED_INT8, tmp_path)), "ethos-u85-256")
-    on_npu, dram, cycles = re.search(r"([\d.]+) % .*DRAM ([\d.]+) KiB.* ([\d,]+) cycles", cost).groups()
-    assert float(on_npu) == 100 and 60 < float(dram) < 90 and int(cycles.replace(",", "")) > 1000
+    assert cost.operators_on_npu == 100 and 60 < cost.dram_kib < 90 and cost.cycles > 1000
     assert compiled.read_bytes()[4:8] == b"TFL3"
 
 
