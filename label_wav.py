@@ -89,7 +89,6 @@ def main():
     verifier = models.load(args.verifier) if args.verifier else None
     options = options_from(DetectorOptions, args)
     parameters = detector_parameters(options, model.settings, verifier and verifier.settings)
-    sys.stdout.reconfigure(errors="surrogateescape")  # names of files may hold bytes that are no text
     files, problems = find_recordings(args.files)
     for problem in problems:
         complain(problem)

@@ -2,13 +2,13 @@
 
 import os
 import re
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from kws.base.errors import UserError
+from kws.base.flags import flags_in
 from kws.base.settings import SILENCE_LABEL, UNKNOWN_LABEL
 from kws.base.text import composed, folded
 
@@ -49,8 +49,10 @@ def parse_flags(parser):
     file = Path(args.data_dir) / FLAGS_FILE
     if not file.is_file():
         return args
-    print(f"flags of {file}: {' '.join(shlex.split(file.read_text(), comments=True))}", file=sys.stderr)
-    return parser.parse_args([f"@{file}", *sys.argv[1:]])
+    # first, as it complains about a file that cannot be read
+    args = parser.parse_args([f"@{file}", *sys.argv[1:]])
+    print(f"flags of {file}: {' '.join(flags_in(file))}", file=sys.stderr)
+    return args
 
 
 def entries(folder: Path) -> list[str]:

@@ -1,10 +1,12 @@
 """The decoded recordings of a data set, kept on disk: one shard for each folder."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import sys
+import tempfile
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -112,17 +114,35 @@ def _write_shards(cache, files, folder, places, listings, front_end):
 
 
 def writable_cache(folder: Path) -> Path:
-    """Return where decoded recordings of `folder` can be written: in it, or else in the user's cache."""
-    beside = folder / CACHE_FOLDER
-    if os.access(beside if beside.is_dir() else folder, os.W_OK):
-        cache = beside
-    else:
-        import pooch
+    """Return where decoded recordings of `folder` can be written, a folder that exists.
 
-        name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-        cache = pooch.os_cache("keyword_spotting") / name
-    cache.mkdir(parents=True, exist_ok=True)
-    return cache
+    It is in `folder`, or else in the user's cache, or in the temporary folder for a user without a home.
+    Raises UserError if nothing can be written there either.
+    """
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    places = (lambda: folder / CACHE_FOLDER, lambda: _user_cache() / name, lambda: _temporary_cache() / name)
+    for place in places:
+        # RuntimeError: the user has no home
+        with contextlib.suppress(RuntimeError, OSError):
+            cache = place()
+            cache.mkdir(parents=True, exist_ok=True)
+            if os.access(cache, os.W_OK):
+                return cache
+    raise UserError(
+        f"no place for the decoded recordings of {folder}: "
+        "set XDG_CACHE_HOME to a folder that can be written to"
+    )
+
+
+def _user_cache():
+    import pooch
+
+    return pooch.os_cache("keyword_spotting").expanduser()
+
+
+def _temporary_cache():
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    return Path(tempfile.gettempdir(), f"keyword_spotting-{user}")
 
 
 def _cache_name(name, listing, front_end):
