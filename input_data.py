@@ -23,10 +23,13 @@ from kws.audio.folders import (
     LABEL_FOLDERS,
     NEGATIVES_FOLDER,
     NOISE_FOLDER,
+    around_words,
     hint,
+    left_out,
     likely_meaning,
     parse_flags,
     populated_folders,
+    report_left_out,
     report_misnamed,
     report_unused,
     unused_files,
@@ -51,6 +54,7 @@ from kws.data.clips import (
     Clips,
     path_bytes,
     real_to_repeat,
+    report_copies,
     report_unknown_speakers,
     which_partition,
 )
@@ -74,7 +78,7 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
     used = _used_folders(folder, options, settings)
 
     # 2. Audio: one shard for each folder, int16 [recordings, clip_samples].
-    shards = decode_folders(folder, used, settings.front_end)
+    shards = decode_folders(folder, used, settings.front_end, settings.wanted_words)
     unusable = [word for word in settings.wanted_words if not shards[word].names]
     if unusable:
         raise UserError(f"no usable recordings of {', '.join(unusable)} in {folder}")
@@ -82,7 +86,7 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
 
     # 3. Partitions: all recordings of a speaker go together.
     report_unknown_speakers(folder, [name for word in used for name in shards[word].names])
-    members = _partitions(shards, used, settings)
+    members = _partitions(folder, shards, used, settings)
 
     # 4. Labels: training keeps all unknown words, of which each epoch draws some.
     training = _label_clips(members["training"], shards, options, settings, all_unknown=True)
@@ -112,13 +116,16 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
 
 def _used_folders(folder, options, settings):
     """Return the names of the folders to take clips from; UserError if a wanted word is not among them."""
-    words = word_folders(folder)
+    words = word_folders(folder, settings.wanted_words)
     absent = [word for word in settings.wanted_words if word not in words]
     if absent:
-        there = f"no recordings of {', '.join(absent)} in {folder}; there are: {', '.join(words)}"
-        unused = unused_files(folder, absent)
+        there = (
+            f"no recordings of {', '.join(absent)} in {folder}; there are: {', '.join(word_folders(folder))}"
+        )
+        unused = ", ".join(filter(None, [unused_files(folder, absent), *left_out(folder)]))
         unused = f"; not used: {unused}" if unused else ""
         raise UserError(f"{there}{hint(folder, settings.wanted_words)}{unused}")
+    report_left_out(folder, around_words(folder, settings.wanted_words))
     report_misnamed(folder, settings.wanted_words)
     labels = [name for name in populated_folders(folder) if name in LABEL_FOLDERS]
     # nothing is decoded that no partition takes
@@ -128,11 +135,20 @@ def _used_folders(folder, options, settings):
     return words + labels
 
 
-def _partitions(shards, used, settings):
+def _partitions(folder, shards, used, settings):
     """Return the rows of each word's shard that are in a partition: {partition: {word: [row, ...]}}."""
     members = {partition: {} for partition in PARTITIONS}
+    silent = {word: {*shards[word].silent} for word in used}
+    recordings = [
+        (word, name, digest)
+        for word in used
+        for name, digest in zip(shards[word].names, shards[word].digests, strict=True)
+        if name not in silent[word]
+    ]
+    first_copies = report_copies(folder, recordings)
     for word in used:
-        for row, name in enumerate(shards[word].names):
+        for row, (name, digest) in enumerate(zip(shards[word].names, shards[word].digests, strict=True)):
+            name = first_copies.get(digest, name)
             partition = which_partition(name, settings.validation_percentage, settings.testing_percentage)
             members[partition].setdefault(word, []).append(row)
     return members
@@ -200,6 +216,7 @@ def open_test_dir(test_dir, settings: Settings) -> Clips:
     absent = [label for label in settings.labels if label not in present]
     if absent:
         print(f"{folder} has no recordings of {', '.join(absent)}", file=sys.stderr)
+    report_left_out(folder)
     report_unused(folder, present)
     shards = decode_folders(folder, present, settings.front_end)
     rows = [(name, row) for name in present for row in range(len(shards[name].names))]

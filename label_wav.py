@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 import models
-from kws.audio.folders import list_recordings
+from kws.audio.folders import list_recordings, report_left_out
 from kws.audio.pipes import open_pipe
 from kws.audio.recordings import LOWEST_RATE, BadAudio, audio_blocks, clip_start, one_clip, open_audio
 from kws.base.errors import complain, run
@@ -168,6 +168,7 @@ def find_recordings(paths: list[str]) -> tuple[list[str], list[str]]:
         except OSError as error:
             problems.append(f"{error.filename} cannot be read: {error.strerror or error}")
             continue
+        report_left_out(Path(path))
         if not found:
             problems.append(f"folder {path} holds no recordings")
         files += found
