@@ -68,8 +68,9 @@ class Shard(NamedTuple):
 def decode_folders(folder: Path, names: list[str], front_end: FrontEnd, words=()) -> dict[str, Shard]:
     """Return the recordings of the folders `names`, cut or zero-padded to the clip length, by folder.
 
-    Each folder is decoded once, into a file in `writable_cache`, and again when they change. Below a word's folder, those named like another of `words` are left
-    out. Unusable files are named on standard error. Raises UserError if they are too many to be an accident.
+    Each folder is decoded once, into a file in `writable_cache`, and again when it changes. Folders below it
+    that are named like another of `words` are left out. Unusable files are named on standard error. Raises
+    UserError if they are too many to be an accident.
     """
     places = {name: folder_of(folder, name) for name in names}
     listings = {
