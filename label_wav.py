@@ -1,6 +1,6 @@
 """Find the words in recordings, and print them with their times. A folder stands for the recordings in it.
 
-A recording of up to three clips gets one label, the label of its loudest clip. In longer ones words are detected.
+A recording of up to three clips gets the label of its loudest clip. In longer ones words are detected.
 MODEL is a checkpoint or a TFLite file. A FILE - stands for standard input; like every FILE it may be a pipe.
 What comes through a pipe without a header is raw: 16-bit little-endian mono samples, such as
 `arecord -t raw -f S16_LE -r 16000 | python label_wav.py MODEL -` gives. Words are detected while they come.

@@ -103,7 +103,7 @@ def audio_blocks(recording: Recording, sample_rate: int) -> Iterator[np.ndarray]
             import soxr
         except ImportError:
             raise UserError(
-                f"a recording of {recording.rate} Hz is resampled by soxr, which is missing: "
+                f"a recording has {recording.rate} Hz, and soxr, which resamples it, is missing: "
                 "python -m pip install soxr"
             ) from None
         resampler = soxr.ResampleStream(recording.rate, sample_rate, 1, quality="HQ")
