@@ -40,6 +40,7 @@ from kws.data.clips import (
     Clips,
     path_bytes,
     real_to_repeat,
+    report_copies,
     report_unknown_speakers,
     which_partition,
 )
@@ -63,7 +64,7 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
     used = _used_folders(folder, options, settings)
 
     # 2. Audio: one shard for each folder, int16 [recordings, clip_samples].
-    shards = decode_folders(folder, used, settings.front_end)
+    shards = decode_folders(folder, used, settings.front_end, settings.wanted_words)
     unusable = [word for word in settings.wanted_words if not shards[word].names]
     if unusable:
         raise UserError(f"no usable recordings of {', '.join(unusable)} in {folder}")
@@ -71,7 +72,7 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
 
     # 3. Partitions: all recordings of a speaker go together.
     report_unknown_speakers(folder, [name for word in used for name in shards[word].names])
-    members = _partitions(shards, used, settings)
+    members = _partitions(folder, shards, used, settings)
 
     # 4. Labels: training keeps all unknown words, of which each epoch draws some.
     training = _label_clips(members["training"], shards, options, settings, all_unknown=True)
@@ -101,14 +102,17 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
 
 def _used_folders(folder, options, settings):
     """Return the names of the folders to take clips from; UserError if a wanted word is not among them."""
-    words = folders.word_folders(folder)
+    words = folders.word_folders(folder, settings.wanted_words)
     # a misspelt word would train on nothing: name what there is, and what it may be
     absent = [word for word in settings.wanted_words if word not in words]
     if absent:
-        there = f"no recordings of {', '.join(absent)} in {folder}; there are: {', '.join(words)}"
-        unused = folders.unused_files(folder, absent)
+        known = ", ".join(folders.word_folders(folder))
+        there = f"no recordings of {', '.join(absent)} in {folder}; there are: {known}"
+        unused = [folders.unused_files(folder, absent), *folders.left_out(folder)]
+        unused = ", ".join(filter(None, unused))
         unused = f"; not used: {unused}" if unused else ""
         raise UserError(f"{there}{folders.hint(folder, settings.wanted_words)}{unused}")
+    folders.report_left_out(folder, folders.around_words(folder, settings.wanted_words))
     folders.report_misnamed(folder, settings.wanted_words)
     labels = [name for name in populated_folders(folder) if name in LABEL_FOLDERS]
     # nothing is decoded that no partition takes
@@ -118,12 +122,21 @@ def _used_folders(folder, options, settings):
     return words + labels
 
 
-def _partitions(shards, used, settings):
+def _partitions(folder, shards, used, settings):
     """Return the rows of each word's shard that are in a partition: {partition: {word: [row, ...]}}."""
     members = {partition: {} for partition in PARTITIONS}
+    silent = {word: {*shards[word].silent} for word in used}
+    recordings = [
+        (word, name, digest)
+        for word in used
+        for name, digest in zip(shards[word].names, shards[word].digests, strict=True)
+        if name not in silent[word]
+    ]
+    first_copies = report_copies(folder, recordings)
     # the name holds the speaker, so a partition is the same on every machine and after additions
     for word in used:
-        for row, name in enumerate(shards[word].names):
+        for row, (name, digest) in enumerate(zip(shards[word].names, shards[word].digests, strict=True)):
+            name = first_copies.get(digest, name)
             partition = which_partition(name, settings.validation_percentage, settings.testing_percentage)
             members[partition].setdefault(word, []).append(row)
     return members
@@ -194,6 +207,7 @@ def open_test_dir(test_dir, settings: Settings) -> Clips:
     absent = [label for label in settings.labels if label not in present]
     if absent:
         print(f"{folder} has no recordings of {', '.join(absent)}", file=sys.stderr)
+    folders.report_left_out(folder)
     folders.report_unused(folder, present)
     shards = decode_folders(folder, present, settings.front_end)
     rows = [(name, row) for name in present for row in range(len(shards[name].names))]

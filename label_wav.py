@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 import models
-from kws.audio.folders import list_recordings
+from kws.audio.folders import list_recordings, report_left_out
 from kws.audio.pipes import open_pipe
 from kws.audio.recordings import LOWEST_RATE, BadAudio, audio_blocks, clip_start, one_clip, open_audio
 from kws.base.errors import complain, run
@@ -68,7 +68,6 @@ def main():
     verifier = models.load(args.verifier) if args.verifier else None
     options = options_from(DetectorOptions, args)
     parameters = streaming.detector_parameters(options, model.settings, verifier and verifier.settings)
-    sys.stdout.reconfigure(errors="surrogateescape")  # names of files may hold bytes that are no text
     files, problems = find_recordings(args.files)
     for problem in problems:
         complain(problem)
@@ -147,6 +146,7 @@ def find_recordings(paths: list[str]) -> tuple[list[str], list[str]]:
         except OSError as error:
             problems.append(f"{error.filename} cannot be read: {error.strerror or error}")
             continue
+        report_left_out(Path(path))
         if not found:
             problems.append(f"folder {path} holds no recordings")
         files += found

@@ -2,13 +2,13 @@
 
 import os
 import re
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from kws.base.errors import UserError
+from kws.base.flags import flags_in
 from kws.base.settings import SILENCE_LABEL, UNKNOWN_LABEL
 from kws.base.text import composed, folded
 
@@ -29,8 +29,12 @@ AUDIO_SUFFIXES = SNDFILE_SUFFIXES + FFMPEG_SUFFIXES
 # samples that do not say their rate
 RAW_SUFFIXES = (".raw", ".pcm")
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+# deleted files, snapshots and previews; others begin with one of these signs: #recycle, $RECYCLE.BIN, @eaDir
+SYSTEM_FOLDERS = ("lost+found", "system volume information", "__macosx", "recycler", "network trash folder")
+SYSTEM_SIGNS = ".#$@~"
+UNREADABLE = "cannot be read"
 LEVELS = 5  # of folders below a word's folder
-KINDS_NAMED = 5  # in a message
+NAMED = 5  # in a message
 # names without case and punctuation -> what they may be meant for
 MEANT = {
     "silence": SILENCE_LABEL,
@@ -49,8 +53,10 @@ def parse_flags(parser):
     file = Path(args.data_dir) / FLAGS_FILE
     if not file.is_file():
         return args
-    print(f"flags of {file}: {' '.join(shlex.split(file.read_text(), comments=True))}", file=sys.stderr)
-    return parser.parse_args([f"@{file}", *sys.argv[1:]])
+    # first, as it complains about a file that cannot be read
+    args = parser.parse_args([f"@{file}", *sys.argv[1:]])
+    print(f"flags of {file}: {' '.join(flags_in(file))}", file=sys.stderr)
+    return args
 
 
 def entries(folder: Path) -> list[str]:
@@ -58,17 +64,37 @@ def entries(folder: Path) -> list[str]:
     return sorted(os.listdir(folder)) if folder.is_dir() else []
 
 
+def is_system_folder(name: str) -> bool:
+    """Return whether a folder of this name is hidden, or a system's own, such as a bin."""
+    return name[0] in SYSTEM_SIGNS or name.lower() in SYSTEM_FOLDERS
+
+
+def _why_left_out(path) -> str:
+    """Return why nobody looks into a folder; or ''."""
+    try:
+        with os.scandir(path):
+            can_be_read = os.access(path, os.X_OK)
+    except OSError:
+        can_be_read = False
+    if not can_be_read:
+        return UNREADABLE
+    return "the system's" if is_system_folder(os.path.basename(path)) else ""
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Return the names of the folders in `folder` that can be read and are not the system's, sorted."""
+    return [
+        name for name in entries(folder) if os.path.isdir(folder / name) and not _why_left_out(folder / name)
+    ]
+
+
 def populated_folders(folder: Path) -> list[str]:
-    """Return the names of the folders in `folder` that hold recordings, sorted, without hidden ones.
+    """Return the names of the `subfolders` that hold recordings, sorted.
 
     Their accents are composed (Unicode NFC), however they are on the disk; see `folder_of`. Raises UserError
     if two folders differ in that alone.
     """
-    names = [
-        composed(name)
-        for name in entries(folder)
-        if name[0] != "." and list_recordings(folder / name, first=True)
-    ]
+    names = [composed(name) for name in subfolders(folder) if list_recordings(folder / name, first=True)]
     for name, count in Counter(names).items():
         if count > 1:
             raise UserError(
@@ -78,9 +104,34 @@ def populated_folders(folder: Path) -> list[str]:
     return sorted(names)
 
 
-def word_folders(folder: Path) -> list[str]:
-    """Return the names of the folders in `folder` with recordings of words, sorted: none begins with '_'."""
-    return [name for name in populated_folders(folder) if name[0] != "_"]
+def word_folders(folder: Path, wanted_words=()) -> list[str]:
+    """Return the names of the folders in `folder` with recordings of words, sorted.
+
+    A folder counts if there are recordings in it or below it, as in a speaker's folder (yes/anna/1.wav).
+    These do not count, and `report_left_out` with `around_words` names them:
+    - a folder that begins with '_', is hidden, belongs to the system, or cannot be read;
+    - a folder around words: one below it is named like a wanted word or like a folder beside it (backup/yes).
+      A wanted word counts even so, but without a folder below it that is named like another wanted word.
+    """
+    names = populated_folders(folder)
+    words = {*names, *wanted_words}
+    return [
+        name
+        for name in names
+        if name[0] != "_" and (name in wanted_words or not _words_below(folder, name, words))
+    ]
+
+
+def _words_below(folder, name, words) -> list[str]:
+    """Return the folders with recordings below folder/name that are named like others of `words`, sorted."""
+    spelled = {_spelling(word) for word in words if word != name}
+    files = _files(folder_of(folder, name))
+    return sorted({_word_in(file, spelled) for file, entry in files if _is_recording(entry)} - {""})
+
+
+def _word_in(path, spelled):
+    """Return the first folder in a path that is spelled like a word; or ''."""
+    return next((part for part in path.split("/")[:-1] if _spelling(part) in spelled), "")
 
 
 def folder_of(folder: Path, name: str) -> Path:
@@ -90,14 +141,14 @@ def folder_of(folder: Path, name: str) -> Path:
     return next((folder / entry for entry in entries(folder) if composed(entry) == name), folder / name)
 
 
-def list_recordings(folder: Path, first=False) -> list[tuple[str, int, int]]:
+def list_recordings(folder: Path, first=False, without=()) -> list[tuple[str, int, int]]:
     """Return (name, bytes, time of change in ns) of the recordings in a folder, sorted; any one if `first`.
 
-    Names include folders below this one: `anna/1.wav`.
+    Names include folders below this one: `anna/1.wav`. Folders named like the words `without` are left out.
     """
-    found = []
+    found, spelled = [], {_spelling(word) for word in without}
     for name, entry in _files(folder):
-        if _is_recording(entry):
+        if _is_recording(entry) and not _word_in(name, spelled):
             status = entry.stat()
             found.append((name, status.st_size, status.st_mtime_ns))
             if first:
@@ -118,7 +169,10 @@ def _holds(test):
 
 
 def _files(folder) -> Iterator[tuple[str, os.DirEntry]]:
-    """Yield (name, entry) of the files in a folder and below it; each folder once, as links may go round."""
+    """Yield (name, entry) of the files in a folder and below it; each folder once, as links may go round.
+
+    Folders that are not looked into are yielded as well; their names end in '/'.
+    """
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         return iter(())
@@ -142,7 +196,7 @@ def _files_below(folder, prefix, levels, seen):
                 yield prefix + entry.name, entry
     # links last, so that a folder has its own name where a link leads to it as well
     for entry in sorted(below, key=lambda entry: (entry.is_symlink(), entry.name)):
-        if levels:
+        if levels and not _why_left_out(entry.path):
             yield from _files_below(entry.path, f"{prefix}{entry.name}/", levels - 1, seen)
         else:
             yield f"{prefix}{entry.name}/", entry
@@ -161,10 +215,43 @@ def report_unused(folder: Path, used):
 
     In the folders `used` that is everything but recordings; in other ones audio that cannot be read.
     """
-    others = [name for name in entries(folder) if name[0] != "." and composed(name) not in used]
+    others = [name for name in subfolders(folder) if composed(name) not in used]
     unused = unused_files(folder, used, others)
     if unused:
         print(f"not used in {folder}: {unused}", file=sys.stderr)
+
+
+def report_left_out(folder: Path, more=()):
+    """Print, in one line, the folders that are left out, with those in `more`, and why."""
+    found = [*more, *left_out(folder)]
+    if found:
+        others = f", and {len(found) - NAMED:,} others" if len(found) > NAMED else ""
+        print(f"left out in {folder}: {', '.join(found[:NAMED])}{others}", file=sys.stderr)
+
+
+def around_words(folder: Path, wanted_words) -> list[str]:
+    """Return the folders that are left out for a folder below them named like a word, and why."""
+    names, found = populated_folders(folder), []
+    words = word_folders(folder, wanted_words)
+    for name in names:
+        if name in (*wanted_words, *LABEL_FOLDERS):
+            below = _words_below(folder, name, wanted_words)
+            found += [f"{name}/{word} (named like another word)" for word in below]
+        elif name[0] != "_" and name not in words:
+            below = _words_below(folder, name, [*names, *wanted_words])
+            found.append(f"{name} (around words: {', '.join(below[:NAMED])})")
+    return found
+
+
+def left_out(folder: Path) -> list[str]:
+    """Return the folders below `folder` that are the system's and hold recordings, or cannot be read."""
+    found = [(name[:-1], entry.path) for name, entry in _files(folder) if name.endswith("/")]
+    reasons = [(name, path, _why_left_out(path)) for name, path in found]
+    return [
+        f"{name} ({why})"
+        for name, path, why in reasons
+        if why and (why == UNREADABLE or list_recordings(Path(path), first=True))
+    ]
 
 
 def unused_files(folder: Path, names, others=()) -> str:
@@ -177,13 +264,14 @@ def unused_files(folder: Path, names, others=()) -> str:
         for name in (*names, *others)
         for file, entry in _files(folder_of(folder, name))
         if not _is_recording(entry) and not _is_no_audio(entry.name)
+        if not (file.endswith("/") and _why_left_out(entry.path))
     ]
     unused = [item for item in found if item[0] in names or item[1].lower().endswith(RAW_SUFFIXES)]
     if not unused:
         return ""
     kinds = Counter(_kind(file, entry) for _, file, entry in unused)
-    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(KINDS_NAMED))
-    more = ", and others" if len(kinds) > KINDS_NAMED else ""
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(NAMED))
+    more = ", and others" if len(kinds) > NAMED else ""
     name, file = min(item[:2] for item in unused)
     read = "WAV, FLAC, OGG, Opus, MP3, M4A, WebM, AIFF, CAF, AU and W64 files are read"
     return f"{counts}{more}, such as {name}/{file} ({read})"
@@ -229,13 +317,19 @@ def hint(folder: Path, wanted_words=()) -> str:
         return _meant(folder.resolve().parent)
     places = [folder]
     for _ in range(3):
-        places = [place / name for place in places for name in entries(place) if name[0] != "."]
-        found = {place: word_folders(place) for place in places if place.is_dir()}
+        places = [place / name for place in places for name in subfolders(place)]
+        found = {place: word_folders(place, wanted_words) for place in places}
         found = {place: words for place, words in found.items() if set(wanted_words or words) & set(words)}
         if found:
-            # with most words: Speech Commands' test set lies beside it
-            return _meant(max(found, key=lambda place: len(found[place])))
+            # a test set beside it has the same words, but fewer recordings
+            return _meant(max(found, key=lambda place: _merit(place, found[place], wanted_words)))
     return ""
+
+
+def _merit(place, words, wanted_words):
+    """Return the number of wanted words, and the number of recordings, in a place."""
+    recordings = (list_recordings(folder_of(place, word)) for word in words)
+    return len({*wanted_words} & {*words}), sum(map(len, recordings))
 
 
 def _meant(folder):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kws.audio.decoders import BadAudio, Recording, open_file
-from kws.audio.folders import RAW_SUFFIXES
+from kws.audio.folders import RAW_SUFFIXES, UNREADABLE
 from kws.base.errors import UserError
 
 SILENT_RANGE = 2  # between the lowest and highest sample: dither
@@ -33,7 +33,12 @@ def open_audio(source) -> Iterator[Recording]:
             raise BadAudio("is a folder")
         elif os.path.exists(source) and not os.path.isfile(source):
             source = stack.enter_context(spooled(stack.enter_context(open(source, "rb"))))
-        if os.path.getsize(source) == 0:
+        try:
+            with open(source, "rb"):
+                is_empty = os.path.getsize(source) == 0
+        except OSError as error:
+            raise BadAudio(f"{UNREADABLE}: {error.strerror}") from None
+        if is_empty:
             raise BadAudio("is empty")
         if str(source).lower().endswith(RAW_SUFFIXES):
             raise BadAudio("does not say its rate; label_wav.py takes raw samples on standard input")

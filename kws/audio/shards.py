@@ -1,10 +1,12 @@
 """The decoded recordings of a data set, kept on disk: one shard for each folder."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import sys
+import tempfile
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kws.audio.folders import NOISE_FOLDER, folder_of, list_recordings
+from kws.audio.folders import NOISE_FOLDER, UNREADABLE, folder_of, list_recordings
 from kws.audio.recordings import SILENT_RANGE, BadAudio, one_clip, read_audio
 from kws.base.errors import UserError
 from kws.base.features import FrontEnd
@@ -60,38 +62,42 @@ class Shard(NamedTuple):
     pcm: PcmFile  # [len(names), clip_samples]
     bad: dict[str, str]  # files left out -> why
     silent: list[str]  # files without a sound
+    digests: list[str]  # of the samples of each row
 
 
-def decode_folders(folder: Path, names: list[str], front_end: FrontEnd) -> dict[str, Shard]:
+def decode_folders(folder: Path, names: list[str], front_end: FrontEnd, words=()) -> dict[str, Shard]:
     """Return the recordings of the folders `names`, cut or zero-padded to the clip length, by folder.
 
-    Each folder is decoded once, into a file beside the recordings (or in the user's cache, if their folder is
-    read-only), and again when they change. Unusable files are named on standard error. Raises UserError if
-    they are too many to be an accident.
+    Each folder is decoded once, into a file in `writable_cache`, and again when it changes. Folders below it
+    that are named like another of `words` are left out. Unusable files are named on standard error. Raises
+    UserError if they are too many to be an accident.
     """
     places = {name: folder_of(folder, name) for name in names}
-    listings = {name: list_recordings(place) for name, place in places.items()}
+    listings = {
+        name: list_recordings(place, without=[word for word in words if word != name])
+        for name, place in places.items()
+    }
     files = {name: _cache_name(name, listings[name], front_end) for name in names}
-    shards = _open_shards(folder / CACHE_FOLDER, files, front_end)
+    shards = _open_shards(folder / CACHE_FOLDER, files, places, front_end)
     if len(shards) < len(names):
         cache = writable_cache(folder)
-        shards |= _open_shards(cache, files, front_end)
+        shards |= _open_shards(cache, files, places, front_end)
     if len(shards) < len(names):
         with lock(cache / "lock", f"waiting for another run that decodes {folder}"):
             # that run may have made them
-            shards |= _open_shards(cache, files, front_end)
+            shards |= _open_shards(cache, files, places, front_end)
             missing = {name: listings[name] for name in names if name not in shards}
             _write_shards(cache, files, folder, places, missing, front_end)
-        shards |= _open_shards(cache, files, front_end)
+        shards |= _open_shards(cache, files, places, front_end)
     shards = {name: shards[name] for name in names}
     _report_bad_files(folder, shards)
     _report_silent_files(folder, shards)
     return shards
 
 
-def _open_shards(cache, files, front_end) -> dict[str, Shard]:
+def _open_shards(cache, files, places, front_end) -> dict[str, Shard]:
     """Return the complete shards in `cache` by folder, of the files {folder: file}."""
-    shards = {name: _open_shard(cache / file, front_end) for name, file in files.items()}
+    shards = {name: _open_shard(cache / file, places[name], front_end) for name, file in files.items()}
     return {name: shard for name, shard in shards.items() if shard}
 
 
@@ -112,17 +118,35 @@ def _write_shards(cache, files, folder, places, listings, front_end):
 
 
 def writable_cache(folder: Path) -> Path:
-    """Return where decoded recordings of `folder` can be written: in it, or else in the user's cache."""
-    beside = folder / CACHE_FOLDER
-    if os.access(beside if beside.is_dir() else folder, os.W_OK):
-        cache = beside
-    else:
-        import pooch
+    """Return where decoded recordings of `folder` can be written, a folder that exists.
 
-        name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-        cache = pooch.os_cache("keyword_spotting") / name
-    cache.mkdir(parents=True, exist_ok=True)
-    return cache
+    It is in `folder`, or else in the user's cache, or in the temporary folder for a user without a home.
+    Raises UserError if nothing can be written there either.
+    """
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    places = (lambda: folder / CACHE_FOLDER, lambda: _user_cache() / name, lambda: _temporary_cache() / name)
+    for place in places:
+        # RuntimeError: the user has no home
+        with contextlib.suppress(RuntimeError, OSError):
+            cache = place()
+            cache.mkdir(parents=True, exist_ok=True)
+            if os.access(cache, os.W_OK):
+                return cache
+    raise UserError(
+        f"no place for the decoded recordings of {folder}: "
+        "set XDG_CACHE_HOME to a folder that can be written to"
+    )
+
+
+def _user_cache():
+    import pooch
+
+    return pooch.os_cache("keyword_spotting").expanduser()
+
+
+def _temporary_cache():
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    return Path(tempfile.gettempdir(), f"keyword_spotting-{user}")
 
 
 def _cache_name(name, listing, front_end):
@@ -137,18 +161,21 @@ def _cache_name(name, listing, front_end):
     return f"{name}-{front_end.sample_rate}-{front_end.clip_samples}-{fingerprint}.pcm"
 
 
-def _open_shard(path, front_end):
-    """Return the shard in the cache, or None if it is not there or not complete."""
+def _open_shard(path, folder, front_end):
+    """Return the shard in the cache, or None if it is not there, not complete or of an older version."""
     try:
         index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        names, bad, silent = index["names"], index["bad"], index["silent"]
+        names, bad, silent, digests = (index[key] for key in ("names", "bad", "silent", "digests"))
         shape = (len(names), front_end.clip_samples)
         # int16 has two bytes
         if path.stat().st_size != 2 * shape[0] * shape[1]:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Shard(names, PcmFile(path, shape), bad, silent)
+    # a permission changes neither size nor time of a file
+    if any(why.startswith(UNREADABLE) and os.access(folder / name, os.R_OK) for name, why in bad.items()):
+        return None
+    return Shard(names, PcmFile(path, shape), bad, silent, digests)
 
 
 def _write_shard(path, folder, files, front_end, progress) -> Counter:
@@ -164,7 +191,7 @@ def _write_shard(path, folder, files, front_end, progress) -> Counter:
             changes += (f"cut to their loudest {1000 * length / front_end.sample_rate:.0f} ms",)
         return one_clip(samples, length), changes
 
-    names, bad, silent, changed = [], {}, [], Counter()
+    names, bad, silent, digests, changed = [], {}, [], [], Counter()
     with (
         appears_complete(path) as partial,
         open(partial, "wb") as file,
@@ -181,8 +208,10 @@ def _write_shard(path, folder, files, front_end, progress) -> Counter:
                 names.append(name)
                 if np.ptp(samples.astype(np.int32)) <= SILENT_RANGE:
                     silent.append(name)
+                digests.append(hashlib.sha256(samples).hexdigest()[:16])
                 file.write(samples.tobytes())
-    write_text(path.with_suffix(".json"), json.dumps({"names": names, "bad": bad, "silent": silent}))
+    index = {"names": names, "bad": bad, "silent": silent, "digests": digests}
+    write_text(path.with_suffix(".json"), json.dumps(index))
     prefix = path.name.rsplit("-", 1)[0]
     # delete shards of what the recordings were before
     for stale in path.parent.iterdir():

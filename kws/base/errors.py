@@ -1,6 +1,8 @@
 """Errors that the user can put right, and scripts that report them in one line."""
 
+import codecs
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -14,6 +16,10 @@ class UserError(Exception):
 def run(main):
     """Run a script's `main`; an error that the user can put right ends in one line and exit code 2."""
     script = Path(sys.argv[0]).name
+    codecs.register_error("printable", _printable)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="printable")
     try:
         with _remembering_interrupts(), as_interrupt():
             main()
@@ -33,6 +39,14 @@ def run(main):
     except KeyboardInterrupt:
         print(f"\n{script}: stopped", file=sys.stderr)
         sys.exit(130)  # a shell's code for a process ended by SIGINT
+
+
+def _printable(error: UnicodeEncodeError) -> tuple[str | bytes, int]:
+    """Replace letters that the terminal does not have by \\uXXXX; bytes that are no text stay as they are."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeEncodeError:
+        return codecs.backslashreplace_errors(error)
 
 
 def complain(message: str) -> int:

@@ -1,6 +1,7 @@
 """Flags of the scripts: types, the parser, and options as typed values."""
 
 import argparse
+import codecs
 import dataclasses
 import itertools
 import math
@@ -103,12 +104,32 @@ class OneLineParser(argparse.ArgumentParser):
             file = folder / word[1:]
             # as a shell splits: quotation marks hold a value together, # begins a comment
             try:
-                words_of_file = shlex.split(file.read_text(encoding="utf-8"), comments=True)
-            # ValueError: no UTF-8, or a quotation mark that is not closed
-            except (OSError, ValueError) as error:
-                self.error(f"{file}: {getattr(error, 'strerror', error)}")
-            found += self._with_files(words_of_file, file.parent)
+                found += self._with_files(flags_in(file), file.parent)
+            except OSError as error:
+                self.error(f"{file}: {error.strerror}")
+            except ValueError as error:
+                self.error(f"{file}: {error}")
         return found
+
+
+def flags_in(file: Path) -> list[str]:
+    """Return the words in a file of flags, without comments.
+
+    The file is UTF-8, or UTF-16 with a byte order mark, as PowerShell writes it. Raises ValueError if it is
+    neither, or if a quotation mark is not closed.
+    """
+    content, encoding = file.read_bytes(), "utf-8-sig"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+        print(f"{file} is read as UTF-16", file=sys.stderr)
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        text = "\0"
+    # UTF-16 without a mark passes for UTF-8 with zeros
+    if "\0" in text:
+        raise ValueError("is no text in UTF-8: save it as UTF-8")
+    return shlex.split(text, comments=True)
 
 
 def new_parser(description: str) -> argparse.ArgumentParser:

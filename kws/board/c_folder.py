@@ -78,7 +78,7 @@ def vector_clips(data_dir, settings: Settings) -> list[tuple[str, np.ndarray]]:
     Wanted words come first. UserError if `data_dir` has no recordings.
     """
     folder = Path(data_dir)
-    present = word_folders(folder)
+    present = word_folders(folder, settings.wanted_words)
     words = [word for word in settings.wanted_words if word in present]
     words = (words + [word for word in present if word not in words])[:VECTORS]
     if not words:

@@ -99,6 +99,36 @@ def report_unknown_speakers(folder: Path, names: list[str]):
         )
 
 
+def report_copies(folder: Path, recordings: list[tuple[str, str, str]]) -> dict[str, str]:
+    """Print in one line how many recordings are copies under other speakers' names or in other words.
+
+    `recordings` are (word, file name, digest of the samples). Returns {digest: file name} of the file that
+    chooses the partition of all its copies: the shortest name, as a copy's has something added. It is empty
+    for a data set that lists its partitions, as Speech Commands does.
+    """
+    copies = {}
+    for word, name, digest in recordings:
+        copies.setdefault(digest, []).append((len(name), name, word))
+    copies = {
+        digest: sorted(files)
+        for digest, files in copies.items()
+        if len(files) > 1 and len({(speaker_of(name), word) for _, name, word in files}) > 1
+    }
+    if not copies:
+        return {}
+    published = all((folder / f"{partition}_list.txt").is_file() for partition in PARTITIONS[1:])
+    count = sum(len(files) - 1 for files in copies.values())
+    words = sum(len({word for _, _, word in files}) > 1 for files in copies.values())
+    (_, name, word), (_, copy, other), *_ = min(copies.values())
+    print(
+        f"{count:,} recordings of {folder} are copies under other speakers' names or in other words "
+        f"({words:,} recordings are in several words), such as {word}/{name} and {other}/{copy}: "
+        + ("they stay in the published partitions" if published else "copies are kept in one partition"),
+        file=sys.stderr,
+    )
+    return {} if published else {digest: files[0][1] for digest, files in copies.items()}
+
+
 # ---- features ----
 
 

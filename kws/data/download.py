@@ -9,7 +9,17 @@ import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from kws.audio.folders import entries, folder_of, hint, list_recordings, unused_files, word_folders
+from kws.audio.folders import (
+    entries,
+    folder_of,
+    hint,
+    is_system_folder,
+    left_out,
+    list_recordings,
+    subfolders,
+    unused_files,
+    word_folders,
+)
 from kws.base.errors import UserError
 from kws.base.files import errors_name, lock
 
@@ -42,7 +52,7 @@ def prepare_recordings(data_dir, data_url: str, wanted_words=()) -> Path:
     if not word_folders(folder) or _is_wrapped(folder, wanted_words):
         expected = f"{folder}/<word>/<clip>.wav{hint(folder, wanted_words) or hint(folder)}"
         if populated:
-            unused = unused_files(folder, [name for name in entries(folder) if name[0] != "."])
+            unused = ", ".join(filter(None, [unused_files(folder, subfolders(folder)), *left_out(folder)]))
             unused = f"; it has {unused}" if unused else ""
             raise UserError(f"{folder} has no recordings: expected {expected}{unused}")
         raise UserError(f"{data_url} has no recordings at {expected}")
@@ -55,7 +65,7 @@ def is_populated(folder: Path, url: str) -> bool:
     """Return whether `folder` holds more than the archive at `url`, and no extraction was interrupted."""
     archive = PurePosixPath(url).name
     # a user may have put the archive there
-    others = any(not name.startswith(".") and name != archive for name in entries(folder))
+    others = any(not is_system_folder(name) and name != archive for name in entries(folder))
     return others and not (folder / UNFINISHED_FOLDER).exists()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kws.audio.folders import list_recordings
+from kws.audio.folders import list_recordings, report_left_out
 from kws.audio.recordings import BadAudio, audio_blocks, open_audio
 from kws.audio.shards import CACHE_VERSION, writable_cache
 from kws.base.errors import UserError
@@ -92,7 +92,8 @@ def open_long_recordings(folders: tuple[str, ...], front_end: FrontEnd) -> LongR
 
 
 def recordings_below(folder: Path) -> list[Path]:
-    """Return the recordings in a folder and in the folders below it, sorted."""
+    """Return the recordings in a folder and below it, sorted; print which folders are left out."""
+    report_left_out(folder)
     return sorted(folder / name for name, _, _ in list_recordings(folder))
 
 

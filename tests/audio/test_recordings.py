@@ -236,6 +236,26 @@ def test_recordings_are_decoded_once_and_a_changed_folder_alone_again(tmp_path, 
     assert "on/00000000_nohash_9.wav" in (*data.training.names, *data.validation.names, *data.testing.names)
 
 
+def test_without_a_writable_folder_and_a_home_the_cache_is_in_the_temporary_folder(
+    tmp_path, data_options, monkeypatch
+):
+    def no_home(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    make_words(tmp_path / "data")
+    for name in ("temporary", "used"):
+        (tmp_path / name).mkdir()
+    # a file in its place, as root may write to any folder
+    (tmp_path / "data" / CACHE_FOLDER).write_text("")
+    monkeypatch.setattr("pooch.os_cache", no_home)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    assert len(input_data.open_data(data_options(data_dir=tmp_path / "data"), ON_OFF).training)
+    assert list((tmp_path / "temporary").rglob("on-*.pcm"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "data" / CACHE_FOLDER))
+    with pytest.raises(UserError, match="no place for the decoded recordings of .*: set XDG_CACHE_HOME to a"):
+        input_data.open_data(data_options(data_dir=tmp_path / "data"), ON_OFF)
+
+
 @pytest.mark.parametrize("suffix", [".pcm", ".json"])
 def test_a_damaged_cache_is_made_again(tmp_path, data_options, suffix):
     make_words(tmp_path)

@@ -1,6 +1,7 @@
 """How flags are read: each script's --help and its errors, and the types of flags."""
 
 import argparse
+import io
 import math
 import os
 import signal
@@ -94,7 +95,14 @@ def test_a_file_of_flags_names_others_relative_to_itself(parse, tmp_path, monkey
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("content", ["@nothing.txt", "--words 'on", "\xff"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_of_flags_as_windows_writes_it_is_read(parse, tmp_path, encoding):
+    (tmp_path / "flags.txt").write_bytes("--speed 0.5\r\n--words \u3131,on # x\r\n".encode(encoding))
+    assert parse(f"@{tmp_path}/flags.txt") == Options(0.5, ("\u3131", "on"))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("content", ["@nothing.txt", "--words 'on", "\xff", "-\0-\0w\0"])
 def test_a_file_of_flags_that_cannot_be_read_is_named(parse, tmp_path, capsys, content):
     (tmp_path / "flags.txt").write_text(content, encoding="latin-1")
     with pytest.raises(SystemExit):
@@ -137,6 +145,27 @@ def test_what_the_user_can_put_right_ends_in_one_line_and_exit_code_2(capsys, mo
     with pytest.raises(SystemExit) as exit:
         run(main)
     assert exit.value.code == 2 and capsys.readouterr().err == "script.py: error: this is wrong\n"
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_letters_that_a_terminal_cannot_show_are_replaced_and_bytes_that_are_no_text_stay(
+    monkeypatch, encoding
+):
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2))
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+
+    def main():
+        print("\ud55c", "\udce9.wav")
+        raise UserError("no \ud55c")
+
+    with pytest.raises(SystemExit):
+        run(main)
+    err.flush()
+    out.flush()
+    assert out.buffer.getvalue() == b"\\ud55c \xe9.wav\n"
+    assert err.buffer.getvalue().endswith(b"error: no \\ud55c\n")
 
 
 class DropsExceptions:

@@ -1,6 +1,7 @@
 """From folders of recordings to labelled clips: partitions, labels, mixture."""
 
 import os
+import shutil
 import unicodedata
 
 import numpy as np
@@ -174,6 +175,158 @@ def test_folders_that_mean_what_they_say_get_no_hint(tmp_path, data_options, cap
     make_words(tmp_path, words=("noise", "off", "_unknown_", "_background_noise_", ".hidden"))
     input_data.open_data(data_options(data_dir=tmp_path), Settings(wanted_words=("noise", "off")))
     assert capfd.readouterr().err == ""
+
+
+# ---- folders that are no words ----
+
+
+def copy_sample(folder, words=("yes", "no"), which=slice(None)):
+    """Copy recordings of the sample data; the words may have other words' recordings: {to: from}."""
+    for to, word in (words if isinstance(words, dict) else dict(zip(words, words, strict=True))).items():
+        (folder / to).mkdir(parents=True, exist_ok=True)
+        for file in sorted((SAMPLE_DATA / word).iterdir())[which]:
+            shutil.copy(file, folder / to)
+
+
+def opened(folder, data_options, wanted=("yes", "no"), **changes):
+    """Open a data folder; {label: clips in all partitions}."""
+    options = data_options(data_dir=folder, data_url="", training_unknown_percentage=200, **changes)
+    data = input_data.open_data(options, Settings(wanted_words=wanted))
+    return sum(
+        np.bincount(getattr(data, partition).label, minlength=4) for partition in input_data.PARTITIONS
+    ).tolist()
+
+
+@pytest.mark.parametrize("other", ["backup/yes", "test/old/No", "augmented/bird", "bird/YES"])
+def test_folders_around_words_are_no_words_and_a_line_says_so(tmp_path, data_options, capfd, other):
+    copy_sample(tmp_path, {"yes": "yes", "no": "no", "bird": "bird", other: "yes"})
+    data = input_data.open_data(
+        data_options(data_dir=tmp_path, unknown_percentage=200), Settings(wanted_words=("yes", "no"))
+    )
+    outer, inner = other.split("/")[0], other.split("/")[-1]
+    assert labels_of(data, outer) == []
+    assert len(labels_of(data, "yes")) == len(labels_of(data, "no")) == 24
+    assert f"left out in {tmp_path}: {outer} (around words: {inner})" in capfd.readouterr().err.splitlines()
+
+
+def test_a_wanted_word_with_another_below_it_is_used_without_it(tmp_path, data_options, capfd):
+    copy_sample(tmp_path, {"yes": "yes", "no": "no", "yes/no": "no", "yes/anna": "bird", "no/no": "up"})
+    assert opened(tmp_path, data_options)[2:] == [48, 48]
+    assert f"left out in {tmp_path}: yes/no (named like another word)" in capfd.readouterr().err.splitlines()
+
+
+BINS = "#recycle $RECYCLE.BIN @eaDir .Trash-1000 lost+found __MACOSX ~snapshot".split()
+
+
+@pytest.mark.parametrize("bin", [*BINS, "System Volume Information"])
+@pytest.mark.parametrize("inside", ["", "yes/"])
+def test_what_the_system_keeps_is_not_learnt(tmp_path, data_options, capfd, bin, inside):
+    copy_sample(tmp_path, {"yes": "yes", "no": "no", f"{inside}{bin}/S-1": "bird", f"{inside}{bin}": "yes"})
+    labels = opened(tmp_path, data_options)
+    assert labels[1:] == [0, 24, 24]
+    line = f"left out in {tmp_path}: {inside}{bin} (the system's)"
+    assert (line in capfd.readouterr().err.splitlines()) == (bin[0] != ".")
+
+
+def test_the_hint_is_at_the_folder_with_most_recordings(tmp_path, data_options):
+    copy_sample(tmp_path / "train", which=slice(0, 18))
+    copy_sample(tmp_path / "test", ("yes", "no", "bird", "up"), which=slice(18, 24))
+    copy_sample(tmp_path / "#recycle")
+    with pytest.raises(UserError, match=r"no recordings of yes, no.* \(did you mean --data_dir .*/train\?\)"):
+        opened(tmp_path, data_options)
+
+
+@pytest.fixture
+def refuse(monkeypatch):
+    """A function that forbids to read a path, also to root."""
+    forbidden, opening, listing, access = set(), open, os.scandir, os.access
+
+    def checked(way):
+        def call(path=".", *args, **options):
+            if str(path) in forbidden:
+                raise PermissionError(13, "Permission denied", str(path))
+            return way(path, *args, **options)
+
+        return call
+
+    monkeypatch.setattr("builtins.open", checked(opening))
+    monkeypatch.setattr(os, "scandir", checked(listing))
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) not in forbidden and access(path, mode))
+
+    def refuse(path, yes=True):
+        (forbidden.add if yes else forbidden.discard)(str(path))
+
+    return refuse
+
+
+@pytest.mark.parametrize("place", ["lost+found", "private", "yes/private"])
+def test_a_folder_that_cannot_be_read_is_left_out_and_named(tmp_path, data_options, capfd, refuse, place):
+    copy_sample(tmp_path, {"yes": "yes", "no": "no", place: "bird"})
+    refuse(tmp_path / place)
+    assert opened(tmp_path, data_options)[1:] == [0, 24, 24]
+    assert f"left out in {tmp_path}: {place} (cannot be read)" in capfd.readouterr().err.splitlines()
+
+
+def test_a_recording_that_cannot_be_read_is_left_out_and_named_until_it_can_be(
+    tmp_path, data_options, capfd, refuse
+):
+    copy_sample(tmp_path)
+    file = min((tmp_path / "yes").iterdir())
+    refuse(file)
+    for _ in range(2):
+        assert opened(tmp_path, data_options)[1:] == [0, 23, 24]
+        assert f"  {file} cannot be read: Permission denied" in capfd.readouterr().err.splitlines()
+    refuse(file, False)
+    assert opened(tmp_path, data_options)[1:] == [0, 24, 24]
+
+
+# ---- copies of a recording ----
+
+
+def partitions_of(folder, data_options):
+    """Return {samples of a recording: the partitions that it is in}."""
+    options = data_options(data_dir=folder, data_url="", training_unknown_percentage=200)
+    data, places = input_data.open_data(options, Settings(wanted_words=("yes", "no"))), {}
+    for partition in input_data.PARTITIONS:
+        clips = getattr(data, partition)
+        for clip in filter(lambda clip: clips.names[clip], range(len(clips))):
+            places.setdefault(clips.samples(clip).tobytes(), set()).add(partition)
+    return places
+
+
+@pytest.fixture
+def copies(tmp_path):
+    """A folder with copies of recordings under other speakers' names, and of some in another word."""
+    copy_sample(tmp_path)
+    files = sorted((tmp_path / "yes").iterdir())
+    for number, file in enumerate(files):
+        shutil.copy(file, file.with_name(f"copy{number}-{file.name}"))
+        shutil.copy(file, file.with_name(f"{number:08x}_nohash_0.flac"))
+    for file in files[:3]:
+        shutil.copy(file, tmp_path / "no" / f"x{file.name}")
+    return tmp_path
+
+
+def test_copies_of_a_recording_are_in_one_partition_and_a_line_says_so(copies, data_options, capfd):
+    places = partitions_of(copies, data_options)
+    assert len(places) == 48 and {len(found) for found in places.values()} == {1}
+    assert set.union(*places.values()) == {*input_data.PARTITIONS}
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "copies" in line]
+    assert line.startswith(f"51 recordings of {copies} are copies under other speakers' names")
+    assert "(3 recordings are in several words)" in line and "kept in one partition" in line
+
+
+def test_published_partitions_stay_and_copies_of_one_speaker_are_not_mentioned(copies, data_options, capfd):
+    for partition in ("validation", "testing"):
+        (copies / f"{partition}_list.txt").write_text("")
+    assert max(map(len, partitions_of(copies, data_options).values())) > 1
+    assert "they stay in the published partitions" in capfd.readouterr().err
+    for file in [*copies.rglob("copy*.flac"), *copies.rglob("x*.flac"), *copies.rglob("000*.flac")]:
+        file.unlink()
+    for file in list((copies / "yes").iterdir()):
+        shutil.copy(file, file.with_name(file.name.replace("_0.", "_1.")))
+    partitions_of(copies, data_options)
+    assert "copies" not in capfd.readouterr().err
 
 
 # ---- accents ----
