@@ -188,7 +188,7 @@ def clip_start(samples: np.ndarray, length: int) -> int:
     energy = np.square(differences[: len(samples) // step * step].reshape(-1, step)).sum(1)
     energy = np.maximum(0, energy - np.median(energy))
     # a word is longer than a click or a knock, which count no more than the word does
-    word_blocks = int(WORD_OF_CLIP * length / step)
-    energy = np.minimum(energy, np.partition(energy, -word_blocks)[-word_blocks])
+    loudest = np.sort(energy[energy > 0])[-int(WORD_OF_CLIP * length / step) :]
+    energy = np.minimum(energy, loudest[0]) if len(loudest) else energy
     middle = np.convolve(energy, np.hanning(length // step + 2)[1:-1], "valid")
     return min(step * int(middle.argmax()), len(samples) - length)

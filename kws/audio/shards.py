@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -60,6 +61,7 @@ class Shard(NamedTuple):
     pcm: PcmFile  # [len(names), clip_samples]
     bad: dict[str, str]  # files left out -> why
     silent: list[str]  # files without a sound
+    longer_ms: dict[str, int]  # files cut to a clip -> how long they are
 
 
 def decode_folders(folder: Path, names: list[str], front_end: FrontEnd) -> dict[str, Shard]:
@@ -141,14 +143,14 @@ def _open_shard(path, front_end):
     """Return the shard in the cache, or None if it is not there or not complete."""
     try:
         index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        names, bad, silent = index["names"], index["bad"], index["silent"]
+        names, bad, silent, longer = index["names"], index["bad"], index["silent"], index["longer_ms"]
         shape = (len(names), front_end.clip_samples)
         # int16 has two bytes
         if path.stat().st_size != 2 * shape[0] * shape[1]:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Shard(names, PcmFile(path, shape), bad, silent)
+    return Shard(names, PcmFile(path, shape), bad, silent, longer)
 
 
 def _write_shard(path, folder, files, front_end, progress) -> Counter:
@@ -160,11 +162,12 @@ def _write_shard(path, folder, files, front_end, progress) -> Counter:
             samples, changes = read_audio(folder / name, front_end.sample_rate)
         except BadAudio as error:
             return str(error)
-        if len(samples) > length:
+        milliseconds = math.ceil(1000 * len(samples) / front_end.sample_rate) if len(samples) > length else 0
+        if milliseconds:
             changes += (f"cut to their loudest {1000 * length / front_end.sample_rate:.0f} ms",)
-        return one_clip(samples, length), changes
+        return one_clip(samples, length), changes, milliseconds
 
-    names, bad, silent, changed = [], {}, [], Counter()
+    names, bad, silent, longer, changed = [], {}, [], {}, Counter()
     with (
         appears_complete(path) as partial,
         open(partial, "wb") as file,
@@ -176,13 +179,16 @@ def _write_shard(path, folder, files, front_end, progress) -> Counter:
             if isinstance(decoded, str):
                 bad[name] = decoded
             else:
-                samples, changes = decoded
+                samples, changes, milliseconds = decoded
                 changed.update(changes)
                 names.append(name)
                 if np.ptp(samples.astype(np.int32)) <= SILENT_RANGE:
                     silent.append(name)
+                if milliseconds:
+                    longer[name] = milliseconds
                 file.write(samples.tobytes())
-    write_text(path.with_suffix(".json"), json.dumps({"names": names, "bad": bad, "silent": silent}))
+    index = {"names": names, "bad": bad, "silent": silent, "longer_ms": longer}
+    write_text(path.with_suffix(".json"), json.dumps(index))
     prefix = path.name.rsplit("-", 1)[0]
     # delete shards of what the recordings were before
     for stale in path.parent.iterdir():

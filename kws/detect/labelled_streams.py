@@ -31,7 +31,7 @@ class LabelledStream:
     words: list[tuple[float, int]]  # seconds of the middle of each word, its label; in order
 
     def blocks(self, sample_rate: int) -> Iterator[np.ndarray]:
-        """Yield the samples, int16, a file's block by block at `sample_rate` Hz; UserError if it is damaged."""
+        """Yield the samples, int16, of a file in blocks at `sample_rate` Hz; UserError if it is damaged."""
         if self.samples is not None:
             yield self.samples
             return

@@ -89,6 +89,14 @@ def test_a_transient_of_the_microphone_is_no_word(kind):
     assert clip_start(sound, RATE) == pytest.approx(1.5 * RATE, abs=0.05 * RATE)
 
 
+@pytest.mark.parametrize("hiss", [0, 20])
+def test_a_short_word_is_found_in_silence_too(hiss):
+    word = 3000 * np.sin(2 * np.pi * 400 * TIME) * ((TIME >= 1.9) & (TIME < 2.1))
+    sound = (word + hiss * HISS).astype(np.int16)
+    assert clip_start(sound, RATE) == pytest.approx(1.5 * RATE, abs=0.1 * RATE)
+    assert clip_start(np.zeros(3 * RATE, np.int16), RATE) == 0
+
+
 @pytest.mark.parametrize("seconds", [0.05, 0.3, 0.4999])
 def test_a_recording_trimmed_to_a_word_is_in_the_middle_of_its_clip(seconds):
     word = HISS[: int(seconds * RATE)]
