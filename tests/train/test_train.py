@@ -454,10 +454,8 @@ def test_recordings_longer_than_a_clip_are_counted_in_each_run(tmp_path, capsys)
         checks.check_data(data, ON_OFF, tmp_path, Augmentation())
         (line,) = [line for line in capsys.readouterr().out.splitlines() if "longer than a clip" in line]
         words = sum((clips.label >= 2).sum() for clips in (data.training, data.validation, data.testing))
-        assert (
-            line.startswith(f"3 of {words} recordings of the words")
-            and "--clip_duration_ms, of which 1700" in line
-        )
+        assert line.startswith(f"3 of {words} recordings of the words")
+        assert "--clip_duration_ms 1700" in line
 
 
 def test_an_empty_partition(tmp_path):
