@@ -97,6 +97,7 @@ def open_data(options: DataOptions, settings: Settings) -> Data:
         negatives_per_epoch=percent_of(wanted, options.negatives_percentage) if negatives.windows else 0,
         hard_negatives_per_epoch=percent_of(wanted, options.hard_negatives_percentage),
         repeated=repeated,
+        cut_ms=tuple(length for word in settings.wanted_words for length in shards[word].longer_ms.values()),
     )
 
 

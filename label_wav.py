@@ -2,7 +2,7 @@
 
 A recording of up to three clips gets the label of its loudest clip. In longer ones words are detected.
 MODEL is a checkpoint or a TFLite file. A FILE - stands for standard input; like every FILE it may be a pipe.
-What comes through a pipe without a header is raw: 16-bit little-endian mono samples, such as
+What comes through a pipe without a header is raw: 16-bit little-endian mono samples or --raw_format, such as
 `arecord -t raw -f S16_LE -r 16000 | python label_wav.py MODEL -` gives. Words are detected while they come.
 """
 
@@ -22,6 +22,7 @@ import numpy as np
 import models
 from kws.audio.folders import list_recordings, report_left_out
 from kws.audio.pipes import open_pipe
+from kws.audio.raw import TYPES, RawFormat
 from kws.audio.recordings import LOWEST_RATE, BadAudio, audio_blocks, clip_start, one_clip, open_audio
 from kws.base.errors import complain, run
 from kws.base.features import mfcc
@@ -49,6 +50,9 @@ def parse_arguments():
     add_mode("--live", action="store_true", help=live)
     raw = "sample rate of raw samples (default: the model's)"
     add("--raw_rate", type=bounded(int, LOWEST_RATE), metavar="HZ", help=raw)
+    formats = f"type of raw samples: {', '.join(TYPES)} or arecord's names, and :CHANNELS, such as s16le:2 "
+    formats += "(default: guessed from the first second)"
+    add("--raw_format", type=RawFormat.parse, metavar="FORMAT", help=formats)
     lines = "write one JSON object a line to this file; - for standard output instead of text"
     add("--json", metavar="FILE", help=lines)
     # what is saved can be --negatives_dir of train.py, or data of a word
@@ -114,7 +118,8 @@ def findings_in(file, args, model, parameters, verifier, screen) -> Iterator["Fi
     """Yield what is found in a recording or pipe, and draw the scores; BadAudio if it cannot be read."""
     rate, watch = model.settings.sample_rate, None
     try:
-        with open_recording(file, args.raw_rate or rate, parameters.hop_ms) as (recording, is_raw):
+        raw = args.raw_rate or rate, parameters.hop_ms, args.raw_format
+        with open_recording(file, *raw) as (recording, is_raw):
             blocks = audio_blocks(recording, rate)
             # a pipe comes at its own pace, a file as fast as it can be read
             if screen:
@@ -154,14 +159,17 @@ def find_recordings(paths: list[str]) -> tuple[list[str], list[str]]:
 
 
 @contextlib.contextmanager
-def open_recording(path: str, raw_rate: int, block_ms: float):
-    """Open a file or pipe for `audio_blocks`; give it, and whether it is a pipe of raw samples."""
+def open_recording(path: str, *raw):
+    """Open a file or pipe for `audio_blocks`; give it, and whether it is a pipe of raw samples.
+
+    `raw` are `open_pipe`'s rate, block_ms and format.
+    """
     if path == "-":
-        with open_pipe(sys.stdin.buffer, raw_rate, block_ms) as opened:
+        with open_pipe(sys.stdin.buffer, *raw) as opened:
             yield opened
     # named pipes and /dev/fd/63 of a shell's <(...) may hold anything
     elif path.lower().endswith(".raw") or os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "rb") as file, open_pipe(file, raw_rate, block_ms) as (recording, is_raw):
+        with open(path, "rb") as file, open_pipe(file, *raw) as (recording, is_raw):
             yield recording, is_raw and not os.path.isfile(path)
     else:
         with open_audio(path) as recording:
@@ -238,7 +246,7 @@ def label_clip(samples: np.ndarray, model, verifier=None) -> Finding:
         label = verifier.settings.labels[scores.argmax()]
         # a verifier may know more words
         label = label if label in settings.labels else UNKNOWN_LABEL
-    led_up = samples[max(0, start - int(BEFORE_S * settings.sample_rate)) : start]
+    led_up = samples[max(0, start - int(BEFORE_S * settings.sample_rate)) : max(0, start)]
     middle = (start + length / 2) / settings.sample_rate
     return Finding(middle, label, float(scores.max()), True, np.concatenate([led_up, clip]))
 

@@ -17,6 +17,7 @@ from kws.audio.decoders import (
     begins_with_frames,
     open_by_ffmpeg,
 )
+from kws.audio.raw import RawFormat, guess
 from kws.audio.recordings import SILENT_RANGE, open_audio, spooled, survey
 
 HEAD_BYTES = 4096  # enough for three frames of an MP3 file
@@ -29,6 +30,7 @@ WHEN_ENDED = (
     *(b"NIST_1A", b"2BIT", b" paf", b"fap ", b"PVF1", b"MATLAB 5", b"\x30\x26\xb2\x75", b"\0\0\x01\xba"),
 )
 PIPE = "a pipe of this format"  # in messages
+SILENT_S = 3  # of zeros, after which a microphone seems to be off
 
 
 class Pipe:
@@ -57,11 +59,15 @@ class Pipe:
 
 
 @contextlib.contextmanager
-def open_pipe(file: BinaryIO, raw_rate: int, block_ms: float) -> Iterator[tuple[Recording, bool]]:
+def open_pipe(
+    file: BinaryIO, raw_rate: int, block_ms: float, raw_format: RawFormat | None = None
+) -> Iterator[tuple[Recording, bool]]:
     """Open what comes through a pipe; yield it and whether it is raw.
 
-    What has no header is raw: 16-bit little-endian mono samples at `raw_rate` Hz. 16-bit samples come in
-    blocks of at most `block_ms`. Raises BadAudio with the reason. UserError if PyAV is needed and missing.
+    What has no header is raw: samples at `raw_rate` Hz of `raw_format`. Without one, the first second says
+    the format if it is unmistakable, and else they are taken for 16-bit little-endian mono samples. Raw and
+    16-bit samples come in blocks of at most `block_ms`. Raises BadAudio with the reason. UserError if PyAV is
+    needed and missing.
     """
     pipe = Pipe(file)
     head = pipe.peek(HEAD_BYTES)
@@ -74,9 +80,7 @@ def open_pipe(file: BinaryIO, raw_rate: int, block_ms: float) -> Iterator[tuple[
             # FFmpeg need not look ahead for what the first frame says
             opened = open_by_ffmpeg(PipeForFFmpeg(pipe), PIPE, probesize="32")
         with opened as recording:
-            if recording.channels > 1 or recording.has_floats:
-                recording.blocks = _surveyed(recording, recording.blocks)
-            yield recording, False
+            yield _surveyed(recording), False
     elif head.startswith(WHEN_ENDED) or head[4:8] == b"ftyp":
         as_they_come = "only raw samples, WAV, FLAC, Ogg, MP3, AAC and WebM as they come"
         print(f"{PIPE} is decoded when it ends: {as_they_come}", file=sys.stderr)
@@ -85,7 +89,42 @@ def open_pipe(file: BinaryIO, raw_rate: int, block_ms: float) -> Iterator[tuple[
     elif _is_text(head):
         raise BadAudio("is text, not audio")
     else:
-        yield _pcm_recording(pipe, raw_rate, 1, block_ms), True
+        raw_format = raw_format or _guessed(pipe.peek(2 * raw_rate), raw_rate)
+        recording = _pcm_recording(pipe, raw_rate, raw_format, block_ms)
+        recording.blocks = _heard(recording.blocks, raw_rate)
+        yield _surveyed(recording), True
+
+
+def _guessed(content, raw_rate) -> RawFormat:
+    """Return the format to read raw samples in, and say if it is, or may be, another than 16-bit mono."""
+    found, is_unmistakable = guess(content)
+    if not is_unmistakable:
+        taken = RawFormat(found.type)
+        print(
+            f"raw samples are taken for {taken}, but look like {found.channels} channels: "
+            f"--raw_format {found} if they are",
+            file=sys.stderr,
+        )
+        return taken
+    if found != RawFormat():
+        print(
+            f"raw samples look like the format {found}, and are taken for it, at {raw_rate} Hz: "
+            "--raw_format and --raw_rate if that is wrong",
+            file=sys.stderr,
+        )
+    return found
+
+
+def _heard(blocks, rate):
+    """Yield the blocks, and say if all samples of the first seconds are 0."""
+    zeros = 0
+    for block in blocks:
+        if zeros is not None:
+            zeros = None if block.any() else zeros + len(block)
+        if zeros is not None and zeros >= SILENT_S * rate:
+            print(f"only zeros in the first {SILENT_S} s: is the microphone on?", file=sys.stderr)
+            zeros = None
+        yield block
 
 
 def _is_text(head):
@@ -110,27 +149,31 @@ def _wav_recording(pipe, block_ms) -> Recording | None:
         if name == b"data" and channels and rate:
             pipe.take(place + 8)
             frames = size // (2 * channels) if size < STREAMED_BYTES else 0
-            return _pcm_recording(pipe, rate, channels, block_ms, frames)
+            return _pcm_recording(pipe, rate, RawFormat("s16le", channels), block_ms, frames)
         place += 8 + size + size % 2
     return None
 
 
-def _pcm_recording(pipe, rate, channels, block_ms, frames=0) -> Recording:
-    """Return the Recording of 16-bit samples, which end after `frames`, or with the pipe if that is 0."""
+def _pcm_recording(pipe, rate, raw_format, block_ms, frames=0) -> Recording:
+    """Return the Recording of raw samples, which end after `frames`, or with the pipe if that is 0."""
 
     def blocks():
         left, step = frames or math.inf, max(1, int(rate * block_ms / 1000))
-        while content := pipe.take(2 * channels * min(step, left)):
-            count = len(content) // (2 * channels)
-            # [count, channels]
-            block = np.frombuffer(content, "<i2", count * channels).reshape(count, channels)
-            yield block if channels == 1 else block / np.float32(32768)
-            left -= count
+        while len(block := raw_format.samples(pipe.take(raw_format.frame_bytes * min(step, left)))):
+            yield block
+            left -= len(block)
 
-    return Recording(rate, channels, blocks(), frames)
+    return Recording(rate, raw_format.channels, blocks(), frames, raw_format.type == "f32le")
 
 
-def _surveyed(recording, blocks):
+def _surveyed(recording) -> Recording:
+    """Return the Recording, whose blocks are looked at first if they have several channels or are floats."""
+    if recording.channels > 1 or recording.has_floats:
+        recording.blocks = _blocks_surveyed(recording, recording.blocks)
+    return recording
+
+
+def _blocks_surveyed(recording, blocks):
     """Yield the blocks after a look at a second of them, which says the gain and channel of the Recording.
 
     If that is silent, each further second is looked at until one is not.

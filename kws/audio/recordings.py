@@ -18,6 +18,7 @@ SILENT_RANGE = 2  # between the lowest and highest sample: dither
 LOWEST_RATE = 1000  # Hz; lower ones come from damaged headers
 LOUDEST_FLOAT = 8  # 18 dB above full scale: what mixing and resampling may reach, and clipping mends
 QUIETEST_INTEGER = 256  # as a peak: quieter recordings at the scale of int16 cannot be told from damage
+WORD_OF_CLIP = 0.3  # least share of a clip that a word's loud part fills
 
 
 @contextlib.contextmanager
@@ -171,21 +172,28 @@ def wav_bytes(samples: np.ndarray, sample_rate: int) -> bytes:
 
 
 def one_clip(samples: np.ndarray, length: int) -> np.ndarray:
-    """Return `length` of the samples, with most of the energy in their middle, to 1/100 of the length.
+    """Return `length` of the samples, with the word in their middle, to 1/100 of the length.
 
-    If there are fewer samples, zeros follow them.
+    Zeros follow a recording that is shorter. Half of them precede one of less than half the length, which was
+    trimmed to a word.
     """
     start = clip_start(samples, length)
-    clip = samples[start : start + length]
-    return np.pad(clip, (0, length - len(clip)))
+    clip, before = samples[max(0, start) : start + length], max(0, -start)
+    return np.pad(clip, (before, length - before - len(clip)))
 
 
 def clip_start(samples: np.ndarray, length: int) -> int:
-    """Return the index of the first sample that `one_clip` takes."""
+    """Return the index of the first sample that `one_clip` takes; below 0 if zeros precede the samples."""
     # sliding by single samples would take 100 times as long
     step = max(1, length // 100)
     if len(samples) < length + step:
-        return 0
-    blocks = samples[: len(samples) // step * step].reshape(-1, step).astype(np.float64)
-    middle = np.convolve(np.square(blocks).sum(1), np.hanning(length // step + 2)[1:-1], "valid")
+        return (len(samples) - length) // 2 if len(samples) < length / 2 else 0
+    # differences leave out offsets and thumps
+    differences = np.diff(samples, prepend=samples[:1].astype(np.float64))
+    energy = np.square(differences[: len(samples) // step * step].reshape(-1, step)).sum(1)
+    energy = np.maximum(0, energy - np.median(energy))
+    # a word is longer than a click or a knock, which count no more than the word does
+    loudest = np.sort(energy[energy > 0])[-int(WORD_OF_CLIP * length / step) :]
+    energy = np.minimum(energy, loudest[0]) if len(loudest) else energy
+    middle = np.convolve(energy, np.hanning(length // step + 2)[1:-1], "valid")
     return min(step * int(middle.argmax()), len(samples) - length)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -24,7 +25,7 @@ from kws.base.settings import SILENCE_LABEL
 
 CACHE_FOLDER = ".pcm_cache"
 # changes when recordings are converted in another way; part of the cache's file names
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 # share of a data set; with more, something is wrong with the set and not with single files
 BAD_FILES_TOLERATED = 0.1
 
@@ -63,6 +64,7 @@ class Shard(NamedTuple):
     bad: dict[str, str]  # files left out -> why
     silent: list[str]  # files without a sound
     digests: list[str]  # of the samples of each row
+    longer_ms: dict[str, int]  # files cut to a clip -> how long they are
 
 
 def decode_folders(folder: Path, names: list[str], front_end: FrontEnd, words=()) -> dict[str, Shard]:
@@ -165,7 +167,8 @@ def _open_shard(path, folder, front_end):
     """Return the shard in the cache, or None if it is not there, not complete or of an older version."""
     try:
         index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        names, bad, silent, digests = (index[key] for key in ("names", "bad", "silent", "digests"))
+        keys = "names", "bad", "silent", "digests", "longer_ms"
+        names, bad, silent, digests, longer = (index[key] for key in keys)
         shape = (len(names), front_end.clip_samples)
         # int16 has two bytes
         if path.stat().st_size != 2 * shape[0] * shape[1]:
@@ -175,7 +178,7 @@ def _open_shard(path, folder, front_end):
     # a permission changes neither size nor time of a file
     if any(why.startswith(UNREADABLE) and os.access(folder / name, os.R_OK) for name, why in bad.items()):
         return None
-    return Shard(names, PcmFile(path, shape), bad, silent, digests)
+    return Shard(names, PcmFile(path, shape), bad, silent, digests, longer)
 
 
 def _write_shard(path, folder, files, front_end, progress) -> Counter:
@@ -187,11 +190,12 @@ def _write_shard(path, folder, files, front_end, progress) -> Counter:
             samples, changes = read_audio(folder / name, front_end.sample_rate)
         except BadAudio as error:
             return str(error)
-        if len(samples) > length:
+        milliseconds = math.ceil(1000 * len(samples) / front_end.sample_rate) if len(samples) > length else 0
+        if milliseconds:
             changes += (f"cut to their loudest {1000 * length / front_end.sample_rate:.0f} ms",)
-        return one_clip(samples, length), changes
+        return one_clip(samples, length), changes, milliseconds
 
-    names, bad, silent, digests, changed = [], {}, [], [], Counter()
+    names, bad, silent, digests, longer, changed = [], {}, [], [], {}, Counter()
     with (
         appears_complete(path) as partial,
         open(partial, "wb") as file,
@@ -203,14 +207,16 @@ def _write_shard(path, folder, files, front_end, progress) -> Counter:
             if isinstance(decoded, str):
                 bad[name] = decoded
             else:
-                samples, changes = decoded
+                samples, changes, milliseconds = decoded
                 changed.update(changes)
                 names.append(name)
                 if np.ptp(samples.astype(np.int32)) <= SILENT_RANGE:
                     silent.append(name)
                 digests.append(hashlib.sha256(samples).hexdigest()[:16])
+                if milliseconds:
+                    longer[name] = milliseconds
                 file.write(samples.tobytes())
-    index = {"names": names, "bad": bad, "silent": silent, "digests": digests}
+    index = {"names": names, "bad": bad, "silent": silent, "digests": digests, "longer_ms": longer}
     write_text(path.with_suffix(".json"), json.dumps(index))
     prefix = path.name.rsplit("-", 1)[0]
     # delete shards of what the recordings were before

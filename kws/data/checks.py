@@ -1,5 +1,6 @@
-"""Warnings and errors if a data set is too small to train on."""
+"""Warnings and errors if a data set is too small, or its clips too short, to train on."""
 
+import math
 import sys
 
 import numpy as np
@@ -14,10 +15,11 @@ from kws.data.dataset import Data
 
 # clips of a word: with 20, one clip is 5 % of its accuracy
 FEW_TO_LEARN_FROM, FEW_TO_VALIDATE_ON = 100, 20
+MOST = 0.9  # of the recordings that were cut
 
 
 def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentation):
-    """Print warnings if there are few clips of a word, or none of silence or unknown words.
+    """Print warnings if there are few clips of a word, none of silence or unknown words, or cut recordings.
 
     Raises UserError if a word has no clips to learn from, or nothing is left to validate on.
     """
@@ -29,6 +31,7 @@ def check_data(data: Data, settings: Settings, data_dir, augmentation: Augmentat
         more = "more recordings (of more speakers) are needed, or a larger --validation_percentage"
         raise UserError(f"no clips for validation in {data_dir}: {more}")
     _report_labels_without_clips(training, data, data_dir)
+    _report_cut_recordings(data, settings)
     _report_people_not_learnt_from(data, settings)
     if augmentation.uses_noise and not data.noise:
         floor = show(augmentation.with_noise_floor(background=False).noise_floor_db)
@@ -68,6 +71,19 @@ def _report_labels_without_clips(training, data, data_dir):
             f"no clips of {UNKNOWN_LABEL} to learn from: the model will take every sound that is not silence "
             f"for one of the wanted words; {more} would teach it others"
         )
+
+
+def _report_cut_recordings(data, settings):
+    if not data.cut_ms:
+        return
+    partitions = data.training, data.validation, data.testing
+    words = sum(np.count_nonzero(clips.label > UNKNOWN_INDEX) for clips in partitions)
+    fits = 100 * math.ceil(np.percentile(data.cut_ms, 100 * MOST) / 100)
+    print(
+        f"{len(data.cut_ms):,} of {words:,} recordings of the words are longer than a clip and were cut to "
+        f"their loudest {settings.clip_duration_ms} ms; if the words themselves are longer, "
+        f"--clip_duration_ms {fits} holds {100 * MOST:.0f} % of these recordings"
+    )
 
 
 def _report_people_not_learnt_from(data, settings):

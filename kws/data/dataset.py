@@ -53,6 +53,7 @@ class Data:
     repeated: tuple[int, ...] = ()  # indices of clips in `training`
     # windows that a model takes for words, int64 [windows], and the chance to draw one up to each, [windows]
     hard_negatives: tuple[np.ndarray, np.ndarray] | None = None
+    cut_ms: tuple[int, ...] = ()  # lengths of the wanted words' recordings that are longer than a clip
 
     @property
     def no_words_per_epoch(self) -> int:

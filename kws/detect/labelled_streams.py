@@ -1,15 +1,16 @@
 """Long recordings with known words, made of clips or read, and the detections that match those words."""
 
+import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from kws.audio.recordings import BadAudio, read_audio
+from kws.audio.recordings import BadAudio, audio_blocks, open_audio
 from kws.base.errors import UserError
 from kws.base.settings import UNKNOWN_INDEX, Settings
 from kws.base.text import folded
@@ -26,8 +27,19 @@ class LabelledStream:
     """A long recording with known words."""
 
     name: str
-    samples: np.ndarray  # int16 [samples]
+    samples: np.ndarray | None  # int16 [samples]; None for those in the file `name`
     words: list[tuple[float, int]]  # seconds of the middle of each word, its label; in order
+
+    def blocks(self, sample_rate: int) -> Iterator[np.ndarray]:
+        """Yield the samples, int16, of a file in blocks at `sample_rate` Hz; UserError if it is damaged."""
+        if self.samples is not None:
+            yield self.samples
+            return
+        try:
+            with open_audio(self.name) as file:
+                yield from audio_blocks(file, sample_rate)
+        except BadAudio as error:
+            raise UserError(f"{self.name} {error}") from None
 
 
 # ---- made of clips ----
@@ -78,18 +90,20 @@ def _background(rng, noise, length):
 def read_stream(path, words_path, settings: Settings) -> LabelledStream:
     """Return a recording and the words in it, from a list with a line `seconds,word` for the middle of each.
 
+    A file stays on disk, to be read block by block.
     Words that the model does not know are named on standard error. UserError if a file cannot be read, or if
     the list has none of the model's words.
     """
-    try:
-        samples, _ = read_audio(path, settings.sample_rate)
-    except BadAudio as error:
-        raise UserError(f"{path} {error}") from None
+    stream = LabelledStream(str(path), None, [])
+    if not os.path.isfile(path):
+        # a pipe can be read once
+        stream = replace(stream, samples=np.concatenate([*stream.blocks(settings.sample_rate)]))
+    end = sum(map(len, stream.blocks(settings.sample_rate))) / settings.sample_rate
     wanted = {folded(word): settings.labels.index(word) for word in settings.wanted_words}
     words, unknown = [], Counter()
     for number, seconds, word in read_words(words_path):
+        line = f"{words_path}, line {number}"
         # most likely the list of another recording
-        line, end = f"{words_path}, line {number}", len(samples) / settings.sample_rate
         if seconds > end:
             raise UserError(f"{line}: {seconds:g} s is after the end of {path}, {end:g} s")
         if folded(word) in wanted:
@@ -102,7 +116,7 @@ def read_stream(path, words_path, settings: Settings) -> LabelledStream:
         raise UserError(f"{words_path} has none of the words {', '.join(settings.wanted_words)}{found}")
     if unknown:
         print(f"{words_path}: words that the model does not know are left out: {counts}", file=sys.stderr)
-    return LabelledStream(str(path), samples, sorted(words))
+    return replace(stream, words=sorted(words))
 
 
 def read_words(path) -> Iterator[tuple[int, float, str]]:

@@ -149,7 +149,7 @@ def measure(folders, stream: LabelledStream, model, options: DetectorOptions, ve
     parameters = streaming.detector_parameters(options, model.settings, verifier and verifier.settings)
     return Measured(
         list(tracks(folders, model, parameters, verifier)) if folders else [],
-        track(stream.name, [stream.samples], model, parameters, verifier),
+        track(stream.name, stream.blocks(model.settings.sample_rate), model, parameters, verifier),
         stream,
         model.settings,
         parameters,

@@ -8,8 +8,9 @@ import pytest
 import soundfile
 import soxr
 
-from conftest import RATE
+from conftest import RATE, SAMPLE_DATA
 from kws.audio.pipes import HEAD_BYTES, open_pipe
+from kws.audio.raw import TYPES, RawFormat, guess
 from kws.audio.recordings import BadAudio, audio_blocks, read_audio
 
 pytestmark = pytest.mark.fast
@@ -236,3 +237,98 @@ def test_ctrl_c_while_a_pipe_is_waited_for_is_no_end_of_it(content):
     pipe = Waiting(content)
     with pytest.raises(KeyboardInterrupt), open_pipe(pipe, RATE, BLOCK_MS) as (recording, _):
         list(audio_blocks(recording, RATE))
+
+
+# ---- raw samples of other formats ----
+
+SPEECH = [SAMPLE_DATA / word / "19032833_nohash_0.flac" for word in ("yes", "go")]
+
+
+def speech(word=0, hiss=15, gain=1.0):
+    """A second with a word in the noise of a microphone, as float at full scale 1."""
+    samples = soundfile.read(SPEECH[word])[0]
+    noise = np.random.default_rng(word).normal(0, hiss / 32768, RATE)
+    return (gain * (noise + np.pad(samples, (0, RATE - len(samples)))))[:RATE]
+
+
+def raw(samples, sample_type):
+    """Samples at full scale 1, [frames] or [frames, channels], as the bytes of a type."""
+    if sample_type == "f32le":
+        return samples.astype("<f4").tobytes()
+    scale, dtype = {"s16le": (2**15, "<i2"), "s32le": (2**31, "<i4"), "u8": (2**7, "u1")}[sample_type]
+    whole = np.clip(np.round(samples * scale), -scale, scale - 1) + (scale if sample_type == "u8" else 0)
+    return whole.astype(dtype).tobytes()
+
+
+@pytest.mark.parametrize("gain", [0.02, 0.3, 1])
+@pytest.mark.parametrize("channels", ["one", "equal", "left", "right", "opposite"])
+@pytest.mark.parametrize("sample_type", TYPES)
+def test_the_format_of_raw_samples_is_guessed(sample_type, channels, gain, capsys):
+    sound = speech(gain=gain, hiss=60)
+    gains = {"one": [1], "equal": [1, 1], "left": [1, 0], "right": [0, 1], "opposite": [1, -1]}[channels]
+    content = raw(np.outer(sound, gains), sample_type)
+    found, unmistakable = guess(content)
+    if sample_type == "u8" and gain == 0.02:
+        assert found.type == "u8"
+        return
+    # the second of two channels, the first of which is silent, is a 32-bit sample as well
+    if (sample_type, channels) == ("s16le", "right"):
+        assert found == RawFormat("s32le")
+    else:
+        assert (found, unmistakable) == (RawFormat(sample_type, len(gains)), True)
+
+
+@pytest.mark.parametrize("name", ["silence", "white", "speech", "loud", "tone", "music", "jump", "late"])
+def test_what_is_16_bit_mono_is_not_taken_for_anything_else(name):
+    rng, time = np.random.default_rng(0), np.arange(RATE) / RATE
+    sound = {
+        "silence": np.zeros(RATE),
+        "white": 0.3 * rng.normal(size=RATE),
+        "speech": speech(1),
+        "loud": np.clip(20 * speech(), -1, 1),
+        "tone": 0.9 * np.sin(2 * np.pi * 5000 * time),
+        "jump": np.where(time < 0.5, -0.2, 0.3),
+        "late": np.where(time < 0.99, 0, 0.1 * rng.normal(size=RATE)),
+        "music": 0.2 * sum(np.sin(2 * np.pi * tone * time) for tone in (50, 440, 3000)) + 0.001,
+    }[name]
+    for quiet in (1, 0.01, 0.0005):
+        assert guess(raw(quiet * sound, "s16le")) == (RawFormat(), True)
+
+
+@pytest.mark.parametrize("sample_type", TYPES)
+@pytest.mark.parametrize("gains", [(1,), (1, 1), (1, -1)])
+def test_raw_samples_of_other_formats_are_what_16_bit_samples_are(sample_type, gains, capsys):
+    sound = np.round(32768 * speech()) / 32768
+    content = raw(np.outer(sound, gains), sample_type)
+    said = RawFormat(sample_type, len(gains))
+    content += b"x" if said.frame_bytes > 1 else b""
+    for asked in (None, said):
+        with open_pipe(OneWay(content), RATE, BLOCK_MS, asked) as (recording, is_raw):
+            found = np.concatenate([*audio_blocks(recording, RATE)])
+        np.testing.assert_allclose(found / 32768, sound, atol=1 / 128 if sample_type == "u8" else 1 / 32767)
+        assert is_raw and (f"the format {said}" in capsys.readouterr().err) == (
+            not asked and said != ("s16le", 1)
+        )
+
+
+def test_what_may_be_two_channels_is_said_with_the_flag(capsys):
+    left, right = (np.random.default_rng(seed).normal(0, 0.01, RATE) for seed in (0, 1))
+    both = np.random.default_rng(2).normal(0, 0.01, RATE)
+    content = raw(np.column_stack([left + both, right + both]), "s16le")
+    assert len(piped(content)[0]) == 2 * RATE
+    assert "--raw_format s16le:2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(2.9, False), (3.1, True)])
+def test_a_microphone_that_is_off_is_said_once(seconds, said, capsys):
+    zeros = np.zeros(int(seconds * RATE))
+    piped(raw(np.concatenate([zeros, speech(), zeros, zeros]), "s16le"))
+    assert capsys.readouterr().err.count("only zeros in the first 3 s") == said
+
+
+def test_formats_have_the_names_that_arecord_gives_them():
+    for name, expected in (("S16_LE", "s16le"), ("s32_le:2", "s32le:2"), ("FLOAT_LE", "f32le"), ("U8", "u8")):
+        assert str(RawFormat.parse(name)) == expected
+    for name in ("s16", "s16le:0", "s16le:x", "s16le:2:2", "", ":2"):
+        with pytest.raises(ValueError):
+            RawFormat.parse(name)

@@ -6,7 +6,7 @@ import soundfile
 
 import input_data
 from conftest import ON_OFF, RATE, SPEAKERS, make_words, write_wav
-from kws.audio.recordings import BadAudio, one_clip, read_audio
+from kws.audio.recordings import BadAudio, clip_start, one_clip, read_audio
 from kws.audio.shards import CACHE_FOLDER, decode_folders
 from kws.base.errors import UserError
 
@@ -67,6 +67,42 @@ def test_of_a_long_recording_the_part_around_the_word_is_used():
     for length in (RATE, 22_050 - 7):
         for count in (length, length + 1, length + 300, 3 * length + 1):
             assert len(one_clip(np.arange(count, dtype=np.int16), length)) == length
+
+
+TIME = np.arange(3 * RATE) / RATE  # seconds
+HISS = np.random.default_rng(1).normal(size=3 * RATE)
+TRANSIENTS = {
+    "a decaying offset": 20_000 * np.exp(-TIME / 0.3),
+    "a click": 30_000.0 * (abs(TIME - 0.1) < 0.001),
+    "a knock": 20_000 * HISS * np.exp(-TIME / 0.03),
+    "a thump": 25_000 * np.exp(-TIME / 0.15) * np.sin(2 * np.pi * 60 * TIME),
+    "a quarter of a second of noise": 9_000 * HISS * (TIME < 0.25),
+    "a knock at the end": 20_000 * HISS * np.exp(-TIME[::-1] / 0.03),
+}
+
+
+@pytest.mark.parametrize("kind", TRANSIENTS)
+def test_a_transient_of_the_microphone_is_no_word(kind):
+    word = (TIME >= 1.8) & (TIME < 2.2)
+    tone = 3000 * np.sin(2 * np.pi * 400 * TIME) * word
+    sound = np.clip(tone + 20 * HISS[::-1] + TRANSIENTS[kind], -32768, 32767).astype(np.int16)
+    assert clip_start(sound, RATE) == pytest.approx(1.5 * RATE, abs=0.05 * RATE)
+
+
+@pytest.mark.parametrize("hiss", [0, 20])
+def test_a_short_word_is_found_in_silence_too(hiss):
+    word = 3000 * np.sin(2 * np.pi * 400 * TIME) * ((TIME >= 1.9) & (TIME < 2.1))
+    sound = (word + hiss * HISS).astype(np.int16)
+    assert clip_start(sound, RATE) == pytest.approx(1.5 * RATE, abs=0.1 * RATE)
+    assert clip_start(np.zeros(3 * RATE, np.int16), RATE) == 0
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.3, 0.4999])
+def test_a_recording_trimmed_to_a_word_is_in_the_middle_of_its_clip(seconds):
+    word = HISS[: int(seconds * RATE)]
+    before = (RATE - len(word) + 1) // 2
+    expected = np.pad(word, (before, RATE - len(word) - before))
+    np.testing.assert_array_equal(one_clip(word, RATE), expected)
 
 
 def test_conversion_happens_once_and_is_told(tmp_path, data_options, capfd):

@@ -1,6 +1,7 @@
 """False alarms on recordings without words beside misses, and thresholds chosen for both."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import models
 from conftest import DATA, RATE, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call, call_here
 from kws.base.errors import UserError
 from kws.detect import measure
-from kws.detect.labelled_streams import LabelledStream
+from kws.detect.labelled_streams import LabelledStream, read_stream
 from kws.detect.measure import Measured, Point, Track
 from kws.detect.streaming import DEFAULTS, DetectorOptions, Smoothed, detector_parameters
 from kws.model import checkpoints
@@ -46,6 +47,23 @@ def test_false_alarms_and_misses_are_counted_at_a_threshold(measured):
     assert measured.point(0.6) == Point(0.6, 2.0, 0.0)
     assert measured.point(0.96) == Point(0.96, 0.0, 0.5)
     assert measured.false_alarms(0.4)[0][[YES, NO]].tolist() == [1, 2]
+
+
+@pytest.mark.fast
+def test_a_recording_on_disk_is_scored_in_less_memory_than_it_takes(tmp_path):
+    minutes = 5
+    sound = np.random.default_rng(0).integers(-99, 99, 60 * minutes * RATE).astype(np.int16)
+    soundfile.write(tmp_path / "x.wav", sound, RATE)
+    (tmp_path / "x.csv").write_text("30,yes\n")
+    model = models.load(SHIPPED_INT8)
+    tracemalloc.start()
+    stream = read_stream(tmp_path / "x.wav", tmp_path / "x.csv", model.settings)
+    measured = measure.measure([], stream, model, DetectorOptions())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < sound.nbytes / 2
+    assert measured.hours == minutes / 60
+    np.testing.assert_array_equal(np.concatenate([*stream.blocks(RATE)]), sound)
 
 
 @pytest.mark.fast

@@ -31,6 +31,7 @@ from conftest import (
     train_here,
     training_command,
     weights,
+    write_wav,
 )
 from kws.base.settings import DetectorSettings, Sensitivity
 from kws.data import checks
@@ -444,6 +445,20 @@ def test_a_label_that_nothing_teaches_is_said(tmp_path, capsys, words, asked, pa
     checks.check_data(data, ON_OFF, tmp_path, Augmentation())
     lines = [line for line in capsys.readouterr().out.splitlines() if "to learn from: the model" in line]
     assert len(lines) == bool(parts) and all(part in lines[0] for part in parts)
+
+
+@pytest.mark.fast
+def test_recordings_longer_than_a_clip_are_counted_in_each_run(tmp_path, capsys):
+    make_words(tmp_path)
+    for number, seconds in enumerate((1.3, 1.61, 1.65)):
+        write_wav(tmp_path / "on" / f"long_nohash_{number}.wav", seconds=seconds)
+    for _ in range(2):
+        data = input_data.open_data(input_data.DataOptions(data_dir=str(tmp_path)), ON_OFF)
+        checks.check_data(data, ON_OFF, tmp_path, Augmentation())
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "longer than a clip" in line]
+        words = sum((clips.label >= 2).sum() for clips in (data.training, data.validation, data.testing))
+        assert line.startswith(f"3 of {words} recordings of the words")
+        assert "--clip_duration_ms 1700" in line
 
 
 def test_an_empty_partition(tmp_path):
