@@ -18,6 +18,7 @@ SILENT_RANGE = 2  # between the lowest and highest sample: dither
 LOWEST_RATE = 1000  # Hz; lower ones come from damaged headers
 LOUDEST_FLOAT = 8  # 18 dB above full scale: what mixing and resampling may reach, and clipping mends
 QUIETEST_INTEGER = 256  # as a peak: quieter recordings at the scale of int16 cannot be told from damage
+TRIMMED = 3 / 8  # of a clip: no recording of Speech Commands is as short
 WORD_OF_CLIP = 0.3  # least share of a clip that a word's loud part fills
 
 
@@ -174,8 +175,8 @@ def wav_bytes(samples: np.ndarray, sample_rate: int) -> bytes:
 def one_clip(samples: np.ndarray, length: int) -> np.ndarray:
     """Return `length` of the samples, with the word in their middle, to 1/100 of the length.
 
-    Zeros follow a recording that is shorter. Half of them precede one of less than half the length, which was
-    trimmed to a word.
+    Zeros follow a recording that is shorter. Half of them precede one of less than TRIMMED of the length,
+    which was cut to a word.
     """
     start = clip_start(samples, length)
     clip, before = samples[max(0, start) : start + length], max(0, -start)
@@ -187,7 +188,7 @@ def clip_start(samples: np.ndarray, length: int) -> int:
     # sliding by single samples would take 100 times as long
     step = max(1, length // 100)
     if len(samples) < length + step:
-        return (len(samples) - length) // 2 if len(samples) < length / 2 else 0
+        return (len(samples) - length) // 2 if len(samples) < TRIMMED * length else 0
     # differences leave out offsets and thumps
     differences = np.diff(samples, prepend=samples[:1].astype(np.float64))
     energy = np.square(differences[: len(samples) // step * step].reshape(-1, step)).sum(1)

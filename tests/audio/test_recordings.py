@@ -97,7 +97,7 @@ def test_a_short_word_is_found_in_silence_too(hiss):
     assert clip_start(np.zeros(3 * RATE, np.int16), RATE) == 0
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.3, 0.4999])
+@pytest.mark.parametrize("seconds", [0.05, 0.3, 0.3749])
 def test_a_recording_trimmed_to_a_word_is_in_the_middle_of_its_clip(seconds):
     word = HISS[: int(seconds * RATE)]
     before = (RATE - len(word) + 1) // 2
