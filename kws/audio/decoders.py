@@ -13,8 +13,8 @@ from kws.audio.folders import FFMPEG_SUFFIXES
 from kws.base.errors import UserError
 
 BLOCK_FRAMES = 2**16  # decoded at a time, which bounds memory
-# programs that write a header into a pipe put such a size, or a larger one, in place of the real one
-STREAMED_BYTES = 0x7FFF0000
+# programs that write a header into a pipe put a size in place of the real one: the largest, or a round one
+STREAMED_BYTES, ROUND_BYTES = 0x7FFF0000, (2**28, 10**8)
 UNKNOWN_FRAMES = 2**62  # libsndfile's count, or a larger one, for a stream that does not say its length
 # libsndfile may count frames of these that the last block does not have: at most two of MPEG's
 IN_BLOCKS, FRAMES_OF_A_BLOCK = ("GSM", "G72", "IMA_", "MS_", "NMS_", "VOX_", "MPEG"), 2 * 1152
@@ -92,7 +92,7 @@ def _sequential():
 def _decoded_by_libsndfile(file):
     """Return the Recording of an open soundfile.SoundFile; BadAudio if its samples are not all there."""
     for said, there in WRONG_SIZE.findall(file.extra_info):
-        if int(there) + HEADER_BYTES < int(said) < STREAMED_BYTES:
+        if int(there) + HEADER_BYTES < int(said) and not is_placeholder(int(said)):
             raise BadAudio("is truncated")
     is_plain = file.subtype == "PCM_16" and file.channels == 1
     frames = 0 if file.frames >= UNKNOWN_FRAMES else file.frames
@@ -100,6 +100,12 @@ def _decoded_by_libsndfile(file):
         frames -= FRAMES_OF_A_BLOCK
     blocks = _libsndfile_blocks(file, "int16" if is_plain else "float32")
     return Recording(file.samplerate, file.channels, blocks, frames, file.subtype in ("FLOAT", "DOUBLE"))
+
+
+def is_placeholder(size: int) -> bool:
+    """Return whether a size in a header, in bytes, is no real one: it is very large, or large and round."""
+    is_round = any((size + HEADER_BYTES) % unit <= 2 * HEADER_BYTES for unit in ROUND_BYTES)
+    return size >= STREAMED_BYTES or size > 2 * HEADER_BYTES and is_round
 
 
 def _libsndfile_blocks(file, dtype):

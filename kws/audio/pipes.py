@@ -10,11 +10,11 @@ from typing import BinaryIO
 import numpy as np
 
 from kws.audio.decoders import (
-    STREAMED_BYTES,
     BadAudio,
     PipeForFFmpeg,
     Recording,
     begins_with_frames,
+    is_placeholder,
     open_by_ffmpeg,
 )
 from kws.audio.raw import RawFormat, guess
@@ -148,7 +148,7 @@ def _wav_recording(pipe, block_ms) -> Recording | None:
                 return None
         if name == b"data" and channels and rate:
             pipe.take(place + 8)
-            frames = size // (2 * channels) if size < STREAMED_BYTES else 0
+            frames = 0 if is_placeholder(size) else size // (2 * channels)
             return _pcm_recording(pipe, rate, RawFormat("s16le", channels), block_ms, frames)
         place += 8 + size + size % 2
     return None

@@ -36,7 +36,7 @@ SIZE_FIELDS = {  # identifier of the samples' chunk, format of its size, bytes f
     "CAF": (b"data", ">q", 4),
     "W64": (b"data\xf3\xac", "<q", 16),
 }
-SIZES = [None, 0x7FFFF000, 0x80000000, 0xFFFFFFFF, "+8", "+44", "-2"]
+SIZES = [None, 0x7FFFF000, 0x80000000, 0xFFFFFFFF, 2**30, 10**9 + 36, 2**30 - 44, "+8", "+44", "-2"]
 
 
 def audio_file(container, subtype, samples=TONE):
@@ -132,6 +132,11 @@ def test_half_a_file_is_truncated(tmp_path, container):
     content = audio_file(container, "PCM_16")
     with pytest.raises(BadAudio, match="is truncated|is not audio that can be read"):
         read(tmp_path / "x", content[: len(content) // 2])
+
+
+def test_a_copy_of_a_long_recording_that_ends_early_is_truncated(tmp_path):
+    with pytest.raises(BadAudio, match="is truncated"):
+        read(tmp_path / "x.wav", with_sizes("WAV", audio_file("WAV", "PCM_16"), 2 * 16000 * 3601))
 
 
 @pytest.mark.parametrize("tail", [b"LIST\x04\0\0\0abcd", b"TAG" + bytes(125), b"\0"])

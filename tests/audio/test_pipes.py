@@ -115,7 +115,7 @@ def test_an_mp3_file_without_a_title_is_no_raw_audio(tmp_path):
     assert frames[0] == 0xFF and not piped(frames)[1]
 
 
-@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x80000000])
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x80000000, 2**30, 10**9 - 44])
 @pytest.mark.parametrize("before", [b"", b"LIST\x05\0\0\0title\0"], ids=["", "with a title"])
 def test_a_wav_file_that_does_not_know_its_size_ends_with_the_pipe(size, before):
     np.testing.assert_array_equal(piped(wav(size, before))[0], piped(wav())[0])
