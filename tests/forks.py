@@ -144,6 +144,9 @@ def execute(arguments, folder, environment, streams):
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    # as of a new process: these know whether they can seek, and the ones inherited were of another file
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job, as this may be, ignores it
     os.chdir(folder)
     os.environ.clear()
