@@ -32,10 +32,24 @@ def printed(folder, samples, *flags):
     return [tuple(line.replace(" s ", "").split()) for line in output.stdout.decode().splitlines()]
 
 
+def assert_same_detections(found, expected):
+    """The same words at the same times, and the same scores but for a feature between two integers.
+
+    Features of the PC and of C differ in their last bits, so that such a one may be rounded to either. A
+    score of some windows is then a step of 1/256 off, and the mean over 16 windows less than that.
+    """
+    assert [one[:2] for one in found] == [one[:2] for one in expected]
+    differences = [
+        abs(float(ours[2]) - float(theirs[2])) for ours, theirs in zip(found, expected, strict=True)
+    ]
+    assert max(differences) < 1 / 256
+    assert np.count_nonzero(differences) <= len(expected) / 50
+
+
 def test_in_half_an_hour_the_detections_are_those_of_label_wav(shipped, half_hour):
-    """All of them, at the same times and with the same scores."""
     found = detections(shipped[0].folder, half_hour.samples)
-    assert len(found) > 150 and found == half_hour.detections
+    assert len(found) > 150
+    assert_same_detections(found, half_hour.detections)
 
 
 def test_after_a_wake_word_the_detections_are_those_of_the_pc(shipped, half_hour):
@@ -44,7 +58,7 @@ def test_after_a_wake_word_the_detections_are_those_of_the_pc(shipped, half_hour
     expected = by_the_pc(samples, model, None, listening)
     without = [found for found in half_hour.detections if float(found[0]) < 600]
     assert {"yes"} < {word for _, word, _ in expected} and 5 < len(expected) < len(without)
-    assert detections(module.folder, samples, "yes", 4000) == expected
+    assert_same_detections(detections(module.folder, samples, "yes", 4000), expected)
 
 
 # ---- with a verifier ----
