@@ -354,7 +354,11 @@ def test_the_module_names_the_words_in_files_and_notices_wrong_scores(shipped, s
     predicted = model.predict(input_data.features(sample.testing.take([0]), dnn_small.front_end))[0]
     assert output.startswith(f"{module.folder / 'x.raw'}: {dnn_small.labels[predicted.argmax()]} ")
     shutil.copytree(module.folder, module.folder / "wrong")
-    table = (module.folder / "kws_model.c").read_text().replace("bias_3[] = {\n    ", "bias_3[] = {\n    1")
+    table = (
+        (module.folder / "kws_model.c")
+        .read_text()
+        .replace("bias_3[] = {\n    ", "bias_3[] = {\n    100000 + ")
+    )
     (module.folder / "wrong" / "kws_model.c").write_text(table)
     result = subprocess.run(["make", "-C", module.folder / "wrong"], capture_output=True, text=True)
     assert result.returncode != 0 and "scores differ" in result.stdout

@@ -97,7 +97,7 @@ def test_the_readmes_commands_teach_a_model_not_to_fire_when_the_dishwasher_runs
     soundfile.write(tmp_path / "dishwasher.wav", dishwasher(0), RATE)
     here = {"my_words": SAMPLE_DATA, "@recipes/fine_tune.txt": f"@{ROOT}/recipes/fine_tune.txt"}
     brief = {
-        "train.py": "--how_many_training_steps 60 --eval_step_interval 60".split(),
+        "train.py": "--how_many_training_steps 200 --eval_step_interval 200".split(),
     }
 
     def run(script, arguments):
