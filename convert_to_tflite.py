@@ -33,18 +33,37 @@ def parse_arguments():
     parser = new_parser(__doc__)
     add_model(parser, "model to convert: a checkpoint, a folder of checkpoints, or a SavedModel")
     add = parser.add_argument
-    kinds = "quantized input and output: fp32 (floats around int8 weights and activations), int8 throughout, "
-    kinds += "or int16 activations"
-    add("--inference_type", choices=("fp32", "int8", "int16"), default="fp32", help=kinds)
-    switch = argparse.BooleanOptionalAction
-    add("--quantize", action=switch, default=True, help="--no-quantize keeps float weights and activations")
-    file = "file to write (default: work/ARCHITECTURE_quantized.tflite, or without _quantized); x.c, x.cc or "
-    file += "x.cpp stands for x.tflite and an array of it"
-    add("--output", metavar="FILE", help=file)
-    npu = "compile for this Ethos-U NPU with Arm's vela (pip install ethos-u-vela), and print the cost"
-    add("--vela", choices=firmware.VELA_TARGETS, help=npu)
-    seed = bounded(int, 0, 2**32 - 1)
-    add("--seed", type=seed, default=0, metavar="N", help="chooses the calibration clips")
+    add(
+        "--inference_type",
+        choices=("fp32", "int8", "int16"),
+        default="fp32",
+        help="quantized input and output: fp32 (floats around int8 weights and activations), int8 "
+        "throughout, or int16 activations",
+    )
+    add(
+        "--quantize",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="--no-quantize keeps float weights and activations",
+    )
+    add(
+        "--output",
+        metavar="FILE",
+        help="file to write (default: work/ARCHITECTURE_quantized.tflite, or without _quantized); x.c, "
+        "x.cc or x.cpp stands for x.tflite and an array of it",
+    )
+    add(
+        "--vela",
+        choices=firmware.VELA_TARGETS,
+        help="compile for this Ethos-U NPU with Arm's vela (pip install ethos-u-vela), and print the cost",
+    )
+    add(
+        "--seed",
+        type=bounded(int, 0, 2**32 - 1),
+        default=0,
+        metavar="N",
+        help="chooses the calibration clips",
+    )
     input_data.add_arguments(parser)
     models.add_arguments(parser)
     args = parse_with_model(parser)

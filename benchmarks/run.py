@@ -25,12 +25,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import input_data
 import plain
-from kws.audio.folders import NOISE_FOLDER, word_folders
+from kws.audio.folders import NOISE_FOLDER, list_recordings, word_folders
 from kws.base.errors import run
 from kws.base.flags import bounded, new_parser, options_from
 from kws.base.settings import Settings
 from kws.data.dataset import Data, DataOptions
-from kws.data.download import list_recordings
 from kws.model.tflite import TFLiteModel
 
 ROOT = Path(__file__).resolve().parent.parent
