@@ -1,4 +1,4 @@
-"""The networks of "Hello Edge" (arXiv:1711.07128), and one to teach them.
+"""The networks of "Hello Edge" (arXiv:1711.07128), one to listen all day, and one to teach them.
 
 Each builder takes Settings and the size info. It returns a Keras model from `input` [batch, feature_count] to
 class scores [batch, labels], or None if the size info does not fit the architecture. As a script this prints
@@ -91,8 +91,8 @@ def _input(settings):
 
 
 def _frames(features, settings, *channels):
-    """Return the features as [batch, frame_count, dct_coefficient_count, *channels]."""
-    shape = settings.frame_count, settings.dct_coefficient_count, *channels
+    """Return the features as [batch, frame_count, features of a frame, *channels]."""
+    shape = settings.frame_count, settings.front_end.frame_features, *channels
     return keras.layers.Reshape(shape)(features)
 
 
@@ -149,6 +149,33 @@ def build_ds_cnn(settings, size):
 
 def _normalised_relu(x):
     return keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+
+
+# ---- a streaming network ----
+
+
+def build_ds_tcn(settings, size):
+    """Build depthwise separable convolutions over time alone, and a depthwise one over all their outputs.
+
+    The features of a frame are channels. The size info has for each block its channels, the frames of its
+    kernel, and its stride. Nothing is padded, so in a stream an output needs past frames alone, each once.
+    Blocks are as in MatchboxNet (arXiv:2004.08531), which has shortcuts beside them.
+    """
+    if not size or len(size) % 3:
+        return None
+    layers = keras.layers
+    features = _input(settings)
+    x = layers.Reshape((-1, 1, settings.front_end.frame_features))(features)  # [frames, 1, features]
+    for channels, frames, stride in zip(size[::3], size[1::3], size[2::3], strict=True):
+        if frames > x.shape[1]:
+            return None
+        x = layers.DepthwiseConv2D((frames, 1), (stride, stride), use_bias=False)(x)
+        x = layers.Conv2D(channels, 1, use_bias=False)(layers.BatchNormalization()(x))
+        x = _normalised_relu(x)  # [fewer frames, 1, channels]
+    # at first the mean
+    mean = keras.initializers.Constant(1 / x.shape[1])
+    x = layers.DepthwiseConv2D((x.shape[1], 1), use_bias=False, depthwise_initializer=mean)(x)
+    return _classifier(features, layers.Flatten()(layers.BatchNormalization()(x)), settings)
 
 
 # ---- recurrent networks ----
@@ -209,7 +236,7 @@ def build_crnn(settings, size):
     if len(size) != 8:
         return None
     channels, height, width, *strides, layer_count, units, hidden = size
-    if layer_count > MOST_LAYERS or height > settings.frame_count or width > settings.dct_coefficient_count:
+    if layer_count > MOST_LAYERS or height > settings.frame_count or width > settings.front_end.frame_features:
         return None
     layers = keras.layers
     features = _input(settings)
@@ -305,6 +332,11 @@ ARCHITECTURES = {
             "5 172 10 4 2 1 172 3 3 2 2" + 3 * " 172 3 3 1 1",
             "6 276 10 4 2 1 276 3 3 2 2" + 4 * " 276 3 3 1 1",
         ),
+    ),
+    "ds_tcn": Architecture(
+        build_ds_tcn,
+        "for each block its channels, its kernel's frames and its stride",
+        ("64 5 2 64 9 1 64 9 1 64 7 1",),
     ),
     "tc_resnet": Architecture(
         build_tc_resnet,

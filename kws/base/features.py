@@ -1,11 +1,12 @@
-"""The MFCC front end, the contract between PC and board. From one clip of audio to the numbers a model sees:
+"""The front end, the contract between PC and board. From one clip of audio to the numbers a model sees:
 
 1. Cut it into frames of `window_samples`, one each `stride_samples`; what would pass the end is left out.
 2. Multiply each frame by a periodic Hann window, append zeros up to a power of two, and take its FFT.
 3. Magnitude |X[k]| (not power) of each bin k that a mel filter uses.
 4. 40 triangular filters, evenly spaced in mel = 1127 ln(1 + f / 700 Hz) from 20 to 4000 Hz.
 5. Natural logarithm, of at least 1e-12 (so silence is -27.6, not minus infinity).
-6. DCT-II of the 40 logarithms; the first `dct_coefficient_count` coefficients are the frame's features.
+6. DCT-II of the 40 logarithms; the first `dct_coefficient_count` coefficients, the MFCCs, are the frame's
+   features. If the count is 0, the 40 logarithms are (log-mel energies).
 
 Audio has full scale 1: int16 samples are divided by 32768. No pre-emphasis. TensorFlow's ops
 AudioSpectrogram and Mfcc (tensorflow/core/kernels: spectrogram.cc, mfcc*.cc) compute the same up to rounding.
@@ -30,15 +31,20 @@ class FrontEnd:
     clip_samples: int  # length of a clip
     window_samples: int  # length of a frame
     stride_samples: int  # from the start of a frame to the start of the next
-    dct_coefficient_count: int  # features of a frame, 1 to MEL_CHANNELS
+    dct_coefficient_count: int  # MFCCs of a frame, 1 to MEL_CHANNELS; 0 for log-mel energies
 
     @property
     def frame_count(self) -> int:
         return 1 + (self.clip_samples - self.window_samples) // self.stride_samples
 
     @property
+    def frame_features(self) -> int:
+        """Return the number of features of a frame."""
+        return self.dct_coefficient_count or MEL_CHANNELS
+
+    @property
     def feature_count(self) -> int:
-        return self.frame_count * self.dct_coefficient_count
+        return self.frame_count * self.frame_features
 
 
 @functools.lru_cache
@@ -118,11 +124,11 @@ def _new_fft(shape, length):
 def mfcc(audio: np.ndarray, front_end: FrontEnd, out: np.ndarray | None = None) -> np.ndarray:
     """Return the features of clips: int16 or float32 [clips, clip_samples] -> float32 [clips, feature_count].
 
-    They are in the order of frames, then coefficients; they are written to `out` if it is given. A clip's
+    They are in the order of frames, then coefficients or mel channels; they are written to `out` if it is given. A clip's
     features have the same bits whatever other clips are in the call. Most of it runs without Python's lock.
     """
-    clips, frame_count, coefficients = len(audio), front_end.frame_count, front_end.dct_coefficient_count
-    out = np.empty((clips, frame_count * coefficients), np.float32) if out is None else out
+    clips, frame_count = len(audio), front_end.frame_count
+    out = np.empty((clips, front_end.feature_count), np.float32) if out is None else out
     window, fft_length, filters, dct = mfcc_tables(front_end)
     window = window / np.float32(32768 if audio.dtype == np.int16 else 1)  # a power of 2: no rounding
     cut = np.lib.stride_tricks.sliding_window_view(audio, len(window), axis=1)
@@ -141,5 +147,9 @@ def mfcc(audio: np.ndarray, front_end: FrontEnd, out: np.ndarray | None = None) 
         for channels, bins, weights in _mel_bands(front_end):
             np.matmul(magnitudes[rows, :, bins], weights, out=mel[rows, :, channels])
         np.log(np.maximum(mel, LOG_FLOOR, out=mel), out=mel)
-        np.matmul(mel[rows], dct, out=out[part].reshape(-1, frame_count, coefficients))
+        features = out[part].reshape(-1, frame_count, front_end.frame_features)
+        if front_end.dct_coefficient_count:
+            np.matmul(mel[rows], dct, out=features)
+        else:
+            features[:] = mel[rows]
     return out

@@ -114,8 +114,8 @@ class Settings:
         too_long = f"--window_size_ms {window} does not fit into --clip_duration_ms {self.clip_duration_ms}"
         _require(front_end.window_samples <= front_end.clip_samples, too_long)
         count = self.dct_coefficient_count
-        possible = f"1 to {MEL_CHANNELS} are possible"
-        _require(1 <= count <= MEL_CHANNELS, f"--dct_coefficient_count {count}: {possible}")
+        possible = f"1 to {MEL_CHANNELS} are possible, and 0 for log-mel energies"
+        _require(0 <= count <= MEL_CHANNELS, f"--dct_coefficient_count {count}: {possible}")
 
     def _check_words(self):
         words = self.wanted_words
@@ -158,7 +158,7 @@ class Settings:
 
     @property
     def feature_count(self) -> int:
-        """Return the length of the model's input, frame_count * dct_coefficient_count, frame by frame."""
+        """Return the length of the model's input, frame_count * frame_features, frame by frame."""
         return self.front_end.feature_count
 
     def to_json(self) -> str:

@@ -32,7 +32,7 @@ def calibration_features(
     count = min(CALIBRATION_CLIPS, len(chosen))
     chosen = np.random.default_rng(seed).choice(chosen, count, replace=False)
     drawn = features(clips.take(chosen), settings.front_end)
-    values = drawn.reshape(-1, settings.dct_coefficient_count)  # [clips * frames, coefficients]
+    values = drawn.reshape(-1, settings.front_end.frame_features)  # [clips * frames, features]
     if saturated and much_digital_silence(drawn, settings):
         values, saturated = values[~_digital_silence(drawn, settings)], SATURATED_OF_SOUND
     return np.maximum(drawn, np.quantile(values, saturated).astype(np.float32))
@@ -46,7 +46,7 @@ def much_digital_silence(features, settings: Settings) -> bool:
 def _digital_silence(features, settings):
     """Return which frames are digital silence, bool [clips * frames]."""
     nothing = mfcc(np.zeros((1, settings.clip_samples), np.int16), settings.front_end)[0, 0]
-    return features.reshape(-1, settings.dct_coefficient_count)[:, 0] <= nothing
+    return features.reshape(-1, settings.front_end.frame_features)[:, 0] <= nothing
 
 
 def calibrations(clips: Clips, settings: Settings, seed: int) -> Iterator[np.ndarray]:
