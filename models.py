@@ -151,30 +151,36 @@ def _normalised_relu(x):
     return keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
 
 
-# ---- a streaming network ----
+# ---- a network for streams ----
 
 
-def build_ds_tcn(settings, size):
-    """Build depthwise separable convolutions over time alone, and a depthwise one over all their outputs.
+def build_stream_cnn(settings, size):
+    """Build a convolution, depthwise separable ones, and a depthwise one over all their outputs.
 
-    The features of a frame are channels. The size info has for each block its channels, the frames of its
-    kernel, and its stride. Nothing is padded, so in a stream an output needs past frames alone, each once.
-    Blocks are as in MatchboxNet (arXiv:2004.08531), which has shortcuts beside them.
+    The numbers are as for ds_cnn. Nothing is padded: in a stream an output needs past frames alone, and each
+    frame is computed once. A depthwise convolution and the one over channels have no ReLU between them, as in
+    MatchboxNet (arXiv:2004.08531).
     """
-    if not size or len(size) % 3:
+    if not size or len(size) != 1 + 5 * size[0]:
         return None
     layers = keras.layers
     features = _input(settings)
-    x = layers.Reshape((-1, 1, settings.front_end.frame_features))(features)  # [frames, 1, features]
-    for channels, frames, stride in zip(size[::3], size[1::3], size[2::3], strict=True):
-        if frames > x.shape[1]:
+    # [frames, features, 1]; as many frames as there are, so that the network fits a stream of any length
+    x = layers.Reshape((-1, settings.front_end.frame_features, 1))(features)
+    for number in range(size[0]):
+        channels, *kernel, time_stride, frequency_stride = size[1 + 5 * number :][:5]
+        strides = time_stride, frequency_stride
+        if kernel[0] > x.shape[1] or kernel[1] > x.shape[2] or number and time_stride != frequency_stride:
             return None
-        x = layers.DepthwiseConv2D((frames, 1), (stride, stride), use_bias=False)(x)
-        x = layers.Conv2D(channels, 1, use_bias=False)(layers.BatchNormalization()(x))
-        x = _normalised_relu(x)  # [fewer frames, 1, channels]
-    # at first the mean
-    mean = keras.initializers.Constant(1 / x.shape[1])
-    x = layers.DepthwiseConv2D((x.shape[1], 1), use_bias=False, depthwise_initializer=mean)(x)
+        if number == 0:
+            x = layers.Conv2D(channels, kernel, strides, use_bias=False)(x)
+        else:
+            x = layers.DepthwiseConv2D(kernel, strides, use_bias=False)(x)
+            x = layers.Conv2D(channels, 1, use_bias=False)(layers.BatchNormalization()(x))
+        x = _normalised_relu(x)  # [fewer frames, fewer features, channels]
+    # at first the mean over all places
+    mean = keras.initializers.Constant(1 / math.prod(x.shape[1:3]))
+    x = layers.DepthwiseConv2D(x.shape[1:3], use_bias=False, depthwise_initializer=mean)(x)
     return _classifier(features, layers.Flatten()(layers.BatchNormalization()(x)), settings)
 
 
@@ -212,7 +218,7 @@ def build_basic_lstm(settings, size):
 
 def build_lstm(settings, size):
     """Build an LSTM with peepholes and an output projection (Sak et al., arXiv:1402.1128)."""
-    from kws.model.recurrent import ProjectedLSTMCell
+    from kws.model.extensions import ProjectedLSTMCell
 
     if len(size) != 2:
         return None
@@ -236,7 +242,11 @@ def build_crnn(settings, size):
     if len(size) != 8:
         return None
     channels, height, width, *strides, layer_count, units, hidden = size
-    if layer_count > MOST_LAYERS or height > settings.frame_count or width > settings.front_end.frame_features:
+    if (
+        layer_count > MOST_LAYERS
+        or height > settings.frame_count
+        or width > settings.front_end.frame_features
+    ):
         return None
     layers = keras.layers
     features = _input(settings)
@@ -333,10 +343,13 @@ ARCHITECTURES = {
             "6 276 10 4 2 1 276 3 3 2 2" + 4 * " 276 3 3 1 1",
         ),
     ),
-    "ds_tcn": Architecture(
-        build_ds_tcn,
-        "for each block its channels, its kernel's frames and its stride",
-        ("64 5 2 64 9 1 64 9 1 64 7 1",),
+    "stream_cnn": Architecture(
+        build_stream_cnn,
+        f"the number of convolutions, and for each {CONVOLUTION}, from the second on equal",
+        (
+            "6 24 5 8 2 4 32 3 3 1 1 40 3 3 1 1 64 1 5 1 1 64 9 1 1 1 64 5 1 1 1",
+            "6 32 5 8 2 4 48 3 3 1 1 64 3 3 1 1 96 1 5 1 1 128 9 1 1 1 128 5 1 1 1",
+        ),
     ),
     "tc_resnet": Architecture(
         build_tc_resnet,
@@ -344,19 +357,20 @@ ARCHITECTURES = {
         ("5 96 96 128 160 192",),
     ),
 }
-# Strides of frames, as in appendix A of the paper: 40 ms for these, 20 ms for the others.
+# Networks with a name: those of the paper, whose strides of frames its appendix A gives, and those for streams.
 EVERY_40_MS = ("dnn_small", "dnn_medium", "dnn_large", "lstm_small", "gru_small")
+NAMES = {3: ("small", "medium", "large"), 2: ("small", "large")}
 PRESETS = {
     f"{architecture}_{name}": {
         "model_architecture": architecture,
         "model_size_info": tuple(map(int, size.split())),
-        "dct_coefficient_count": 10,
+        # log-mel energies for streams
+        "dct_coefficient_count": 0 if architecture == "stream_cnn" else 10,
         "window_size_ms": 40.0,
         "window_stride_ms": 40.0 if f"{architecture}_{name}" in EVERY_40_MS else 20.0,
     }
     for architecture, kind in ARCHITECTURES.items()
-    for name, size in zip(("small", "medium", "large"), kind.sizes, strict=False)
-    if len(kind.sizes) == 3
+    for name, size in zip(NAMES.get(len(kind.sizes), ()), kind.sizes, strict=False)
 }
 
 

@@ -17,7 +17,7 @@ from kws.base.settings import SILENCE_INDEX, Settings, SettingsFlags
 from kws.data.batches import Batching
 from kws.data.checks import check_data
 from kws.data.dataset import Data
-from kws.model import checkpoints
+from kws.model import checkpoints, speech_embedding
 from kws.model.batch_norm import fold_batch_norm_into_plain_model, load_plain_weights, with_batch_norm
 from kws.model.transfer import settings_to_start
 from kws.report import plots
@@ -25,7 +25,15 @@ from kws.report.reports import Report, protocol_of
 from kws.train import loop, runs
 from kws.train.distribution import Devices, open_devices
 from kws.train.runs import RunOptions
-from kws.train.trainee import StartOptions, Trainee, add_prior_correction, adjusted, load_teacher, start_from
+from kws.train.trainee import (
+    StartOptions,
+    Trainee,
+    add_prior_correction,
+    adjusted,
+    embedding_trainee,
+    load_teacher,
+    start_from,
+)
 
 CLIPS_TO_MEASURE_ON = 1000  # the statistics of a batch normalisation
 
@@ -125,6 +133,8 @@ def new_trainee(
             fold_batch_norm_into_plain_model(network, plain_network)
         return plain_network
 
+    if options.training.teacher == speech_embedding.NAME:
+        return embedding_trainee(network, data, settings, start, (start_options,))
     trainee = Trainee(
         network,
         plain,
@@ -152,6 +162,11 @@ def finish(train_dir: Path, data: Data, options: RunOptions, plots_folder):
     """Export the best checkpoint in `train_dir`, and print how good it is."""
     model = models.load(train_dir / "best")
     settings = model.settings
+    if options.training.teacher == speech_embedding.NAME:
+        print(
+            f"pretrained convolutions, for --start_from: {checkpoints.checkpoint_prefix(train_dir / 'best')}"
+        )
+        return
     checkpoints.export_saved_model(model.network, settings, train_dir / "saved_model")
     checkpoints.export_keras_file(model.network, settings, train_dir / f"{settings.model_architecture}.keras")
     features = input_data.features(data.testing, settings.front_end)  # [clips, feature_count]

@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
     features: np.ndarray  # float32 [batch_size, feature_count]
     labels: np.ndarray  # int32 [batch_size], or NO_WORD
-    scores: np.ndarray | None = None  # a teacher's, float32 [batch_size, labels]
+    targets: np.ndarray | None = None  # a teacher's, float32 [batch_size, labels or embedded values]
 
     def map(self, function: Callable) -> "Batch":
         """Return a Batch of `function` of each part that there is."""
@@ -53,7 +53,8 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Yield a Batch for each of `batching.steps`, augmented on all cores ahead of time.
 
-    With a `teacher`, a loaded model, the batch holds its scores of the same augmented clips. A batch depends
+    With a `teacher`, a function from audio, float32 [clips, clip_samples], and its features to targets
+    [clips, n], the batch holds what it returns for the same augmented clips. A batch depends
     on the seed, its step and, with echoing, `steps.stop`. So a run that starts in the middle gets the batches
     of an uninterrupted one, and machines that share the rows get together the batches of one machine.
     """
@@ -118,18 +119,16 @@ def _batch_maker(
     order = _epoch_order(data, source, front_end, batching.seed)
     size, rows = batching.batch_size, batching.rows
 
-    def features_and_scores(chosen, drawn):
-        student = np.empty((len(chosen), front_end.feature_count), np.float32)
-        others = teacher and teacher.settings.front_end != front_end
-        teachers = np.empty((len(chosen), teacher.settings.feature_count), np.float32) if others else student
+    def features_and_targets(chosen, drawn):
+        features, targets = np.empty((len(chosen), front_end.feature_count), np.float32), []
         for start in range(0, len(chosen), CLIPS_AT_ONCE):
             part = slice(start, start + CLIPS_AT_ONCE)
             # int16 [clips, clip_samples] -> float32, varied -> [clips, feature_count]
             audio = augment(source.audio(chosen[part]), drawn.of(part), data.noise, front_end.sample_rate)
-            mfcc(audio, front_end, student[part])
-            if others:
-                mfcc(audio, teacher.settings.front_end, teachers[part])
-        return student, teacher.predict(teachers) if teacher else None
+            mfcc(audio, front_end, features[part])
+            if teacher:
+                targets.append(teacher(audio, features[part]))
+        return features, np.concatenate(targets) if teacher else None
 
     def make(number):
         chosen = order.clips(range(number * size, (number + 1) * size))  # [batch_size]
@@ -137,8 +136,8 @@ def _batch_maker(
         labels = source.labels(chosen)  # [batch_size]
         # drawn for all rows, so that a row does not depend on which rows are made here
         drawn = draw_variations(variation, labels == SILENCE_INDEX, front_end, rng).of(rows)
-        features, scores = features_and_scores(chosen[rows], drawn)
-        return Batch(features, labels[rows], scores)
+        features, targets = features_and_targets(chosen[rows], drawn)
+        return Batch(features, labels[rows], targets)
 
     return make
 

@@ -67,10 +67,13 @@ def fit(trainee: Trainee, data: Data, settings: Settings, options: RunOptions) -
         batches = _batches(trainee, data, settings, options, steps, devices.rows)
 
         # 5. The training step, compiled, and the validation.
-        train = compiled_steps(network, state.latent, state.optimizer, training.batch_size)
+        objective = trainee.objective or learn_labels
+        train = compiled_steps(network, state.latent, state.optimizer, training.batch_size, objective)
         if devices.is_first:
             on_microphone = training.ambient, training.false_alarms_per_hour
-            validate = validation(trainee.validated or network, data, settings, *on_microphone)
+            validate = trainee.validate or validation(
+                trainee.validated or network, data, settings, *on_microphone
+            )
 
         for end in _validation_steps(steps, training.eval_step_interval):
             # 6. Train until the next validation.
@@ -96,7 +99,7 @@ def fit(trainee: Trainee, data: Data, settings: Settings, options: RunOptions) -
 
 
 def _batches(trainee, data, settings, options, steps, rows):
-    """Yield a Batch for each of `steps`, with the scores of the teacher; find hard negatives first."""
+    """Yield a Batch for each of `steps`, with the teacher's targets; find hard negatives first."""
     training = options.training
     if data.hard_negatives_per_epoch and steps:
         # a resumed run reads the windows that its first start found
@@ -145,10 +148,19 @@ def _keep_if_best(plain, result, state, settings, training):
 # ---- the training step ----
 
 
-def compiled_steps(network, latent, optimizer, batch_size: int):
+def learn_labels(logits, batch: Batch):
+    """Return the losses of labels or a teacher's scores, and which clips are classified correctly: [batch]."""
+    predicted = tf.argmax(logits, 1, output_type=batch.labels.dtype)  # [batch]
+    no_word_either = (batch.labels == NO_WORD) & (predicted <= UNKNOWN_INDEX)
+    correct = (predicted == batch.labels) | no_word_either
+    return losses(logits, batch), tf.cast(correct, tf.float32)
+
+
+def compiled_steps(network, latent, optimizer, batch_size: int, objective=learn_labels):
     """Return the training step, compiled to take several steps at a time.
 
-    The result is a function of learning rates [steps] and a Batch with a first axis of steps. It trains on
+    `objective` is a function from the outputs before the last layer, and the Batch, to the loss of each clip
+    and how correct the output is, 0 to 1: float32 [batch] both. The result is a function of learning rates [steps] and a Batch with a first axis of steps. It trains on
     one after the other, and returns the sums of the loss and of the correctly classified clips.
     """
     logits_of = keras.Model(network.input, network.layers[-1].input)  # all but the softmax
@@ -156,17 +168,15 @@ def compiled_steps(network, latent, optimizer, batch_size: int):
     def step(batch: Batch):
         with tf.GradientTape() as tape:
             logits = logits_of(batch.features, training=True)  # [batch, feature_count] -> [batch, labels]
-            loss = tf.reduce_sum(losses(logits, batch)) / batch_size
+            loss_of_clip, correct = objective(logits, batch)  # [batch] both
+            loss = tf.reduce_sum(loss_of_clip) / batch_size
         # tfmot keeps variables that take no part, such as a kernel that its clusters stand for
         unconnected = tf.UnconnectedGradients.ZERO
         gradients = tape.gradient(loss, network.trainable_variables, unconnected_gradients=unconnected)
         # the gradients at the quantized weights move the latent ones
         optimizer.apply_gradients(zip(gradients, latent.variables_to_train, strict=True))
         latent.quantize_into_model()
-        predicted = tf.argmax(logits, 1, output_type=batch.labels.dtype)  # [batch]
-        no_word_either = (batch.labels == NO_WORD) & (predicted <= UNKNOWN_INDEX)
-        correct = (predicted == batch.labels) | no_word_either
-        return loss, tf.reduce_sum(tf.cast(correct, tf.float32))
+        return loss, tf.reduce_sum(correct)
 
     step_of_all = devices_of(network).spread(step)
 
@@ -190,10 +200,10 @@ def losses(logits, batch: Batch):
     # cross-entropy; if silence and unknown are both right, of the sum of their scores
     right = (batch.labels[:, None] == label_of_score) | (no_word[:, None] & ~is_word)  # [batch, labels]
     of_labels = -tf.reduce_logsumexp(tf.where(right, tf.nn.log_softmax(logits), -np.inf), 1)
-    if batch.scores is None:
+    if batch.targets is None:
         return of_labels
     # the teacher's logits, up to a constant, which softmax ignores
-    teachers = tf.math.log(tf.maximum(batch.scores, LEAST_SCORE))
+    teachers = tf.math.log(tf.maximum(batch.targets, LEAST_SCORE))
     # both softmaxes at a temperature, whose square keeps gradients as large (arXiv:1503.02531)
     softened = tf.nn.softmax(teachers / TEMPERATURE)  # [batch, labels]
     of_scores = TEMPERATURE**2 * tf.nn.softmax_cross_entropy_with_logits(softened, logits / TEMPERATURE)
@@ -206,7 +216,7 @@ def losses(logits, batch: Batch):
 
 def _restored_state(trainee, training: TrainingOptions):
     """Return all that resuming needs, a tf.train.Checkpoint, and its manager; restored if there is one."""
-    from kws.model.muon import Muon
+    from kws.model.extensions import Muon
     from kws.model.quantizers import LatentWeights
 
     latent = trainee.latent or LatentWeights(trainee.network, {})

@@ -22,6 +22,7 @@ from kws.base.settings import DATA_FIELDS, FIELDS, Settings
 from kws.base.text import show
 from kws.data.augmentation import Augmentation
 from kws.data.dataset import Data, DataOptions
+from kws.model import speech_embedding
 from kws.model.checkpoints import checkpoint_files, refuse_wildcards, writing
 from kws.train.trainee import Trainee
 
@@ -104,7 +105,7 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
     add("learning_rate", "learning rates, one after the other", type=floats, metavar="R,R,...")
     schedules = "constant: each rate holds for its steps; cosine: each falls to 0 over its steps"
     add("learning_rate_schedule", schedules, choices=("constant", "cosine"))
-    muon = "muon learns the kernels of fully connected hidden layers in fewer steps"
+    muon = "muon learns the kernels of hidden layers in fewer steps"
     add("optimizer", muon, choices=("adam", "muon"))
     add("batch_size", "clips per step", type=count, metavar="N")
     echo = "times that augmented clips are used before fresh ones are made (data echoing)"
@@ -113,7 +114,8 @@ def add_arguments(parser, steps: str, rates: str, train_dir: str):
     # 32 bits: numpy's old generator, which Keras seeds too, takes no more
     add("seed", seed, type=bounded(int, 0, 2**32 - 1), metavar="N")
     teacher = "checkpoint of a model with the same labels; its scores are learnt instead of the labels"
-    add("teacher", f"{teacher} (knowledge distillation)", metavar="PATH")
+    embedding = f"or {speech_embedding.NAME}, to pretrain a stream_cnn on Google's"
+    add("teacher", f"{teacher} (knowledge distillation); {embedding}", metavar="PATH")
     interval = "steps between validations; an interruption loses no more than these"
     add("eval_step_interval", interval, type=count, metavar="N")
     add(
@@ -155,11 +157,17 @@ def run_identity(trainee: Trainee, data: Data, settings: Settings, options: RunO
     teacher, windows = options.training.teacher, data.negatives.windows if data.negatives else 0
     return identity | {
         "--data_dir": str(Path(options.data.data_dir).resolve()),
-        "--teacher": fingerprint(checkpoint_files(teacher)) if teacher else "none",
+        "--teacher": _teacher_identity(teacher),
         "starting weights": trainee.start,
         "number of training clips": str(len(data.training)),
         "number of windows of negatives": str(windows) if windows else "not given",
     }
+
+
+def _teacher_identity(teacher):
+    if teacher is None or teacher == speech_embedding.NAME:
+        return teacher or "none"
+    return fingerprint(checkpoint_files(teacher))
 
 
 @contextlib.contextmanager
@@ -286,10 +294,11 @@ def log_progress(options: TrainingOptions, row, pace: float):
     step, rate, loss, accuracy, validated, validation_loss, miss_rate = row
     total, alarms = options.total_steps, options.false_alarms_per_hour
     # not a number without --ambient
+    measure = "explained variance" if options.teacher == speech_embedding.NAME else "accuracy"
     missed = "" if math.isnan(miss_rate) else f", {100 * miss_rate:.1f} % misses at {alarms:g} false alarms/h"
     print(
         f"step {step:,} of {total:,}: rate {rate:g}, loss {loss:.3f}, "
-        f"training accuracy {100 * accuracy:.1f} %, validation accuracy {100 * validated:.2f} %{missed}; "
+        f"training {measure} {100 * accuracy:.1f} %, validation {measure} {100 * validated:.2f} %{missed}; "
         f"{pace:.0f} steps/s, {timedelta(seconds=round((total - step) / pace))} left",
         flush=True,
     )

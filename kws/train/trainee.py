@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import numpy as np
 
 from kws.base.errors import UserError
+from kws.base.features import mfcc
 from kws.base.flags import flag_adder
 from kws.base.settings import DATA_FIELDS, UNKNOWN_INDEX, Settings, SettingsFlags
 from kws.base.text import show
 from kws.data.dataset import Data
-from kws.model.checkpoints import KerasModel, load_checkpoint, read_settings
+from kws.model.checkpoints import KerasModel, keras_predictor, load_checkpoint, read_settings
 from kws.model.transfer import load_start
+from kws.train.validation import Validated
+
+VALIDATION_CLIPS = 1000  # of an embedding, which takes some milliseconds for each
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,10 @@ class Trainee:
     latent: Any = None  # LatentWeights of `network`, if any
     keep_from: int = 0  # steps before which no checkpoint is kept
     starts_trained: bool = False  # else the first weights are random
-    teacher: KerasModel | None = None
+    teacher: Callable | None = None  # (audio, features) -> targets, as kws.data.batches takes it
+    # what is learnt and validated in place of labels, as `loop.compiled_steps` and `loop.fit` take them
+    objective: Callable | None = None
+    validate: Callable | None = None
     # what a resumed run must have in common with the one before
     start: str = "random"  # fingerprint of the weights at the start
     made_by: tuple = ()  # the dataclasses of the flags that made it
@@ -130,9 +138,10 @@ def start_from(path, network, settings: Settings) -> bool:
     return stored.labels == settings.labels
 
 
-def load_teacher(path, settings: Settings, build_model: Callable) -> KerasModel | None:
+def load_teacher(path, settings: Settings, build_model: Callable) -> Callable | None:
     """Load the model of --teacher, None if `path` is; if it carries no settings, the student's are assumed.
 
+    The result takes audio, float32 [clips, clip_samples], and its features, and returns scores [clips, labels].
     Raises UserError if it is for other audio, labels or partitions than the student's `settings`.
     """
     if path is None:
@@ -145,4 +154,74 @@ def load_teacher(path, settings: Settings, build_model: Callable) -> KerasModel 
         ours, theirs = getattr(settings, name), getattr(its_settings, name)
         if ours != theirs:
             raise UserError(f"--teacher {path} has --{name} {show(theirs)}, the student {show(ours)}")
-    return KerasModel(network, its_settings)
+    model, front_end = KerasModel(network, its_settings), its_settings.front_end
+    shares_features = front_end == settings.front_end
+    return lambda audio, features: model.predict(features if shares_features else mfcc(audio, front_end))
+
+
+# ---- pretraining: the values of a speech embedding in place of labels ----
+
+
+def embedding_trainee(network, data: Data, settings: Settings, start: str, made_by: tuple) -> Trainee:
+    """Return a trainee whose convolutions learn what the speech embedding computes, by a projection.
+
+    The outputs of the last convolution over time, in front of the last depthwise one, predict the embedding of
+    the same audio, each value standardised. The plain network has these convolutions, and a classifier that
+    nothing was taught. UserError if the network has other frames than the embedding can be compared with.
+    """
+    from kws.base.quiet_tf import keras, tf
+    from kws.model.speech_embedding import HOP_SAMPLES, NAME, SAMPLE_RATE, VALUES, SpeechEmbedding
+
+    # [outputs, 1, channels], one each `hop` samples
+    outputs = [layer.output for layer in network.layers if isinstance(layer, keras.layers.ReLU)]
+    strides = (layer.strides[0] for layer in network.layers if hasattr(layer, "strides"))
+    hop = settings.front_end.stride_samples * math.prod(strides)
+    if (
+        settings.model_architecture != "stream_cnn"
+        or settings.sample_rate != SAMPLE_RATE
+        or HOP_SAMPLES % hop
+    ):
+        raise UserError(f"--teacher {NAME} is for stream_cnn at 16000 Hz, with outputs every 80, 40 or 20 ms")
+
+    # 1. The teacher: its values of validation clips standardise all.
+    embedding = SpeechEmbedding()
+    audio = data.validation.audio(_evenly(len(data.validation))) / np.float32(32768)
+    known = embedding.embed(audio)  # [clips, n, 96]
+    mean, deviation = known.mean((0, 1)), known.std((0, 1))
+    taken = range(0, outputs[-1].shape[1], HOP_SAMPLES // hop)[: known.shape[1]]
+
+    def targets(audio, _):
+        values = (embedding.embed(audio)[:, : len(taken)] - mean) / deviation
+        return values.reshape(len(audio), -1)  # [clips, taken * 96]
+
+    # 2. The network in training: at the outputs that begin with an embedding's window, a projection to it.
+    projected = keras.layers.Conv2D(VALUES, 1, name="projection")(outputs[-1])[:, :: taken.step, 0]
+    predicted = keras.layers.Flatten()(projected[:, : len(taken)])
+    in_training = keras.Model(network.input, keras.layers.Activation("linear")(predicted))
+
+    # 3. The loss, and the share of the variance that is explained.
+    def objective(outputs, batch):
+        error = tf.reduce_mean((outputs - batch.targets) ** 2, 1)
+        return error, 1 - error
+
+    features = mfcc(audio, settings.front_end)
+    wanted, predict = targets(audio, features), keras_predictor(in_training)
+
+    def validate():
+        error = float(np.mean((predict(features) - wanted) ** 2))
+        return Validated(1 - error, error, math.nan)
+
+    return Trainee(
+        in_training,
+        lambda: network,
+        teacher=targets,
+        start=start,
+        made_by=made_by,
+        objective=objective,
+        validate=validate,
+    )
+
+
+def _evenly(count):
+    """Return the indices of at most VALIDATION_CLIPS of `count` clips, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, VALIDATION_CLIPS)).astype(int))

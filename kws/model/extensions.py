@@ -1,6 +1,11 @@
-"""A recurrent cell that Keras does not have."""
+"""What Keras lacks: a recurrent cell with a projection, and the optimiser Muon."""
 
+from kws.base.errors import UserError
 from kws.base.quiet_tf import keras, tf
+
+MOMENTUM = 0.95
+ITERATIONS = 4
+COEFFICIENTS = 3.4445, -4.7750, 2.0315  # the quintic's, which brings singular values near 1
 
 
 @keras.saving.register_keras_serializable("keyword_spotting")
@@ -56,3 +61,56 @@ def _open_forget_gate(shape, dtype=None):
     # an LSTM that begins by forgetting learns long dependencies slowly (Jozefowicz et al., ICML 2015)
     units = shape[0] // 4
     return tf.concat([tf.zeros(units, dtype), tf.ones(units, dtype), tf.zeros(2 * units, dtype)], 0)
+
+
+class Muon(keras.optimizers.Adam):
+    """Orthogonalised momentum for kernels, except depthwise ones and the output layer's; Adam for the others.
+
+    K. Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/; updates are scaled to the size of Adam's,
+    so that one learning rate serves both, as in arXiv:2502.16982.
+    The kernel of a convolution is taken as a matrix [inputs at one place, channels].
+    """
+
+    def build(self, var_list):
+        super().build(var_list)
+        kernels = [
+            variable for variable in var_list if len(variable.shape) in (2, 4) and _is_matrix(variable)
+        ]
+        if len(kernels) < 2:
+            raise UserError(
+                "--optimizer muon is for models with hidden layers that are fully connected or convolve"
+            )
+        self._hidden = {self._var_key(variable) for variable in kernels[:-1]}
+
+    def update_step(self, gradient, variable):
+        key = self._var_key(variable)
+        if key not in self._hidden:
+            super().update_step(gradient, variable)
+            return
+        # Nesterov's momentum, kept where Adam has its own
+        momentum = self._momentums[self._index_dict[key]]
+        momentum.assign(MOMENTUM * momentum + gradient)
+        matrix = tf.reshape(gradient + MOMENTUM * momentum, (-1, variable.shape[-1]))
+        update = tf.reshape(orthogonalised(matrix), variable.shape)
+        scale = 0.2 * max(matrix.shape) ** 0.5
+        variable.assign_sub(tf.cast(self.learning_rate, variable.dtype) * scale * update)
+
+
+def _is_matrix(kernel):
+    # Keras' depthwise kernels have one output for each channel
+    return kernel.shape[-1] > 1
+
+
+def orthogonalised(matrix):
+    """Return a matrix with the singular vectors of `matrix` [rows, columns] and singular values near 1.
+
+    The iteration is Newton and Schulz's.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        return tf.transpose(orthogonalised(tf.transpose(matrix)))
+    a, b, c = COEFFICIENTS
+    x = matrix / (tf.norm(matrix) + 1e-7)
+    for _ in range(ITERATIONS):
+        gram = tf.matmul(x, x, transpose_b=True)  # [rows, rows]
+        x = a * x + tf.matmul(b * gram + c * tf.matmul(gram, gram), x)
+    return x
