@@ -240,13 +240,8 @@ def add_arguments(parser):
     add_setting(group, "clip_duration_ms", "audio the model sees at once", type=int, metavar="MS")
     add_setting(group, "window_size_ms", "length of a frame", type=float, metavar="MS")
     add_setting(group, "window_stride_ms", "time from frame to frame", type=float, metavar="MS")
-    add_setting(
-        group,
-        "dct_coefficient_count",
-        "MFCCs per frame; 0 for the 40 log-mel energies",
-        type=int,
-        metavar="N",
-    )
+    coefficients = "MFCCs per frame; 0 for the 40 log-mel energies"
+    add_setting(group, "dct_coefficient_count", coefficients, type=int, metavar="N")
 
 
 def add_training_arguments(parser):

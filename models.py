@@ -357,7 +357,7 @@ ARCHITECTURES = {
         ("5 96 96 128 160 192",),
     ),
 }
-# Networks with a name: those of the paper, whose strides of frames its appendix A gives, and those for streams.
+# Networks with a name: the paper's, whose strides of frames its appendix A gives, and those for streams.
 EVERY_40_MS = ("dnn_small", "dnn_medium", "dnn_large", "lstm_small", "gru_small")
 NAMES = {3: ("small", "medium", "large"), 2: ("small", "large")}
 PRESETS = {

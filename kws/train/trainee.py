@@ -141,8 +141,8 @@ def start_from(path, network, settings: Settings) -> bool:
 def load_teacher(path, settings: Settings, build_model: Callable) -> Callable | None:
     """Load the model of --teacher, None if `path` is; if it carries no settings, the student's are assumed.
 
-    The result takes audio, float32 [clips, clip_samples], and its features, and returns scores [clips, labels].
-    Raises UserError if it is for other audio, labels or partitions than the student's `settings`.
+    The result takes audio, float32 [clips, clip_samples], and its features, and returns scores, float32
+    [clips, labels]. Raises UserError if it is for other audio, labels or partitions than the student's `settings`.
     """
     if path is None:
         return None
@@ -165,9 +165,9 @@ def load_teacher(path, settings: Settings, build_model: Callable) -> Callable | 
 def embedding_trainee(network, data: Data, settings: Settings, start: str, made_by: tuple) -> Trainee:
     """Return a trainee whose convolutions learn what the speech embedding computes, by a projection.
 
-    The outputs of the last convolution over time, in front of the last depthwise one, predict the embedding of
-    the same audio, each value standardised. The plain network has these convolutions, and a classifier that
-    nothing was taught. UserError if the network has other frames than the embedding can be compared with.
+    The outputs of the last convolution with ReLU predict the embedding of the same audio, each value
+    standardised. The plain network has these convolutions, and a classifier that nothing was taught.
+    UserError if the network's outputs cannot be compared with the embedding.
     """
     from kws.base.quiet_tf import keras, tf
     from kws.model.speech_embedding import HOP_SAMPLES, NAME, SAMPLE_RATE, VALUES, SpeechEmbedding
