@@ -125,7 +125,8 @@ def mfcc(audio: np.ndarray, front_end: FrontEnd, out: np.ndarray | None = None) 
     """Return the features of clips: int16 or float32 [clips, clip_samples] -> float32 [clips, feature_count].
 
     They are in the order of frames, then coefficients or mel channels; they are written to `out` if it is
-    given. A clip's features have the same bits whatever other clips are in the call. Most of it runs without Python's lock.
+    given. A clip's features have the same bits whatever other clips are in the call. Most of it runs without
+    Python's lock.
     """
     clips, frame_count = len(audio), front_end.frame_count
     out = np.empty((clips, front_end.feature_count), np.float32) if out is None else out

@@ -64,7 +64,7 @@ def _open_forget_gate(shape, dtype=None):
 
 
 class Muon(keras.optimizers.Adam):
-    """Orthogonalised momentum for kernels, except depthwise ones and the output layer's; Adam for the others.
+    """Orthogonalised momentum for kernels, except depthwise and the output layer's; Adam for the others.
 
     K. Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/; updates are scaled to the size of
     Adam's, so that one learning rate serves both, as in arXiv:2502.16982. The kernel of a convolution is taken

@@ -149,7 +149,7 @@ def _keep_if_best(plain, result, state, settings, training):
 
 
 def learn_labels(logits, batch: Batch):
-    """Return the loss of each clip by its label or a teacher's scores, and which are correct: [batch] both."""
+    """Return the loss of each clip by its label or a teacher's scores, and which are right: [batch] both."""
     predicted = tf.argmax(logits, 1, output_type=batch.labels.dtype)  # [batch]
     no_word_either = (batch.labels == NO_WORD) & (predicted <= UNKNOWN_INDEX)
     correct = (predicted == batch.labels) | no_word_either

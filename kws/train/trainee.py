@@ -142,7 +142,8 @@ def load_teacher(path, settings: Settings, build_model: Callable) -> Callable | 
     """Load the model of --teacher, None if `path` is; if it carries no settings, the student's are assumed.
 
     The result takes audio, float32 [clips, clip_samples], and its features, and returns scores, float32
-    [clips, labels]. Raises UserError if it is for other audio, labels or partitions than the student's `settings`.
+    [clips, labels]. Raises UserError if it is for other audio, labels or partitions than the student's
+    `settings`.
     """
     if path is None:
         return None
