@@ -67,16 +67,16 @@ class Muon(keras.optimizers.Adam):
     """Orthogonalised momentum for kernels, except depthwise and the output layer's; Adam for the others.
 
     K. Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/; updates are scaled to the size of
-    Adam's, so that one learning rate serves both, as in arXiv:2502.16982. The kernel of a convolution is taken
+    Adam's, so that one learning rate serves both, as in arXiv:2502.16982. A convolution's kernel is taken
     as a matrix [inputs at one place, channels].
     """
 
     def build(self, var_list):
         super().build(var_list)
         # depthwise kernels have one output for each channel
-        kernels = [one for one in var_list if len(one.shape) in (2, 4) and one.shape[-1] > 1]
+        kernels = [one for one in var_list if len(one.shape) > 1 and one.shape[-1] > 1]
         if len(kernels) < 2:
-            raise UserError("--optimizer muon is for fully connected hidden layers and convolutions")
+            raise UserError("--optimizer muon is for models with hidden layers")
         self._hidden = {self._var_key(variable) for variable in kernels[:-1]}
 
     def update_step(self, gradient, variable):

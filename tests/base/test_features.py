@@ -1,5 +1,7 @@
 """MFCCs of a clip: the same bits whatever the other clips, and however the clips are divided."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
@@ -64,6 +66,16 @@ def test_a_window_of_any_length_has_the_features_of_the_definition(window):
     magnitudes = np.abs(np.fft.rfft(hann * frames, fft_length))[:, 1 : 1 + len(filters)]
     expected = np.log(np.maximum(magnitudes @ filters.astype(float), LOG_FLOOR)) @ dct.astype(float)
     np.testing.assert_allclose(mfcc(audio, front_end), expected.reshape(3, -1), atol=2e-4)
+
+
+def test_log_mel_energies_are_the_features_before_the_dct():
+    front_end = FrontEnd(16000, 16000, 640, 320, 40)
+    energies = replace(front_end, dct_coefficient_count=0)
+    audio = clips_of(front_end, 3)
+    found = mfcc(audio, energies)
+    assert found.shape == (3, energies.feature_count) == (3, 49 * 40)
+    expected = found.reshape(3, 49, 40) @ mfcc_tables(front_end)[3]
+    np.testing.assert_allclose(expected.reshape(3, -1), mfcc(audio, front_end), atol=1e-4)
 
 
 def test_bits_do_not_depend_on_order_or_on_where_the_samples_lie(front_end):

@@ -89,7 +89,7 @@ def test_damaged_settings_name_their_source(text):
         ({"sample_rate": 4000}, "sample_rate"),
         ({"window_size_ms": 1001}, "does not fit into"),
         ({"window_stride_ms": 0}, "at least one sample"),
-        ({"dct_coefficient_count": 0}, "1 to 40"),
+        ({"dct_coefficient_count": -1}, "1 to 40"),
         ({"wanted_words": ("yes", "yes")}, "twice"),
         ({"wanted_words": ("_yes",)}, "must not begin"),
         ({"wanted_words": ("../yes",)}, "must not begin"),

@@ -9,7 +9,7 @@ from conftest import FLOAT32_TOLERANCE, train
 
 @pytest.fixture(scope="module")
 def muon():
-    from kws.model import muon
+    from kws.model import extensions as muon
 
     return muon
 
