@@ -19,7 +19,7 @@ from kws.data.checks import check_data
 from kws.data.dataset import Data
 from kws.model import checkpoints, speech_embedding
 from kws.model.batch_norm import fold_batch_norm_into_plain_model, load_plain_weights, with_batch_norm
-from kws.model.transfer import settings_to_start
+from kws.model.transfer import settings_to_start, trunk_layers
 from kws.report import plots
 from kws.report.reports import Report, protocol_of
 from kws.train import loop, runs
@@ -52,6 +52,11 @@ def parse_arguments():
         metavar="PATH",
         help="start from these weights instead of random ones: a checkpoint of the same network; if its "
         "--wanted_words differ, new words' weights in the last layer start at random. One flag of two names",
+    )
+    add(
+        "freeze_start",
+        "train only what --start_from does not give, and the last layer",
+        action=argparse.BooleanOptionalAction,
     )
     add(
         "blend_start",
@@ -117,6 +122,8 @@ def new_trainee(
         if start_options.start_checkpoint:
             same_labels = start_from(start_options.start_checkpoint, network, settings)
             start = fingerprint(checkpoints.checkpoint_files(start_options.start_checkpoint))
+        if start_options.freeze_start:
+            freeze(network, trunk_layers(checkpoints.read_settings(start_options.start_checkpoint), settings))
     start_weights = network.get_weights()
     if not same_labels:
         del start_weights[-2:]  # the last layer's, some of which are random
@@ -145,6 +152,13 @@ def new_trainee(
     )
     # blended weights and a corrected bias are validated and kept instead
     return adjusted(trainee, start_options, data, lambda: models.build_model(settings), start_weights)
+
+
+def freeze(network, count: int | None):
+    """Keep the first `count` layers with weights as they are, statistics too; without it all but the last."""
+    layers = [layer for layer in network.layers if layer.weights]
+    for layer in layers[: len(layers) - 1 if count is None else count]:
+        layer.trainable = False
 
 
 def normalised(network, data: Data, options: RunOptions, settings: Settings, starts_trained):

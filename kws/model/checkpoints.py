@@ -219,8 +219,13 @@ def assign_weights(network, weights: list[dict[str, np.ndarray]], path, settings
     if len(layers) != len(weights) or not all(map(fits, layers, weights)):
         raise UserError(_why_it_does_not_fit(path, settings, layers))
     for layer, values in zip(layers, weights, strict=True):
-        for name, value in values.items():
-            weight_of(layer, name).assign(value)
+        assign_layer(layer, values)
+
+
+def assign_layer(layer, values: dict[str, np.ndarray]):
+    """Give a layer the weights `values`, by name, which fit it."""
+    for name, value in values.items():
+        weight_of(layer, name).assign(value)
 
 
 def _why_it_does_not_fit(path, settings, layers):

@@ -1,9 +1,17 @@
-"""Start a training from a checkpoint: the same network, for the same words or for others."""
+"""Start a training from a checkpoint: the same network or its trunk, for the same words or for others."""
 
 import dataclasses
 
 from kws.base.settings import DATA_FIELDS, Settings, SettingsFlags
-from kws.model.checkpoints import assign_weights, fits, read_settings, read_weights, shapes, weight_of
+from kws.model.checkpoints import (
+    assign_layer,
+    assign_weights,
+    fits,
+    read_settings,
+    read_weights,
+    shapes,
+    weight_of,
+)
 
 MOST_LISTED = 12  # labels in a line of output: a pretrained network has hundreds
 
@@ -17,20 +25,50 @@ def settings_to_start(path, flags: SettingsFlags) -> Settings:
     stored = read_settings(path)
     if stored is None:
         return flags.resolve()
-    typed = {name: flags.typed[name] for name in (*DATA_FIELDS, "clip_duration_ms") if name in flags.typed}
+    names = (*DATA_FIELDS, "clip_duration_ms")
+    given = flags.typed | flags.preset
+    if stored.model_architecture == "stream_cnn":
+        # its trunk may go on with more convolutions
+        names = (*names, "model_size_info")
+    own = {name: given[name] for name in names if name in given}
     # thresholds were chosen for the weights before
-    return flags.resolve(dataclasses.replace(stored, **typed, detector=None), str(path))
+    return flags.resolve(dataclasses.replace(stored, **own, detector=None), str(path))
+
+
+def trunk_layers(stored: Settings | None, settings: Settings) -> int | None:
+    """Return how many layers with weights the network of `settings` has in common with one of `stored`.
+
+    None stands for all but perhaps the last. Of another stream_cnn they are the convolutions that both begin
+    with, each with its batch normalisation.
+    """
+    if stored is None or settings.model_architecture != "stream_cnn":
+        return None
+    theirs, ours = stored.model_size_info[1:], settings.model_size_info[1:]
+    if theirs == ours and stored.clip_duration_ms == settings.clip_duration_ms:
+        return None
+    blocks = 0
+    while blocks < min(len(theirs), len(ours)) // 5 and theirs[: 5 * blocks + 5] == ours[: 5 * blocks + 5]:
+        blocks += 1
+    # a depthwise convolution and one over channels, of which the first block has only one
+    return max(0, 4 * blocks - 2)
 
 
 def load_start(network, settings: Settings, path) -> list[str]:
     """Give `network`, a Keras model of `settings`, the weights of a checkpoint of the same network.
 
     If the checkpoint is for other wanted words, the last layer takes the weights of the labels that both
-    have, and keeps its own for the others. Returns a line for each layer that says what it has. Raises
-    UserError if the weights do not fit.
+    have, and keeps its own for the others. If it is of another stream_cnn, the layers of `trunk_layers` take
+    its weights. Returns a line for each layer that says what it has. Raises UserError if the weights do not
+    fit.
     """
     stored, weights = read_settings(path), read_weights(path)
     layers = [layer for layer in network.layers if layer.weights]
+    shared = trunk_layers(stored, settings)
+    if shared is not None:
+        for layer, values in zip(layers[:shared], weights, strict=False):
+            assign_layer(layer, values)
+        lines = [f"{layer.name}: kept ({shapes(layer.weights)})" for layer in layers[:shared]]
+        return [*lines, *(f"{layer.name}: new, at random" for layer in layers[shared:])]
     # without settings, a last layer of the same shape is taken to be for the same labels
     unnamed = settings.labels if fits(layers[-1], weights[-1]) else ()
     theirs = stored.labels if stored else unnamed

@@ -30,13 +30,15 @@ class StartOptions:
     """
 
     start_checkpoint: str | None = None
+    freeze_start: bool = False
     batch_norm: bool = False
     blend_start: float = 0
     prior_correction: bool = False
 
     def __post_init__(self):
-        if self.blend_start and not self.start_checkpoint:
-            raise UserError("--blend_start is for training that starts from a checkpoint: give --start_from")
+        for name in ("blend_start", "freeze_start"):
+            if getattr(self, name) and not self.start_checkpoint:
+                raise UserError(f"--{name} is for training that starts from a checkpoint: give --start_from")
 
 
 @dataclass(frozen=True)
