@@ -176,24 +176,24 @@ def evaluate_streams(args):
     """Print false alarms beside misses for each model, and choose a threshold; try it, and write it."""
     flags, options = SettingsFlags.from_arguments(args), options_from(DetectorOptions, args)
     verifier = models.load(args.verifier) if args.verifier else None
-    results, curves = {}, {}
+    allowed, results, curves = args.false_alarms_per_hour, {}, {}
     for path in args.paths:
         # 1. Score the negatives and a stream of words once; what follows only compares these scores.
         model = models.load(path, flags)
         chosen_on, *tried_on = streams(args, model.settings)
         measured = measure.measure(args.ambient, chosen_on, model, options, verifier)
         if verifier:
-            measured = held_out.with_best_gate(measured, args.false_alarms_per_hour)
+            measured = held_out.with_best_gate(measured, allowed)
             gate = measured.parameters.gate
             print(f"{args.verifier} is asked about words that have a score of {gate:g} or more in {path}")
 
-        # 2. Choose the threshold with the fewest misses of which the accepted rate can be promised.
+        # 2. Choose the threshold with the fewest misses that keeps the rate on kinds of audio held out too.
         points = curves[path] = measure.sweep(measured)
         kinds = held_out.by_kind(measured, points)
-        choice = held_out.choose(kinds, args.false_alarms_per_hour)
+        choice = held_out.choose(kinds, allowed)
         chosen = choice.threshold
-        print(f"{path}: {measure.text(measured, points, args.false_alarms_per_hour, chosen)}")
-        print(f"  {measure.outcome_text(measured, chosen)}\n  {held_out.text(kinds, choice)}")
+        print(f"{path}: {measure.text(measured, points, allowed, chosen)}")
+        print(f"  {measure.outcome_text(measured, chosen)}\n  {held_out.text(kinds, choice, allowed)}")
         results[path] = {
             "hours": measured.hours,
             "words": len(chosen_on.words),
@@ -211,7 +211,7 @@ def evaluate_streams(args):
 
         # 4. Write it where label_wav.py and export_c.py find it.
         if args.write_detector:
-            detector = held_out.detector_settings(measured, kinds, args.false_alarms_per_hour)
+            detector = held_out.detector_settings(measured, kinds, allowed)
             # The first stage alone has other thresholds than the two together.
             target, settings = (args.verifier, verifier.settings) if verifier else (path, model.settings)
             checkpoints.write_settings(target, replace(settings, detector=detector))

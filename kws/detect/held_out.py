@@ -51,15 +51,18 @@ def by_kind(measured: Measured, points: list[Point]) -> Kinds:
 def choose(kinds: Kinds, allowed: float) -> Chosen:
     """Choose the threshold with the fewest misses of which `allowed` false alarms an hour can be promised.
 
-    They are allowed on all kinds, and on the kinds held out. If kinds that are held out have more, the
-    threshold is chosen for a lower rate, until they have not.
+    If the kinds held out have more, the threshold is chosen for the highest rate at which they have not. If
+    there is none, it is chosen for the rate at which they have the fewest.
     """
-    rates = {point.false_alarms_per_hour for point in kinds.points}
-    for rate in sorted({allowed, *(rate for rate in rates if rate < allowed)}, reverse=True):
-        held_out = _held_out(kinds, rate)
-        if held_out.sum() <= allowed * kinds.hours.sum():
+    lower = {point.false_alarms_per_hour for point in kinds.points if point.false_alarms_per_hour < allowed}
+    fewest = np.inf
+    for rate in sorted({allowed, *lower}, reverse=True):
+        of_rate = _held_out(kinds, rate)
+        if of_rate.sum() < fewest:
+            chosen_for, held_out, fewest = rate, of_rate, of_rate.sum()
+        if fewest <= allowed * kinds.hours.sum():
             break
-    threshold, _, misses = operating_point(kinds.points, rate)
+    threshold, _, misses = operating_point(kinds.points, chosen_for)
     return Chosen(threshold, _at(kinds, threshold), held_out, misses)
 
 
@@ -133,17 +136,18 @@ def sensitivities_text(detector: DetectorSettings) -> str:
     return "\n  ".join(lines)
 
 
-def text(kinds: Kinds, chosen: Chosen) -> str:
+def text(kinds: Kinds, chosen: Chosen, allowed: float) -> str:
     """Return a line for each kind, and a line for all: false alarms at the threshold, and held out."""
+    several, lines = len(kinds.names) > 1, []
     columns = kinds.names, kinds.hours, chosen.false_alarms, chosen.held_out
-    lines = []
     for name, hours, count, held_out in zip(*columns, strict=True):
         lines.append(f"{name}: {count} false alarms in {60 * hours:.1f} minutes")
-        if len(kinds.names) > 1:
+        if several:
             lines[-1] += f"; held out {rate_text(held_out, hours)}"
-    if len(kinds.names) > 1:
-        total = rate_text(chosen.held_out.sum(), kinds.hours.sum())
-        lines.append(f"to be expected on other audio, from each kind held out: {total}")
-    else:
-        lines.append("one kind of recordings: none can be held out, and other audio may give more")
+    if not several:
+        return "\n  ".join([*lines, "one kind of recordings: none can be held out, others may have more"])
+    total, hours = chosen.held_out.sum(), kinds.hours.sum()
+    lines.append(f"on other audio expect, from each kind held out once: {rate_text(total, hours)}")
+    if total > allowed * hours:
+        lines[-1] += f": {allowed:g} cannot be promised from these kinds"
     return "\n  ".join(lines)
