@@ -80,7 +80,7 @@ def check_flags(parser, args):
 def add_stream_arguments(parser):
     streaming.add_arguments(parser)
     add = parser.add_argument_group("evaluation on long recordings").add_argument
-    counted = "folders without the words, to count false alarms in, beside misses in validation clips"
+    counted = "count false alarms in these folders; each recording or folder directly in one is held out once"
     add("--ambient", metavar="DIR", nargs="+", help=counted)
     tried = "try the threshold on these folders too, and on a stream of test clips"
     add("--ambient_test", metavar="DIR", nargs="+", help=tried)

@@ -51,19 +51,17 @@ def by_kind(measured: Measured, points: list[Point]) -> Kinds:
 def choose(kinds: Kinds, allowed: float) -> Chosen:
     """Choose the threshold with the fewest misses of which `allowed` false alarms an hour can be promised.
 
-    If the kinds held out have more, the threshold is chosen for the highest rate at which they have not. If
-    there is none, it is chosen for the rate at which they have the fewest.
+    If the kinds held out have n times as many, the threshold is chosen for an nth of the rate. If they have
+    more at every rate, the threshold is taken at which they have the fewest.
     """
-    lower = {point.false_alarms_per_hour for point in kinds.points if point.false_alarms_per_hour < allowed}
-    fewest = np.inf
-    for rate in sorted({allowed, *lower}, reverse=True):
-        of_rate = _held_out(kinds, rate)
-        if of_rate.sum() < fewest:
-            chosen_for, held_out, fewest = rate, of_rate, of_rate.sum()
-        if fewest <= allowed * kinds.hours.sum():
-            break
-    threshold, _, misses = operating_point(kinds.points, chosen_for)
-    return Chosen(threshold, _at(kinds, threshold), held_out, misses)
+    most, best, rate = allowed * kinds.hours.sum(), None, allowed
+    while True:
+        point, held_out = operating_point(kinds.points, rate), _held_out(kinds, rate)
+        if best is None or held_out.sum() < best.held_out.sum():
+            best = Chosen(point.threshold, _at(kinds, point.threshold), held_out, point.miss_rate)
+        if held_out.sum() <= most or point.false_alarms_per_hour == 0:
+            return best
+        rate = rate * most / held_out.sum()
 
 
 def _held_out(kinds, allowed):
