@@ -14,7 +14,7 @@ from kws.base.files import write_json
 from kws.base.flags import bounded, new_parser, options_from
 from kws.base.settings import SettingsFlags
 from kws.data.dataset import DEFAULT_DATA_DIR, DataOptions
-from kws.detect import labelled_streams, measure, streaming
+from kws.detect import held_out, labelled_streams, measure, streaming
 from kws.detect.streaming import DetectorOptions
 from kws.model import checkpoints
 from kws.report import plots
@@ -80,7 +80,7 @@ def check_flags(parser, args):
 def add_stream_arguments(parser):
     streaming.add_arguments(parser)
     add = parser.add_argument_group("evaluation on long recordings").add_argument
-    counted = "folders without the words, to count false alarms in, beside misses in validation clips"
+    counted = "count false alarms in these folders; each recording or folder directly in one is held out once"
     add("--ambient", metavar="DIR", nargs="+", help=counted)
     tried = "try the threshold on these folders too, and on a stream of test clips"
     add("--ambient_test", metavar="DIR", nargs="+", help=tried)
@@ -93,7 +93,7 @@ def add_stream_arguments(parser):
     add("--stream_minutes", type=minutes, default=30, metavar="N", help=length)
     accepted = "most that are accepted; the threshold is chosen for this"
     add("--false_alarms_per_hour", type=rate, default=5, metavar="N", help=accepted)
-    # the factors are measure.SENSITIVITY_RATES
+    # the factors are held_out.SENSITIVITY_RATES
     written = "write thresholds into the model: normal for this rate, low for a fifth, high for four times it"
     add("--write_detector", action="store_true", help=written)
     add("--seed", type=seed, default=0, metavar="N", help="chooses the clips of the streams")
@@ -176,26 +176,29 @@ def evaluate_streams(args):
     """Print false alarms beside misses for each model, and choose a threshold; try it, and write it."""
     flags, options = SettingsFlags.from_arguments(args), options_from(DetectorOptions, args)
     verifier = models.load(args.verifier) if args.verifier else None
-    results, curves = {}, {}
+    allowed, results, curves = args.false_alarms_per_hour, {}, {}
     for path in args.paths:
         # 1. Score the negatives and a stream of words once; what follows only compares these scores.
         model = models.load(path, flags)
         chosen_on, *tried_on = streams(args, model.settings)
         measured = measure.measure(args.ambient, chosen_on, model, options, verifier)
         if verifier:
-            measured = measure.with_best_gate(measured, args.false_alarms_per_hour)
+            measured = held_out.with_best_gate(measured, allowed)
             gate = measured.parameters.gate
             print(f"{args.verifier} is asked about words that have a score of {gate:g} or more in {path}")
 
-        # 2. Choose the threshold with the fewest misses at the accepted rate of false alarms.
+        # 2. Choose the threshold with the fewest misses that keeps the rate on kinds of audio held out too.
         points = curves[path] = measure.sweep(measured)
-        chosen = measure.operating_point(points, args.false_alarms_per_hour).threshold
-        print(f"{path}: {measure.text(measured, points, args.false_alarms_per_hour)}")
-        print(f"  {measure.outcome_text(measured, chosen)}")
+        kinds = held_out.by_kind(measured, points)
+        choice = held_out.choose(kinds, allowed)
+        chosen = choice.threshold
+        print(f"{path}: {measure.text(measured, points, allowed, chosen)}")
+        print(f"  {measure.outcome_text(measured, chosen)}\n  {held_out.text(kinds, choice, allowed)}")
         results[path] = {
             "hours": measured.hours,
             "words": len(chosen_on.words),
             "threshold": chosen,
+            "held_out": dict(zip(kinds.names, choice.held_out.tolist(), strict=True)),
             "points": [point._asdict() for point in points],
         }
 
@@ -208,11 +211,11 @@ def evaluate_streams(args):
 
         # 4. Write it where label_wav.py and export_c.py find it.
         if args.write_detector:
-            detector = measure.detector_settings(measured, points, args.false_alarms_per_hour)
+            detector = held_out.detector_settings(measured, kinds, allowed)
             # The first stage alone has other thresholds than the two together.
             target, settings = (args.verifier, verifier.settings) if verifier else (path, model.settings)
             checkpoints.write_settings(target, replace(settings, detector=detector))
-            print(f"  detector written into {target}\n  {measure.sensitivities_text(detector)}")
+            print(f"  detector written into {target}\n  {held_out.sensitivities_text(detector)}")
     if args.plots:
         plots.write_det_plot(args.plots, curves)
     if args.json:

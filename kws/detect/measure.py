@@ -14,7 +14,7 @@ import numpy as np
 
 from kws.audio.recordings import BadAudio, audio_blocks, open_audio
 from kws.base.errors import UserError
-from kws.base.settings import SENSITIVITIES, UNKNOWN_INDEX, DetectorSettings, Sensitivity, Settings
+from kws.base.settings import UNKNOWN_INDEX, Settings
 from kws.data.negatives import recordings_below
 from kws.detect import streaming
 from kws.detect.labelled_streams import LabelledStream, matches
@@ -25,8 +25,6 @@ SHOWN = np.round(np.concatenate([np.arange(0.15, 0.9, 0.05), 1 - np.geomspace(0.
 THRESHOLDS = np.union1d(SHOWN, np.round(np.arange(0.15, 0.9, 0.01), 4))
 # Gates to try, 0.15 to 0.9: the lower, the more often the verifier runs and the fewer words it can miss.
 GATES = [round(gate / 20, 2) for gate in range(3, 19)]
-# The share of the accepted false alarms that each sensitivity may have: of 5 an hour it is 1, 5 and 20.
-SENSITIVITY_RATES = {"low": 0.2, "normal": 1.0, "high": 4.0}
 
 # ---- running a detector over recordings ----
 
@@ -37,6 +35,7 @@ class Track(NamedTuple):
     name: str
     smoothed: Smoothed  # labels int16, the others float32
     hours: float
+    kind: str = ""  # what is held out together: see kws/detect/held_out.py
 
     def detections(self, parameters: DetectorParameters, settings: Settings) -> list[Detection]:
         return Detector(parameters, settings).detections(self.smoothed)
@@ -124,19 +123,22 @@ def tracks(folders: list[str], model, parameters: DetectorParameters, verifier=N
     """
     from tqdm import tqdm
 
-    files, any_read = {}, False
+    files, kinds, any_read = {}, {}, False
     for folder in map(Path, folders):
         found = recordings_below(folder)
         if not found:
             raise UserError(f"{folder} {'has no recordings' if folder.is_dir() else 'is not a folder'}")
+        # a kind is a recording directly in a folder, or all recordings of a folder directly in it
+        kinds |= {file.resolve(): folder / file.relative_to(folder).parts[0] for file in found}
         files |= {file.resolve(): file for file in found}
     # a damaged file among thousands must not end a run of hours
-    with tqdm(files.values(), "listening", unit=" files", disable=None) as progress:
-        for file in progress:
+    with tqdm(files.items(), "listening", unit=" files", disable=None) as progress:
+        for resolved, file in progress:
             try:
                 with open_audio(file) as audio:
                     blocks = audio_blocks(audio, model.settings.sample_rate)
-                    yield track(str(file), blocks, model, parameters, verifier)
+                    one = track(str(file), blocks, model, parameters, verifier)
+                    yield one._replace(kind=str(kinds[resolved]))
                 any_read = True
             except BadAudio as error:
                 progress.write(f"left out {file}: it {error}", file=sys.stderr)
@@ -175,33 +177,6 @@ def operating_point(points: list[Point], false_alarms_per_hour: float) -> Point:
     return min(allowed, key=lambda point: point[::-1], default=Point(1.0, 0.0, 1.0))
 
 
-def with_best_gate(measured: Measured, false_alarms_per_hour: float) -> Measured:
-    """Choose the verifier's gate with the fewest misses at the allowed false alarm rate."""
-
-    def misses(gate):
-        # SHOWN has fewer thresholds than THRESHOLDS; each costs a pass over all tracks
-        with_gate = replace(measured, parameters=replace(measured.parameters, gate=gate))
-        return operating_point(sweep(with_gate, SHOWN), false_alarms_per_hour).miss_rate
-
-    # of equal ones the highest, which asks the verifier least
-    best = min(reversed(GATES), key=misses)
-    return replace(measured, parameters=replace(measured.parameters, gate=best))
-
-
-def detector_settings(measured: Measured, points: list[Point], allowed: float) -> DetectorSettings:
-    """Return the detector with the best threshold of `points` for each of SENSITIVITY_RATES.
-
-    At normal sensitivity `allowed` false alarms an hour are accepted.
-    All words have one threshold: chosen for each word, they overfit to the negatives.
-    """
-    chosen = {}
-    for name, rate in SENSITIVITY_RATES.items():
-        threshold, alarms, misses = operating_point(points, rate * allowed)
-        chosen[name] = Sensitivity(threshold, round(alarms, 2), round(misses, 4))
-    found = measured.parameters
-    return DetectorSettings(found.hop_ms, found.smoothing_ms, found.refractory_ms, **chosen, gate=found.gate)
-
-
 # ---- as text ----
 
 
@@ -215,30 +190,21 @@ def poisson_interval(count: int) -> tuple[float, float]:
     return float(low), float(upper * (1 - 1 / (9 * upper) + 1.96 / (3 * np.sqrt(upper))) ** 3)
 
 
-def sensitivities_text(detector: DetectorSettings) -> str:
-    """Return a line for each sensitivity: its threshold, and what it was measured to give."""
-    lines = []
-    for name in SENSITIVITIES:
-        one = getattr(detector, name)
-        figures = f"threshold {one.threshold:g}, {one.false_alarms_per_hour:g} false alarms an hour"
-        lines.append(f"--sensitivity {name}: {figures}, {100 * one.miss_rate:.1f} % of the words missed")
-        if one.miss_rate == 1:
-            lines[-1] += ": no threshold has so few and finds any"
-    return "\n  ".join(lines)
+def rate_text(count: int, hours: float) -> str:
+    """Return a count of false alarms as a rate, with its interval."""
+    low, high = (bound / hours for bound in poisson_interval(int(count)))
+    return f"{count / hours:.1f} false alarms an hour (95 % interval {low:.1f} to {high:.1f})"
 
 
 def outcome_text(measured: Measured, threshold: float) -> str:
     """Return false alarms, with their interval, and misses at a threshold."""
-    count, hours = int(measured.false_alarms(threshold).sum()), measured.hours
-    # false alarms an hour
-    low, high = (bound / hours for bound in poisson_interval(count))
-    alarms = f"{count / hours:.1f} false alarms an hour (95 % interval {low:.1f} to {high:.1f})"
+    alarms = rate_text(measured.false_alarms(threshold).sum(), measured.hours)
     missed = f"{100 * measured.misses(threshold):.1f} % of {len(measured.stream.words)} words missed"
-    return f"threshold {threshold:g}: {alarms} in {hours:.2f} hours, {missed}"
+    return f"threshold {threshold:g}: {alarms} in {measured.hours:.2f} hours, {missed}"
 
 
-def text(measured: Measured, points: list[Point], false_alarms_per_hour: float) -> str:
-    """Return the sweep as a table, and at the operating point the false alarms of each recording and word."""
+def text(measured: Measured, points: list[Point], false_alarms_per_hour: float, threshold: float) -> str:
+    """Return the sweep as a table, the chosen `threshold` marked, and the false alarms of each word there."""
     # what was heard: a rate without its hours and number of words says little
     words = f"{len(measured.stream.words)} words"
     if measured.negatives:
@@ -248,25 +214,16 @@ def text(measured: Measured, points: list[Point], false_alarms_per_hour: float) 
         lines = [f"{measured.stream.name}, {60 * measured.hours:.1f} minutes with {words}"]
     # the table; the sweep is finer than what is worth a line
     lines.append(f"{'threshold':>10}{'false alarms/h':>16}{'95 % interval':>17}{'misses':>9}")
-    chosen = operating_point(points, false_alarms_per_hour)
     for point in points:
-        if point.threshold not in SHOWN and point != chosen:
+        if point.threshold not in SHOWN and point.threshold != threshold:
             continue
         low, high = poisson_interval(round(point.false_alarms_per_hour * measured.hours))
         interval = f"{low / measured.hours:.1f} to {high / measured.hours:.1f}"
-        mark = f"  <- for {false_alarms_per_hour:g} an hour" if point == chosen else ""
+        mark = f"  <- for {false_alarms_per_hour:g} an hour" if point.threshold == threshold else ""
         figures = f"{point.threshold:10.4f}{point.false_alarms_per_hour:16.1f}{interval:>17}"
         lines.append(f"{figures}{100 * point.miss_rate:8.1f} %{mark}")
-    if chosen not in points:
+    if threshold not in [point.threshold for point in points]:
         lines.append(f"no threshold has at most {false_alarms_per_hour:g} false alarms an hour")
-    return "\n  ".join(lines + _false_alarms_text(measured, chosen.threshold))
-
-
-def _false_alarms_text(measured, threshold):
-    """Return lines with the false alarms of each recording, and of each word."""
-    counts = measured.false_alarms(threshold)  # [recordings, labels]
-    recordings = zip(measured.negatives or [measured.track], counts.sum(1), strict=True)
-    lines = [f"{one.name}: {n} false alarms in {60 * one.hours:.1f} minutes" for one, n in recordings]
-    of_words = counts.sum(0)[UNKNOWN_INDEX + 1 :]
+    of_words = measured.false_alarms(threshold).sum(0)[UNKNOWN_INDEX + 1 :]
     named = zip(measured.settings.wanted_words, of_words, strict=True)
-    return [*lines, "by word: " + ", ".join(f"{word} {count}" for word, count in named)]
+    return "\n  ".join([*lines, "by word: " + ", ".join(f"{word} {count}" for word, count in named)])

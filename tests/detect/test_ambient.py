@@ -12,7 +12,7 @@ import soundfile
 import models
 from conftest import DATA, RATE, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call, call_here
 from kws.base.errors import UserError
-from kws.detect import measure
+from kws.detect import held_out, measure
 from kws.detect.labelled_streams import LabelledStream, read_stream
 from kws.detect.measure import Measured, Point, Track
 from kws.detect.streaming import DEFAULTS, DetectorOptions, Smoothed, detector_parameters
@@ -70,9 +70,9 @@ def test_a_recording_on_disk_is_scored_in_less_memory_than_it_takes(tmp_path):
 def test_thresholds_are_tried_in_finer_steps_than_are_printed(measured):
     points = measure.sweep(measured)
     assert measure.operating_point(points, 2) == Point(0.56, 2.0, 0.0)  # above a false alarm at 0.55
-    header, *rows = measure.text(measured, points, 2).splitlines()[1 : len(measure.SHOWN) + 3]
+    header, *rows = measure.text(measured, points, 2, 0.56).splitlines()[1 : len(measure.SHOWN) + 3]
     (chosen,) = [row for row in rows if "<-" in row]
-    assert "0.5600" in chosen and rows.index(chosen) == 9 and "radio" not in rows[-1]
+    assert "0.5600" in chosen and rows.index(chosen) == 9 and "by word" not in rows[-1]
 
 
 @pytest.mark.fast
@@ -83,7 +83,7 @@ def test_without_negatives_what_matches_no_word_of_the_stream_is_a_false_alarm(m
     assert alone.false_alarms(0.5)[:, [YES, NO]].tolist() == [[1, 1]]
     assert alone.point(0.5) == Point(0.5, 20.0, 0.25)
     assert alone.point(0.65) == Point(0.65, 10.0, 0.25)
-    text = measure.text(alone, measure.sweep(alone), 10)
+    text = measure.text(alone, measure.sweep(alone), 10, 0.65)
     assert text.startswith("words, 6.0 minutes with 4 words") and "by word: yes 0, no 1, " in text
     assert "no threshold has at most 0 false alarms" not in text
 
@@ -92,7 +92,7 @@ def test_without_negatives_what_matches_no_word_of_the_stream_is_a_false_alarm(m
 def test_where_no_threshold_has_few_enough_false_alarms_a_line_says_so(measured, dnn_small):
     always = track("radio", {10: (YES, 1.0)}, 0.5, dnn_small)
     measured = replace(measured, negatives=[always])
-    text = measure.text(measured, measure.sweep(measured), 1)
+    text = measure.text(measured, measure.sweep(measured), 1, 1.0)
     assert "no threshold has at most 1 false alarms an hour" in text and "<-" not in text
 
 
@@ -115,16 +115,68 @@ def test_the_interval_of_a_count_is_that_of_poisson(count, low, high):
 
 @pytest.mark.fast
 def test_the_sensitivities_are_ordered_and_say_what_they_were_measured_at(measured, dnn_small):
-    detector = measure.detector_settings(measured, measure.sweep(measured), 2)
+    detector = held_out.detector_settings(measured, held_out.by_kind(measured, measure.sweep(measured)), 2)
     for name, rate in (("low", 0.4), ("normal", 2), ("high", 8)):
         one = getattr(detector, name)
         point = measured.point(one.threshold)
         assert one.false_alarms_per_hour == point.false_alarms_per_hour <= rate
         assert one.miss_rate == point.miss_rate
-        text = measure.sensitivities_text(detector)
+        text = held_out.sensitivities_text(detector)
         assert f"--sensitivity {name}: threshold {one.threshold:g}, " in text
     nothing_found = replace(detector, low=replace(detector.low, miss_rate=1.0))
-    assert "no threshold has so few and finds any" in measure.sensitivities_text(nothing_found)
+    assert "no threshold has so few and finds any" in held_out.sensitivities_text(nothing_found)
+
+
+@pytest.fixture
+def kinds():
+    """Three kinds of an hour each. One fires more often, above 0.7 too."""
+    rates = [(0.5, 20, 0.1), (0.7, 6, 0.2), (0.8, 3, 0.3), (0.9, 1, 0.4), (0.95, 0, 0.5)]
+    counts = np.array([[4, 4, 52], [2, 2, 14], [1, 1, 7], [0, 0, 3], [0, 0, 0]])
+    return held_out.Kinds([Point(*rate) for rate in rates], ["talk", "music", "noise"], np.ones(3), counts)
+
+
+@pytest.mark.fast
+def test_each_kind_is_held_out_at_the_threshold_that_the_others_choose(kinds):
+    # at 20 an hour the others of noise choose 0.5, the others of talk and of music 0.7
+    one = held_out.choose(replace(kinds, points=kinds.points[:2], false_alarms=kinds.false_alarms[:2]), 20)
+    assert one.held_out.tolist() == [2, 2, 52] and one.false_alarms.tolist() == [4, 4, 52]
+    lines = held_out.text(kinds, one, 20).splitlines()
+    assert "noise: 52 false alarms in 60.0 minutes; held out 52.0 false alarms an hour (95 %" in lines[2]
+    assert "each kind held out once: 18.7 false alarms an hour (95 %" in lines[3]
+    assert "cannot be promised" not in lines[3]
+
+
+@pytest.mark.fast
+def test_a_higher_threshold_is_chosen_until_the_kinds_held_out_have_as_few_as_allowed(kinds):
+    assert measure.operating_point(kinds.points, 6).threshold == 0.7
+    # for 6 an hour the others choose 0.5, which gives 52 in noise: 3 times as many in all; for 2, 0.7
+    one = held_out.choose(kinds, 6)
+    assert one.held_out.tolist() == [0, 0, 14]
+    assert (one.threshold, one.miss_rate) == (0.9, 0.4)
+
+
+@pytest.mark.fast
+def test_what_is_stored_is_what_the_kinds_held_out_gave(measured, kinds):
+    detector = held_out.detector_settings(measured, kinds, 20)
+    assert detector.normal.threshold == held_out.choose(kinds, 20).threshold
+    assert detector.normal.false_alarms_per_hour == 20.0
+
+
+@pytest.mark.fast
+def test_if_no_threshold_can_be_promised_the_text_says_so(kinds):
+    # nothing is learnt from kinds that never fire
+    silent = replace(kinds, false_alarms=kinds.false_alarms * [0, 0, 1])
+    one = held_out.choose(silent, 6)
+    assert one.held_out.tolist() == [0, 0, 52] and one.threshold == 0.7
+    assert held_out.text(silent, one, 6).endswith("6 cannot be promised from these kinds")
+
+
+@pytest.mark.fast
+def test_one_kind_alone_cannot_be_held_out(measured):
+    one_kind = held_out.by_kind(measured, measure.sweep(measured))
+    one = held_out.choose(one_kind, 2)
+    assert one.threshold == 0.56 and one.held_out.tolist() == one.false_alarms.tolist() == [1]
+    assert held_out.text(one_kind, one, 2).endswith("none can be held out, others may have more")
 
 
 def test_a_chosen_detector_travels_in_the_file_and_is_used(tmp_path):
@@ -143,6 +195,7 @@ def test_a_chosen_detector_travels_in_the_file_and_is_used(tmp_path):
     before, after = (checkpoints.read_settings(path) for path in (SHIPPED_INT8, model))
     assert before.detector is None and after.detector.hop_ms == 40
     normal = after.detector.normal.threshold
+    assert result["held_out"].keys() == {str(tmp_path / "radio" / "x.flac")}
     assert normal == result["threshold"] in {point["threshold"] for point in result["points"]}
     assert result["test"]["threshold"] == normal
     assert detector_parameters(DetectorOptions(), after).threshold == normal
@@ -168,6 +221,21 @@ def test_misses_are_counted_in_a_recording_of_ones_own_too(tmp_path):
     assert f"1 words in {tmp_path / 'mine.wav'}" in text and (tmp_path / "plots" / "det.png").exists()
     result = call("evaluation.py", *model, "--ambient_test", tmp_path / "radio", check=False)
     assert_one_clear_line(result, "--ambient_test does not go with --stream_wav")
+
+
+def test_a_kind_is_a_recording_or_a_folder_directly_in_a_folder_of_negatives(tmp_path):
+    noise = 0.1 * np.random.default_rng(0).normal(size=2 * RATE)
+    for name in ("knock.wav", "radio/news.wav", "radio/night/music.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / name, noise, RATE)
+    found = measure.tracks([tmp_path], models.load(SHIPPED_INT8), DEFAULTS)
+    kinds = {one.name: one.kind for one in found}
+    radio = str(tmp_path / "radio")
+    assert kinds == {
+        str(tmp_path / "knock.wav"): str(tmp_path / "knock.wav"),
+        str(tmp_path / "radio/news.wav"): radio,
+        str(tmp_path / "radio/night/music.wav"): radio,
+    }
 
 
 def test_flags_that_do_not_go_together(tmp_path):

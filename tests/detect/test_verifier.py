@@ -12,7 +12,7 @@ import label_wav
 import models
 from conftest import DATA, RATE, SHIPPED_INT8, call, call_here
 from kws.base.errors import UserError
-from kws.detect import measure, streaming
+from kws.detect import held_out, measure, streaming
 from kws.detect.labelled_streams import LabelledStream, make_stream
 from kws.detect.recent_audio import RecentAudio
 from kws.detect.streaming import Detector, DetectorOptions, DetectorParameters, Smoothed, detector_parameters
@@ -142,9 +142,9 @@ def test_the_gate_is_the_highest_at_which_least_is_missed(dnn_small):
     tracks = [track(0.31, 0.99)], track(0.46, 0.9)
     words = LabelledStream("words", np.zeros(0, np.int16), [(1.0, YES)])
     measured = measure.Measured(*tracks, words, dnn_small, DetectorParameters(gate=0.5))
-    assert measure.with_best_gate(measured, 5).parameters.gate == 0.45
+    assert held_out.with_best_gate(measured, 5).parameters.gate == 0.45
     other = replace(measured, negatives=[track(0.2, 0.5)])
-    assert measure.with_best_gate(other, 5).parameters.gate == 0.45
+    assert held_out.with_best_gate(other, 5).parameters.gate == 0.45
 
 
 def test_what_was_tuned_for_two_stages_is_in_the_verifiers_file(tmp_path, stream):
