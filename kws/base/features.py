@@ -124,8 +124,9 @@ def _new_fft(shape, length):
 def mfcc(audio: np.ndarray, front_end: FrontEnd, out: np.ndarray | None = None) -> np.ndarray:
     """Return the features of clips: int16 or float32 [clips, clip_samples] -> float32 [clips, feature_count].
 
-    They are in the order of frames, then coefficients or mel channels; they are written to `out` if it is given. A clip's
-    features have the same bits whatever other clips are in the call. Most of it runs without Python's lock.
+    They are in the order of frames, then coefficients or mel channels; they are written to `out` if it is
+    given. A clip's features have the same bits whatever other clips are in the call. Most of it runs without
+    Python's lock.
     """
     clips, frame_count = len(audio), front_end.frame_count
     out = np.empty((clips, front_end.feature_count), np.float32) if out is None else out
