@@ -191,9 +191,7 @@ def _time_stride(model, operator):
 
 def _operators(model):
     """Return the operators of a model, each with its code in the schema."""
-    return [
-        (one, model.operatorCodes[one.opcodeIndex].builtinCode) for one in model.subgraphs[0].operators
-    ]
+    return [(one, model.operatorCodes[one.opcodeIndex].builtinCode) for one in model.subgraphs[0].operators]
 
 
 def _shapes(model, operator):
