@@ -77,11 +77,11 @@ def module_and_model(path, folder):
     return Module(folder), TFLiteModel(path)
 
 
-def converted(settings, folder, seed=0):
+def converted(settings, folder, seed=0, build=models.build_model):
     """A TFLite file in `folder` of a network with random weights that responds to its input."""
     keras.utils.set_random_seed(seed)
     rng = np.random.default_rng(seed)
-    model = models.build_model(settings)
+    model = build(settings)
     for layer in model.layers:
         if layer.weights:  # unlike biases of 0 and normalisation that changes nothing
             layer.set_weights(
