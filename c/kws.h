@@ -21,8 +21,8 @@ extern "C" {
 #define KWS_SHARED 0
 #endif
 
-/* A stream: the latest clip as the model's input, and the latest frame if frames overlap. Convolutions over time alone
- * compute each output once (KWS_STREAMING bytes, or 0): then each layer keeps the inputs that it still needs. */
+/* A stream: the latest clip as the model's input, and the latest frame if frames overlap. If the network computes a
+ * stream frame by frame, each layer keeps the inputs of its next output instead: KWS_STREAMING bytes, else 0. */
 typedef struct {
 #if KWS_STREAMING
     int8_t kept[KWS_STREAMING]; /* layer after layer, from old to new */

@@ -1,6 +1,6 @@
-/* MFCCs, or the logarithms before their DCT, as TensorFlow's AudioSpectrogram (magnitude_squared) and Mfcc operators define them, in the same steps as
- * kws/base/features.py on the PC and with its tables. (Despite the name magnitude_squared, Mfcc takes the square root
- * again: mel channels are sums of magnitudes.) */
+/* MFCCs as TensorFlow's AudioSpectrogram (magnitude_squared) and Mfcc operators define them, in the same steps as
+ * kws/base/features.py on the PC and with its tables; log-mel energies are the logarithms before the DCT. (Despite the
+ * name magnitude_squared, Mfcc takes the square root again: mel channels are sums of magnitudes.) */
 #include <math.h>
 #include <string.h>
 
