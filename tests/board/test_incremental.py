@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
-from test_c_streams import assert_same_detections, by_the_pc, detections, printed
+from test_c_streams import assert_same_detections, by_the_pc, detections, printed, shown
 
 import convert_to_tflite
-import input_data
 import models
 import networks
 from c_modules import assert_same_scores, converted, module_and_model, needs
@@ -299,14 +298,7 @@ def test_mfccs_verify_what_a_stream_of_log_mel_energies_detects(
     settings = Settings(
         window_size_ms=40, window_stride_ms=40, dct_coefficient_count=coefficients, model_size_info=(24,)
     )
-    given = input_data.features(sample.training, settings.front_end)
-    keras.utils.set_random_seed(0)
-    network = models.build_model(settings)
-    network.compile("adam", "sparse_categorical_crossentropy")
-    network.fit(given, np.array(sample.training.label), epochs=20, verbose=0)
-    content = convert_to_tflite.convert(network, settings, given, "int8")
-    (tmp_path / "y.tflite").write_bytes(embed_settings(content, settings))
-    verifier = with_gate(tmp_path / "y.tflite", tmp_path / "v")
+    verifier = with_gate(shown(sample, settings, tmp_path / "y.tflite"), tmp_path / "v")
     write_c_folder(trained_file, tmp_path / "c", verifier_path=verifier.path)
     samples = half_hour.samples[: 300 * RATE]
     expected = by_the_pc(samples, TFLiteModel(trained_file), verifier)
