@@ -1,4 +1,4 @@
-/* Count the instructions of a classification and of the MFCCs of a frame on an emulated Cortex-M: `make count`.
+/* Count the instructions of a classification and of the features of a frame on an emulated Cortex-M: `make count`.
  *
  * With -icount shift=0 QEMU's clock advances equally for each instruction, so a timer counts instructions, not cycles.
  * A loop of known length shows how many instructions a tick of the timer is. */
@@ -28,6 +28,14 @@ static void classify(void) { kws_classify(kws_vectors[0].input, scores); }
 static void verify(void) { kws_verifier_classify(kws_vectors[0].verifier_input, scores); }
 #endif
 
+#if KWS_STREAMING
+/* The network alone, whose layers compute each output once. */
+static void take_a_second(void) {
+    static kws_stream stream;
+    for (int i = 0; i < KWS_SAMPLE_RATE / KWS_STRIDE; i++) kws_stream_push_mfcc(&stream, coefficients);
+}
+#endif
+
 static void compute_mfcc(void) { kws_mfcc(kws_vectors[0].samples + KWS_CLIP / 2 - KWS_WINDOW / 2, coefficients); }
 
 static uint32_t ticks(void (*function)(void)) {
@@ -47,15 +55,25 @@ int main(void) {
     const uint32_t of_loop = ticks(known_loop), of_frame = instructions(compute_mfcc, of_loop);
     const uint32_t of_clip = instructions(classify, of_loop);
     const uint32_t each = (uint32_t)(((uint64_t)of_clip * 100 + KWS_MACS / 2) / KWS_MACS); /* hundredths */
-    const uint32_t of_second = (uint32_t)((uint64_t)(of_frame + of_clip) * KWS_SAMPLE_RATE / KWS_STRIDE);
+#if KWS_STREAMING
+    const uint32_t network = instructions(take_a_second, of_loop);
+#else
+    const uint32_t network = (uint32_t)((uint64_t)of_clip * KWS_SAMPLE_RATE / KWS_STRIDE);
+#endif
+    const uint32_t of_second = (uint32_t)((uint64_t)of_frame * KWS_SAMPLE_RATE / KWS_STRIDE) + network;
     printf("%lu instructions for a classification, %lu.%02lu for each of %d multiply-accumulates\n",
            (unsigned long)of_clip, (unsigned long)each / 100, (unsigned long)each % 100, KWS_MACS);
 #if KWS_VERIFIER
     printf("%lu instructions for a classification by the verifier\n", (unsigned long)instructions(verify, of_loop));
 #endif
-    printf("%lu instructions for the MFCCs of a frame\n", (unsigned long)of_frame);
+    printf("%lu instructions for the %s of a frame\n", (unsigned long)of_frame, KWS_DCT ? "MFCCs" : "features");
+#if KWS_STREAMING
+    printf("%lu instructions for a second of audio, %lu of them for the network\n", (unsigned long)of_second,
+           (unsigned long)network);
+#else
     printf("%lu instructions for a second of audio, classified each %d samples\n", (unsigned long)of_second,
            KWS_STRIDE);
+#endif
     return 0;
 }
 #endif

@@ -21,13 +21,20 @@ extern "C" {
 #define KWS_SHARED 0
 #endif
 
-/* A stream: the latest clip as the model's input, and the latest frame if frames overlap. */
+/* A stream: the latest clip as the model's input, and the latest frame if frames overlap. If the network computes a
+ * stream frame by frame, each layer keeps the inputs of its next output instead: KWS_STREAMING bytes, else 0. */
 typedef struct {
+#if KWS_STREAMING
+    int8_t kept[KWS_STREAMING]; /* layer after layer, from old to new */
+    int16_t count[KWS_LAYERS];  /* of places in time that each layer keeps */
+    int8_t scores[KWS_LABELS];  /* the latest */
+#else
     int8_t input[KWS_INPUTS];
+#endif
     int16_t frame[KWS_SHARED ? KWS_WINDOW : 1];
 } kws_stream;
 
-/* Compute the MFCCs of one frame of KWS_WINDOW samples. */
+/* Compute the features of one frame of KWS_WINDOW samples: MFCCs, or log-mel energies if KWS_DCT is 0. */
 void kws_mfcc(const int16_t *samples, float coefficients[KWS_COEFFICIENTS]);
 
 /* Compute the model's input from a clip of KWS_CLIP samples. */
@@ -39,8 +46,12 @@ void kws_stream_start(kws_stream *stream);
 /* Take the next KWS_STRIDE samples: a new frame is computed, and the oldest one goes. */
 void kws_stream_push(kws_stream *stream, const int16_t samples[KWS_STRIDE]);
 
-/* The same with the MFCCs of the new frame, if something else computes them. */
+/* The same with the features of the new frame, if something else computes them. */
 void kws_stream_push_mfcc(kws_stream *stream, const float coefficients[KWS_COEFFICIENTS]);
+
+/* Get the scores of the stream's latest clip, as kws_classify computes them. With KWS_STREAMING they are ready, and of
+ * the latest clip that began a multiple of the network's strides after the stream's first one. */
+void kws_stream_scores(const kws_stream *stream, int8_t scores[KWS_LABELS]);
 
 /* Compute the scores of an input. A score stands for the probability (score - KWS_SCORE_ZERO) * KWS_SCORE_SCALE. */
 void kws_classify(const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]);
@@ -50,16 +61,21 @@ int kws_best(const int8_t scores[KWS_LABELS]);
 
 #if KWS_VERIFIER
 /* The verifier: a second network for the same labels. kws_detect.c asks it before it reports a detection. */
-#define KWS_VERIFIER_INPUTS (KWS_VERIFIER_FRAMES * KWS_COEFFICIENTS)
+#define KWS_VERIFIER_INPUTS (KWS_VERIFIER_FRAMES * KWS_VERIFIER_COEFFICIENTS)
 
 /* Compute a frame of its input from KWS_WINDOW samples; frames begin KWS_VERIFIER_STRIDE samples apart. */
-void kws_verifier_frame(const int16_t samples[KWS_WINDOW], int8_t input[KWS_COEFFICIENTS]);
+void kws_verifier_frame(const int16_t samples[KWS_WINDOW], int8_t input[KWS_VERIFIER_COEFFICIENTS]);
 
 /* Compute its scores, as kws_classify does. */
 void kws_verifier_classify(const int8_t input[KWS_VERIFIER_INPUTS], int8_t scores[KWS_LABELS]);
 #endif
 
 /* ---- for the module itself ---- */
+
+#if KWS_STREAMING
+/* Compute what follows from a new frame, which lies after those that layer 0 keeps. */
+void kws_stream_compute(kws_stream *stream);
+#endif
 
 /* Values stay in registers only if functions are inlined, which compilers avoid with -Os. */
 #ifdef __GNUC__
@@ -152,7 +168,9 @@ extern const float kws_twiddle[KWS_FFT / 2][2]; /* cosine and sine of 2 pi k / K
  * before kws_mel_ends[i + 1] count in channels i and i + 1. */
 extern const float kws_mel_weights[KWS_BINS][2];
 extern const int16_t kws_mel_ends[KWS_MEL_CHANNELS + 1];
-extern const float kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS / 2]; /* the lower channels; the others follow */
+#if KWS_DCT_ROWS
+extern const float kws_dct[KWS_DCT_ROWS][KWS_MEL_CHANNELS / 2]; /* the lower channels; the others follow */
+#endif
 
 #ifdef __cplusplus
 }

@@ -49,9 +49,11 @@ static float mean_score(int32_t sum, int count) { return (float)sum * KWS_SCORE_
 static void score_again(kws_detector *detector, uint32_t window, int32_t begin) {
     int8_t *input = detector->verifier_input;
     const int shared = window == detector->after_input ? KWS_VERIFIER_SHARED : 0; /* frames with the one before */
-    memmove(input, input + KWS_VERIFIER_INPUTS - shared * KWS_COEFFICIENTS, (size_t)(shared * KWS_COEFFICIENTS));
+    const int kept = shared * KWS_VERIFIER_COEFFICIENTS;
+    memmove(input, input + KWS_VERIFIER_INPUTS - kept, (size_t)kept);
     for (int i = shared; i < KWS_VERIFIER_FRAMES; i++) {
-        kws_verifier_frame(frame_at(detector, begin - i * KWS_VERIFIER_STRIDE), input + i * KWS_COEFFICIENTS);
+        int8_t *frame = input + i * KWS_VERIFIER_COEFFICIENTS;
+        kws_verifier_frame(frame_at(detector, begin - i * KWS_VERIFIER_STRIDE), frame);
     }
     detector->after_input = window + 1;
     kws_verifier_classify(input, detector->again[window % KWS_SMOOTHED]);
@@ -85,7 +87,7 @@ int kws_detect(kws_detector *detector, const int16_t samples[KWS_STRIDE], kws_de
     /* The first window is complete after a clip of audio; further ones follow a hop apart. */
     if (detector->strides < KWS_CLIP_STRIDES) return 0;
     if ((detector->strides - KWS_CLIP_STRIDES) % KWS_HOP_STRIDES) return 0;
-    kws_classify(detector->stream.input, scores);
+    kws_stream_scores(&detector->stream, scores);
     int count = smooth(detector, scores), best = 0;
 #if KWS_VERIFIER
     detector->known[(detector->windows - 1) % KWS_SMOOTHED] = 0;

@@ -1,6 +1,6 @@
 /* MFCCs as TensorFlow's AudioSpectrogram (magnitude_squared) and Mfcc operators define them, in the same steps as
- * kws/base/features.py on the PC and with its tables. (Despite the name magnitude_squared, Mfcc takes the square root
- * again: mel channels are sums of magnitudes.) */
+ * kws/base/features.py on the PC and with its tables; log-mel energies are the logarithms before the DCT. (Despite the
+ * name magnitude_squared, Mfcc takes the square root again: mel channels are sums of magnitudes.) */
 #include <math.h>
 #include <string.h>
 
@@ -179,30 +179,33 @@ static float logarithm(float x) {
     return multiply_add(2 * s, series, (float)exponent * 0.693147181f);
 }
 
-/* Compute the DCT of the logarithms of the mel channels, and overwrite these. Cosines of even order are symmetric,
- * cosines of odd order antisymmetric, so half of the products are enough. */
-static void cosine_transform(float mel[KWS_MEL_CHANNELS], float coefficients[KWS_COEFFICIENTS]) {
+#if KWS_DCT_ROWS
+/* Compute `count` values of the DCT of the logarithms of the mel channels, and overwrite these. Cosines of even order
+ * are symmetric, cosines of odd order antisymmetric, so half of the products are enough. */
+static void cosine_transform(float mel[KWS_MEL_CHANNELS], int count, float *coefficients) {
     for (int i = 0; i < KWS_MEL_CHANNELS / 2; i++) {
         float *one = &mel[i], *other = &mel[KWS_MEL_CHANNELS - 1 - i];
         const float sum = *one + *other;
         *other = *one - *other;
         *one = sum;
     }
-    for (int i = 0; i < KWS_COEFFICIENTS; i += 2) {
+    for (int i = 0; i < count; i += 2) {
         const float *sum = mel, *difference = &mel[KWS_MEL_CHANNELS - 1];
-        const float *next = kws_dct[i + 1 < KWS_COEFFICIENTS ? i + 1 : i];
+        const float *next = kws_dct[i + 1 < count ? i + 1 : i];
         float even = 0, odd = 0;
         for (int j = 0; j < KWS_MEL_CHANNELS / 2; j++) {
             even = multiply_add(kws_dct[i][j], *sum++, even);
             odd = multiply_add(next[j], *difference--, odd);
         }
         coefficients[i] = even;
-        if (i + 1 < KWS_COEFFICIENTS) coefficients[i + 1] = odd;
+        if (i + 1 < count) coefficients[i + 1] = odd;
     }
 }
+#endif
 
-void kws_mfcc(const int16_t *samples, float coefficients[KWS_COEFFICIENTS]) {
-    float mel[KWS_MEL_CHANNELS], above = 0;
+/* Compute the logarithms of the mel channels of a frame. */
+static void log_mel(const int16_t *samples, float mel[KWS_MEL_CHANNELS]) {
+    float above = 0;
     transform(samples);
     for (int channel = -1, i = 0; channel < KWS_MEL_CHANNELS; channel++) {
         float here = above;
@@ -214,12 +217,24 @@ void kws_mfcc(const int16_t *samples, float coefficients[KWS_COEFFICIENTS]) {
         }
         if (channel >= 0) mel[channel] = logarithm(here > SMALLEST ? here : SMALLEST);
     }
-    cosine_transform(mel, coefficients);
+}
+
+/* Compute the features of a frame: `dct` MFCCs, or the logarithms if that is 0. */
+KWS_INLINE void features_of(const int16_t *samples, int dct, float *features) {
+    float mel[KWS_MEL_CHANNELS];
+    log_mel(samples, dct ? mel : features);
+#if KWS_DCT_ROWS
+    if (dct) cosine_transform(mel, dct, features);
+#endif
+}
+
+void kws_mfcc(const int16_t *samples, float coefficients[KWS_COEFFICIENTS]) {
+    features_of(samples, KWS_DCT, coefficients);
 }
 
 /* Quantize as TFLite does: value = scale * (quantized - zero point). Values out of range saturate. */
-KWS_INLINE void quantize(const float coefficients[KWS_COEFFICIENTS], float scale, float zero, int8_t *input) {
-    for (int i = 0; i < KWS_COEFFICIENTS; i++) {
+KWS_INLINE void quantize(const float *coefficients, int count, float scale, float zero, int8_t *input) {
+    for (int i = 0; i < count; i++) {
         float value = rintf(coefficients[i] / scale) + zero;
         input[i] = (int8_t)(value < -128 ? -128 : value > 127 ? 127 : value);
     }
@@ -229,19 +244,27 @@ void kws_features(const int16_t *samples, int8_t input[KWS_INPUTS]) {
     float coefficients[KWS_COEFFICIENTS];
     for (int i = 0; i < KWS_FRAMES; i++) {
         kws_mfcc(samples + i * KWS_STRIDE, coefficients);
-        quantize(coefficients, KWS_INPUT_SCALE, KWS_INPUT_ZERO, input + i * KWS_COEFFICIENTS);
+        quantize(coefficients, KWS_COEFFICIENTS, KWS_INPUT_SCALE, KWS_INPUT_ZERO, input + i * KWS_COEFFICIENTS);
     }
 }
 
 void kws_stream_start(kws_stream *stream) {
     static const int16_t silence[KWS_STRIDE] = {0};
     memset(stream, 0, sizeof *stream);
-    for (int i = 0; i < KWS_FRAMES; i++) kws_stream_push(stream, silence);
+    for (int i = 0; i < KWS_SILENCE; i++) kws_stream_push(stream, silence);
 }
 
 void kws_stream_push_mfcc(kws_stream *stream, const float coefficients[KWS_COEFFICIENTS]) {
+#if KWS_STREAMING
+    int8_t *place = stream->kept + stream->count[0] * KWS_COEFFICIENTS;
+#else
+    int8_t *place = stream->input + KWS_INPUTS - KWS_COEFFICIENTS;
     memmove(stream->input, stream->input + KWS_COEFFICIENTS, KWS_INPUTS - KWS_COEFFICIENTS);
-    quantize(coefficients, KWS_INPUT_SCALE, KWS_INPUT_ZERO, stream->input + KWS_INPUTS - KWS_COEFFICIENTS);
+#endif
+    quantize(coefficients, KWS_COEFFICIENTS, KWS_INPUT_SCALE, KWS_INPUT_ZERO, place);
+#if KWS_STREAMING
+    kws_stream_compute(stream);
+#endif
 }
 
 void kws_stream_push(kws_stream *stream, const int16_t samples[KWS_STRIDE]) {
@@ -256,9 +279,9 @@ void kws_stream_push(kws_stream *stream, const int16_t samples[KWS_STRIDE]) {
 }
 
 #if KWS_VERIFIER
-void kws_verifier_frame(const int16_t samples[KWS_WINDOW], int8_t input[KWS_COEFFICIENTS]) {
-    float coefficients[KWS_COEFFICIENTS];
-    kws_mfcc(samples, coefficients);
-    quantize(coefficients, KWS_VERIFIER_INPUT_SCALE, KWS_VERIFIER_INPUT_ZERO, input);
+void kws_verifier_frame(const int16_t samples[KWS_WINDOW], int8_t input[KWS_VERIFIER_COEFFICIENTS]) {
+    float coefficients[KWS_VERIFIER_COEFFICIENTS];
+    features_of(samples, KWS_VERIFIER_DCT, coefficients);
+    quantize(coefficients, KWS_VERIFIER_COEFFICIENTS, KWS_VERIFIER_INPUT_SCALE, KWS_VERIFIER_INPUT_ZERO, input);
 }
 #endif

@@ -200,14 +200,18 @@ static void fully_connected_by_cmsis_nn(const kws_layer *layer, const int8_t *in
 
 #if KWS_CONVOLUTIONS
 
-/* Return the values under the kernel at a place of the output, in the order of its weights: a copy, if the kernel has
- * more than one place. Beyond the edges of the input lies its zero point. */
+/* Return the values under the kernel at a place of the output, in the order of its weights: a copy, unless they lie
+ * beside each other in the input. Beyond the edges of the input lies its zero point. */
 static const int8_t *patch_at(const kws_layer *layer, const int8_t *input, int y, int x) {
     static int8_t patch[KWS_PATCH];
     const kws_shape *from = &layer->from;
     const int channels = from->channels, top = y * layer->stride_height - layer->pad_top;
     const int left = x * layer->stride_width - layer->pad_left;
-    if (layer->kernel_height == 1 && layer->kernel_width == 1) return input + (top * from->width + left) * channels;
+    const int of_whole_rows = layer->kernel_width == from->width && layer->to.width == 1;
+    if ((layer->kernel_height == 1 && layer->kernel_width == 1) ||
+        (of_whole_rows && top >= 0 && top + layer->kernel_height <= from->height)) {
+        return input + (top * from->width + left) * channels;
+    }
     const int before = left < 0 ? -left : 0; /* columns of the kernel to the left of the input */
     int after = left + layer->kernel_width - from->width;
     if (after < 0) after = 0;
@@ -279,7 +283,11 @@ static void average(const kws_layer *layer, const int8_t *input, int8_t *output)
 
 #endif
 
-static void compute(const kws_layer *layer, const int8_t *input, int8_t *output) {
+/* Compute the first `rows` places in time of a layer's output. */
+static void compute(const kws_layer *layer, int rows, const int8_t *input, int8_t *output) {
+#if !KWS_CONVOLUTIONS
+    (void)rows;
+#endif
 #if KWS_PACKED
     if (layer->packed) {
         packed_layer(layer, input, output);
@@ -298,7 +306,7 @@ static void compute(const kws_layer *layer, const int8_t *input, int8_t *output)
 #if KWS_CONVOLUTIONS
     if (layer->kind == KWS_AVERAGE) average(layer, input, output);
     if (layer->kind != KWS_CONVOLUTION && layer->kind != KWS_DEPTHWISE) return;
-    for (int y = 0; y < layer->to.height; y++) {
+    for (int y = 0; y < rows; y++) {
         for (int x = 0; x < layer->to.width; x++, output += layer->outputs) {
             const int8_t *patch = patch_at(layer, input, y, x);
             if (layer->kind == KWS_DEPTHWISE) {
@@ -331,7 +339,7 @@ static void classify(const kws_layer *layers, int count, const float exponential
     const int8_t *from = input;
     for (int i = 0; i < count; i++) {
         int8_t *to = i == count - 1 ? scores : i % 2 ? odd : even;
-        compute(&layers[i], from, to);
+        compute(&layers[i], layers[i].to.height, from, to);
         from = to;
     }
     softmax(exponentials, scores);
@@ -339,6 +347,33 @@ static void classify(const kws_layer *layers, int count, const float exponential
 
 void kws_classify(const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]) {
     classify(kws_layers, KWS_LAYERS, kws_softmax, input, scores);
+}
+
+#if KWS_STREAMING
+void kws_stream_compute(kws_stream *stream) {
+    int8_t *kept = stream->kept;
+    for (int i = 0; i < KWS_LAYERS; i++) {
+        const kws_layer *layer = &kws_layers[i];
+        const int height = layer->kernel_height, row = layer->from.width * layer->from.channels;
+        if (++stream->count[i] < height) return;
+        /* the next layer keeps its inputs behind this one's, and gets one more */
+        int8_t *next = kept + height * row, *output = stream->scores;
+        if (i + 1 < KWS_LAYERS) output = next + stream->count[i + 1] * layer->to.width * layer->to.channels;
+        compute(layer, 1, kept, output);
+        stream->count[i] = (int16_t)(height - layer->stride_height);
+        memmove(kept, kept + layer->stride_height * row, (size_t)(stream->count[i] * row));
+        kept = next;
+    }
+    softmax(kws_softmax, stream->scores);
+}
+#endif
+
+void kws_stream_scores(const kws_stream *stream, int8_t scores[KWS_LABELS]) {
+#if KWS_STREAMING
+    memcpy(scores, stream->scores, KWS_LABELS);
+#else
+    kws_classify(stream->input, scores);
+#endif
 }
 
 #if KWS_VERIFIER

@@ -53,6 +53,18 @@ class Module:
             self._library.kws_stream_push(state.ctypes, part.ctypes)
         return state[: settings.feature_count]
 
+    def stream_scores(self, samples, settings, pushes):
+        """The stream's scores after each of `pushes` strides of `samples`, int8 [pushes, labels]."""
+        stride, count = settings.front_end.stride_samples, len(settings.labels)
+        stream = np.zeros(2**16, np.int8)  # more than any network of the tests keeps
+        scores = np.zeros((max(pushes), count), np.int8)
+        self._library.kws_stream_start(stream.ctypes)
+        for number, row in enumerate(scores):
+            part = np.ascontiguousarray(samples[number * stride : (number + 1) * stride])
+            self._library.kws_stream_push(stream.ctypes, part.ctypes)
+            self._library.kws_stream_scores(stream.ctypes, row.ctypes)
+        return scores[np.array(pushes) - 1]
+
 
 def exported(settings, folder, seed=0):
     """The module and the model of a network with random weights that responds to its input."""
@@ -65,11 +77,11 @@ def module_and_model(path, folder):
     return Module(folder), TFLiteModel(path)
 
 
-def converted(settings, folder, seed=0):
+def converted(settings, folder, seed=0, build=models.build_model):
     """A TFLite file in `folder` of a network with random weights that responds to its input."""
     keras.utils.set_random_seed(seed)
     rng = np.random.default_rng(seed)
-    model = models.build_model(settings)
+    model = build(settings)
     for layer in model.layers:
         if layer.weights:  # unlike biases of 0 and normalisation that changes nothing
             layer.set_weights(

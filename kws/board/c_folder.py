@@ -10,10 +10,10 @@ import numpy as np
 from kws.audio.folders import word_folders
 from kws.audio.shards import decode_folders
 from kws.base.errors import UserError
-from kws.base.features import FrontEnd, mfcc_tables
+from kws.base.features import mfcc_tables
 from kws.base.files import write_text
 from kws.base.settings import Settings
-from kws.board import c_source, packing
+from kws.board import c_source, incremental, packing
 from kws.board.c_source import detector_sizes, mel_bands
 from kws.board.layers import Network, read_network
 from kws.board.library import write_library
@@ -43,6 +43,8 @@ def write_c_folder(tflite_path, output, data_dir=SAMPLE_DATA, packed=False, veri
     verifier = read_second_network(verifier_path, settings, network) if verifier_path else None
     if packed:
         network = packing.packed(network, tflite_path)
+    hop_frames = detector_sizes(settings, verifier)["HOP_STRIDES"]
+    network = incremental.incremental(network, settings.frame_count, hop_frames)
     clips = vector_clips(data_dir, settings)
     if mfcc_tables(front_end)[1] < SMALLEST_FFT:
         raise UserError(f"{tflite_path} has windows of {front_end.window_samples} samples: too few to export")
@@ -59,7 +61,11 @@ def write_c_folder(tflite_path, output, data_dir=SAMPLE_DATA, packed=False, veri
     # the model, and what the PC computes with it
     write_text(folder / "kws_model.h", c_source.header(network, settings, verifier))
     write_text(folder / "kws_model.c", c_source.tables(network, settings, verifier))
-    write_text(folder / "kws_cmsis_dsp.h", c_source.cmsis_dsp_tables(front_end))
+    # CMSIS-DSP computes MFCCs, but not the logarithms alone
+    if front_end.dct_coefficient_count:
+        write_text(folder / "kws_cmsis_dsp.h", c_source.cmsis_dsp_tables(front_end))
+    else:
+        (folder / "kws_cmsis_dsp.h").unlink(missing_ok=True)
     write_text(folder / "kws_vectors.h", c_source.VECTORS_HEADER.replace("COUNT", str(len(clips))))
     write_text(folder / "kws_vectors.c", c_source.vectors(clips, model, verifier))
 
@@ -67,7 +73,7 @@ def write_c_folder(tflite_path, output, data_dir=SAMPLE_DATA, packed=False, veri
     print(f"wrote {folder}: `{command}` builds it and checks it against {len(clips)} clips")
     if packed:
         print(packing.text(network.layers))
-    print(cost_text(network, front_end))
+    print(cost_text(network, settings))
     if verifier:
         print(verifier_cost(network, verifier, settings))
 
@@ -91,8 +97,9 @@ def vector_clips(data_dir, settings: Settings) -> list[tuple[str, np.ndarray]]:
 # ---- what it costs ----
 
 
-def cost_text(network: Network, front_end: FrontEnd) -> str:
+def cost_text(network: Network, settings: Settings) -> str:
     """Return a text with the flash, the RAM and the multiply-accumulates of the module."""
+    front_end = settings.front_end
     window, fft_length, filters, dct = mfcc_tables(front_end)
     bands = mel_bands(filters)
 
@@ -103,7 +110,8 @@ def cost_text(network: Network, front_end: FrontEnd) -> str:
 
     # RAM: the FFT shares its buffer with the tables of packed weights
     overlapping = front_end.window_samples > front_end.stride_samples
-    stream = front_end.feature_count + 2 * (front_end.window_samples if overlapping else 1)
+    stream = incremental.kept(network) or front_end.feature_count
+    stream += 2 * (front_end.window_samples if overlapping else 1)
     memory = max(FLOAT_BYTES * fft_length, packing.memory(network.layers))
     memory += sum(network.buffers) + network.patch_size + stream
 
@@ -113,12 +121,15 @@ def cost_text(network: Network, front_end: FrontEnd) -> str:
     macs += stages * 3 * 4 * fft_length // 8  # three complex products for each four points
     macs += (4 + 2 + 2) * len(bands.weights)  # unpacking the real FFT; magnitudes; into two filters
     frames = front_end.sample_rate / front_end.stride_samples
+    often = f"{network.macs:,} each time a clip is classified"
+    if network.frames_between:
+        often = f"{incremental.macs_of_a_second(network, settings):,.0f} for the network"
     return (
         f"flash: {weight_bytes(network):,} bytes of weights, biases and scales, {tables:,} of other tables, "
         "and code\n"
         f"RAM: {memory:,} bytes (FFT buffer, layers, the stream), and stack\n"
         f"multiply-accumulates: {frames * macs:,.0f} for the features of a second of audio, "
-        f"{network.macs:,} each time a clip is classified"
+        f"{often}"
     )
 
 

@@ -1,13 +1,14 @@
 """A model as C source: the text of kws_model.h, kws_model.c, kws_cmsis_dsp.h and kws_vectors.c."""
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from kws.base.features import MEL_CHANNELS, FrontEnd, mfcc, mfcc_tables
 from kws.base.settings import SENSITIVITIES, UNKNOWN_INDEX, Settings
-from kws.board import packing
+from kws.board import incremental, packing
 from kws.board.firmware import c_string
 from kws.board.layers import Layer, Network, multiplier_and_shift
 from kws.board.packing import ROWS
@@ -56,7 +57,9 @@ def header(network: Network, settings: Settings, verifier: SecondNetwork | None 
         "WINDOW": settings.front_end.window_samples,
         "STRIDE": settings.front_end.stride_samples,
         "FRAMES": settings.frame_count,
-        "COEFFICIENTS": settings.dct_coefficient_count,
+        "COEFFICIENTS": settings.front_end.frame_features,
+        "DCT": settings.dct_coefficient_count,
+        "DCT_ROWS": dct_rows(settings, verifier),
         "MEL_CHANNELS": MEL_CHANNELS,
         "FFT": fft_length,
         "FIRST_BIN": bands.first,
@@ -75,6 +78,7 @@ def header(network: Network, settings: Settings, verifier: SecondNetwork | None 
         "SCORE_ZERO": network.scores[1],
     }
     sizes |= packing.sizes(layers) | detector_sizes(settings, verifier)
+    sizes |= incremental.sizes(network, settings.frame_count, sizes["CLIP_STRIDES"])
     sizes["VERIFIER"] = int(verifier is not None)
     if verifier:
         more = verifier.sizes(sizes["HOP_STRIDES"] * sizes["STRIDE"])
@@ -82,6 +86,12 @@ def header(network: Network, settings: Settings, verifier: SecondNetwork | None 
         sizes |= {f"VERIFIER_{name}": value for name, value in more.items()}
     lines = [f"#define KWS_{name} {value}" for name, value in sizes.items()]
     return "\n".join(["/* Sizes in samples, values or labels. */", *lines, ""])
+
+
+def dct_rows(settings: Settings, verifier: SecondNetwork | None) -> int:
+    """Return how many coefficients of the DCT the two networks use: one has the first ones of the other."""
+    models = (settings, verifier.settings) if verifier else (settings,)
+    return max(one.dct_coefficient_count for one in models)
 
 
 def detector_sizes(settings: Settings, verifier: SecondNetwork | None) -> dict:
@@ -116,7 +126,9 @@ def thresholds(settings: Settings, verifier: SecondNetwork | None) -> str:
 
 def tables(network: Network, settings: Settings, verifier: SecondNetwork | None = None) -> str:
     """Return kws_model.c: labels, thresholds, the layers, and the tables of the front end."""
-    window, fft_length, filters, dct = mfcc_tables(settings.front_end)
+    rows = dct_rows(settings, verifier)
+    front_end = replace(settings.front_end, dct_coefficient_count=rows)
+    window, fft_length, filters, dct = mfcc_tables(front_end)
     bands = mel_bands(filters)
     # [KWS_FFT / 2, 2]: cosine and sine
     angles = 2 * np.pi * np.arange(fft_length // 2) / fft_length
@@ -128,13 +140,15 @@ def tables(network: Network, settings: Settings, verifier: SecondNetwork | None 
     parts += network_tables(network)
     if verifier:
         parts += network_tables(verifier.network, "verifier_")
-    for declaration, values in (
+    arrays = [
         # halved: see magnitude in kws_features.c
         ("kws_window[KWS_WINDOW]", window / np.float32(2 * 32768)),
         ("kws_twiddle[KWS_FFT / 2][2]", twiddle),
         ("kws_mel_weights[KWS_BINS][2]", bands.weights),
-        ("kws_dct[KWS_COEFFICIENTS][KWS_MEL_CHANNELS / 2]", dct.T[:, : MEL_CHANNELS // 2]),
-    ):
+    ]
+    if rows:
+        arrays.append(("kws_dct[KWS_DCT_ROWS][KWS_MEL_CHANNELS / 2]", dct.T[:, : MEL_CHANNELS // 2]))
+    for declaration, values in arrays:
         parts.append(f"const float {declaration} = {{\n{_numbers(values)}}};\n")
     parts.append(f"const int16_t kws_mel_ends[KWS_MEL_CHANNELS + 1] = {{\n{_numbers(bands.ends)}}};\n")
     return "\n".join(parts)

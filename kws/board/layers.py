@@ -65,8 +65,20 @@ class Layer(NamedTuple):
     @property
     def patch_size(self) -> int:
         """Return the number of values under the kernel that are copied for each place of the output."""
-        copied = self.kind in ("CONVOLUTION", "DEPTHWISE") and self.kernel != (1, 1)
+        of_whole_rows = self.kernel[1] == self.from_shape.width and self.to_shape.width == 1
+        beside = self.kernel == (1, 1) or (of_whole_rows and not self.padded_in_time)
+        copied = self.kind in ("CONVOLUTION", "DEPTHWISE") and not beside
         return math.prod(self.kernel) * self.from_shape.channels if copied else 0
+
+    @property
+    def padded_in_time(self) -> bool:
+        end = (self.to_shape.height - 1) * self.strides[0] + self.kernel[0]
+        return self.padding[0] > 0 or end > self.from_shape.height
+
+    @property
+    def kept(self) -> int:
+        """Return the number of inputs for one place in time of the output."""
+        return self.kernel[0] * self.from_shape.width * self.from_shape.channels
 
 
 class Network(NamedTuple):
@@ -77,6 +89,8 @@ class Network(NamedTuple):
     input: tuple[float, int]
     logits: tuple[float, int]
     scores: tuple[float, int]
+    # frames of a stream from one clip's scores to the next, if each layer computes a frame once; or 0
+    frames_between: int = 0
 
     @property
     def macs(self) -> int:
@@ -171,7 +185,7 @@ def _network(graph: _Graph) -> Network:
         raise UserError(
             f"{graph.path} has the operators {', '.join(graph.names)}; only fully connected layers, "
             "convolutions, an average over all places and a softmax can be exported, as in the architectures "
-            "single_fc, dnn, cnn and ds_cnn"
+            "single_fc, dnn, cnn, ds_cnn and ds_tcn"
         )
 
     # each operator must read what the one before it wrote
@@ -241,6 +255,7 @@ def _average(graph: _Graph, operator) -> Layer:
         relu=False,
         from_shape=source,
         to_shape=target,
+        kernel=(source.height, source.width),
     )
 
 

@@ -10,7 +10,7 @@ from kws.model.tflite import TFLiteModel
 
 
 class SecondNetwork(NamedTuple):
-    """A verifier with the labels and the frames of the first network; only the stride may differ."""
+    """A verifier with the labels and the windows of the first network; stride and features may differ."""
 
     model: TFLiteModel
     network: Network
@@ -30,6 +30,8 @@ class SecondNetwork(NamedTuple):
             "FRAMES": front_end.frame_count,
             "STRIDE": front_end.stride_samples,
             "SHARED": front_end.frame_count - new_frames,
+            "COEFFICIENTS": front_end.frame_features,
+            "DCT": front_end.dct_coefficient_count,
             "LAYERS": len(self.network.layers),
             "INPUT_ZERO": self.network.input[1],
         }
@@ -38,17 +40,15 @@ class SecondNetwork(NamedTuple):
 def read_second_network(path, settings: Settings, network: Network) -> SecondNetwork:
     """Return the verifier in the TFLite file `path`, for a first model with these settings and layers.
 
-    UserError if it does not fit the first: the C module has one list of labels and one kind of frame.
+    UserError if it does not fit the first: the C module has one list of labels and one FFT.
     """
     model = TFLiteModel(path)
     ours, theirs = settings.front_end, model.settings.front_end
     # the words in the same order; a verifier on the PC may know more of them
     check_same(str(path), [("words", settings.wanted_words, model.settings.wanted_words)])
     check_fits(model.settings, settings)
-    # one FFT and one set of tables
-    windows = "samples of a window", ours.window_samples, theirs.window_samples
-    coefficients = "coefficients of a frame", ours.dct_coefficient_count, theirs.dct_coefficient_count
-    check_same(str(path), [windows, coefficients])
+    # one FFT and one set of mel tables
+    check_same(str(path), [("samples of a window", ours.window_samples, theirs.window_samples)])
     # one scale of scores, KWS_SCORE_SCALE, is for both
     second = read_network(model.content, f"{path} ({model.settings.model_architecture})")
     if second.scores != network.scores:

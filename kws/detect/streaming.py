@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from kws.audio.recordings import BadAudio, audio_blocks, open_audio
 from kws.base.errors import UserError
-from kws.base.features import FrontEnd, mfcc
+from kws.base.features import mfcc
 from kws.base.flags import bounded, flag_adder
 from kws.base.settings import SENSITIVITIES, UNKNOWN_INDEX, DetectorSettings, Settings
 from kws.base.text import folded
@@ -255,25 +255,30 @@ def window_scores(blocks: Iterable[np.ndarray], model, hop: int) -> Iterator[np.
         count = max(0, (len(samples) - length) // hop + 1)
         for first in range(0, count, WINDOWS_AT_ONCE):
             windows = range(first, min(first + WINDOWS_AT_ONCE, count))
-            yield model.predict(_window_features(samples, windows, hop, front_end))
+            yield _scores(samples, windows, hop, model)
         skip += max(0, count * hop - len(samples))
         kept = samples[count * hop :]
 
 
-def _window_features(samples, windows: range, hop: int, front_end: FrontEnd) -> np.ndarray:
-    """Return features of windows that begin at multiples of `hop`: float32 [windows, feature_count]."""
-    start, stride = windows.start * hop, front_end.stride_samples
-    end = (windows.stop - 1) * hop + front_end.clip_samples
+def _scores(samples, windows: range, hop: int, model) -> np.ndarray:
+    """Return the scores of windows that begin at multiples of `hop`: float32 [windows, labels]."""
+    front_end = model.settings.front_end
+    stride = front_end.stride_samples
+    audio = samples[windows.start * hop : (windows.stop - 1) * hop + front_end.clip_samples]
     if hop % stride:
-        audio = sliding_window_view(samples[start:end], front_end.clip_samples)[::hop]
-        return mfcc(np.ascontiguousarray(audio), front_end)
+        clips = sliding_window_view(audio, front_end.clip_samples)[::hop]
+        return model.predict(mfcc(np.ascontiguousarray(clips), front_end))
     # windows share frames, and each frame is computed once
-    frames = sliding_window_view(samples[start:end], front_end.window_samples)[::stride]
+    frames = sliding_window_view(audio, front_end.window_samples)[::stride]
     one_frame = replace(front_end, clip_samples=front_end.window_samples)
-    coefficients = mfcc(np.ascontiguousarray(frames), one_frame)
-    # [windows, coefficients, frames]
-    shared = sliding_window_view(coefficients, front_end.frame_count, axis=0)[:: hop // stride]
-    return np.ascontiguousarray(shared.transpose(0, 2, 1)).reshape(len(windows), -1)
+    features = mfcc(np.ascontiguousarray(frames), one_frame)  # [frames, features of a frame]
+    between = model.frames_between
+    if between and hop % (between * stride) == 0:
+        # each layer computes a frame once, too
+        return model.predict_stretch(features)[:: hop // (between * stride)]
+    # [windows, features of a frame, frames]
+    shared = sliding_window_view(features, front_end.frame_count, axis=0)[:: hop // stride]
+    return model.predict(np.ascontiguousarray(shared.transpose(0, 2, 1)).reshape(len(windows), -1))
 
 
 def padded(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:

@@ -1,5 +1,6 @@
 """TFLite files: the settings inside, what they compute, and what they cost."""
 
+import functools
 import io
 import math
 import os
@@ -66,9 +67,14 @@ def embed_settings(content: bytes, settings: Settings) -> bytes:
     entry.name, entry.buffer = METADATA_NAME, len(model.buffers)
     model.metadata = [entry]
     model.buffers.append(schema.BufferT(data=np.frombuffer(settings.to_json().encode(), np.uint8)))
+    return _packed(model)
+
+
+def _packed(model) -> bytes:
+    """Return the bytes of a ModelT, which has other buffers after that."""
     # flatbuffers packs whatever has a method Pack
     model.buffers = [_Aligned(buffer) for buffer in model.buffers]
-    builder = flatbuffers.Builder(len(content) + 4096)
+    builder = flatbuffers.Builder(4096)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
 
@@ -114,6 +120,100 @@ def _has_graph(content):
         return False
 
 
+# ---- inputs of other lengths ----
+
+
+def for_batches(content: bytes) -> bytes:
+    """Return a TFLite model that keeps the clips of a batch apart.
+
+    A RESHAPE to [1, -1, ...], as of a number of frames that Keras infers, would put them one after the other.
+    """
+    model = parse(content)
+    to_change = [
+        operator
+        for operator, code in _operators(model)
+        if code == schema.BuiltinOperator.RESHAPE and (_shape_given(model, operator)[1:] < 0).any()
+    ]
+    for operator in to_change:
+        _set_shape(model, operator, [-1, *_shapes(model, operator)[1][1:]])
+    return _packed(model) if to_change else content
+
+
+def for_stretches(content: bytes, frame_count: int) -> tuple[bytes, int] | None:
+    """Return a TFLite model for more frames than `frame_count`, and from how many it has scores; or None.
+
+    It takes [1, frames * features of a frame], and computes once what windows share. Scores are of windows
+    that begin at multiples of the number of frames that is returned, with integers the bits that each alone
+    has. That needs convolutions one after the other, not padded over time, and then layers without time.
+    """
+    model, op = parse(content), schema.BuiltinOperator
+    if any(tensor.shape is None for tensor in model.subgraphs[0].tensors):
+        return None
+    # frames that are left, None before they are an axis
+    latest, frames, total_stride = model.subgraphs[0].inputs[0], None, 1
+    for operator, code in _operators(model):
+        source, target = _shapes(model, operator)
+        stride = 1
+        if code == op.RESHAPE and frames is None and len(target) == 4 and target[1] == frame_count:
+            frames = frame_count
+            _set_shape(model, operator, [1, -1, *target[2:]])
+        elif code == op.RESHAPE and frames == 1:
+            _set_shape(model, operator, [-1, *target[1:]])
+        elif code in (op.CONV_2D, op.DEPTHWISE_CONV_2D, op.AVERAGE_POOL_2D) and frames is not None:
+            stride, frames = _time_stride(model, operator), target[1]
+        elif code not in (op.QUANTIZE, op.DEQUANTIZE) and (
+            code not in (op.FULLY_CONNECTED, op.SOFTMAX) or frames != 1
+        ):
+            return None
+        if stride is None or operator.inputs[0] != latest:
+            return None
+        latest, total_stride = operator.outputs[0], total_stride * stride
+    return (_packed(model), total_stride) if frames == 1 else None
+
+
+def _time_stride(model, operator):
+    """Return the stride of a convolution or pooling over time; None if it is padded or leaves out places.
+
+    A layer over all frames that are left goes on with the strides of the layers before: its own becomes 1.
+    """
+    (_, given, *_), (_, left, *_) = _shapes(model, operator)
+    options = operator.builtinOptions
+    if isinstance(options, schema.Pool2DOptionsT):
+        length = options.filterHeight
+    else:
+        length = int(model.subgraphs[0].tensors[operator.inputs[1]].shape[1])
+        length = 1 + (length - 1) * options.dilationHFactor
+    if left == 1:
+        options.strideH = 1
+    padded = options.padding == schema.Padding.SAME and length > 1
+    return None if padded or (left == 1 and length < given) else int(options.strideH)
+
+
+def _operators(model):
+    """Return the operators of a model, each with its code in the schema."""
+    return [(one, model.operatorCodes[one.opcodeIndex].builtinCode) for one in model.subgraphs[0].operators]
+
+
+def _shapes(model, operator):
+    """Return the shapes of an operator's first input and its output, as lists."""
+    numbers = operator.inputs[0], operator.outputs[0]
+    return [list(map(int, model.subgraphs[0].tensors[number].shape)) for number in numbers]
+
+
+def _shape_buffer(model, reshape):
+    return model.buffers[model.subgraphs[0].tensors[reshape.inputs[1]].buffer]
+
+
+def _shape_given(model, reshape):
+    """Return the constant that a RESHAPE takes its shape from, int32 [axes]; empty if there is none."""
+    data = _shape_buffer(model, reshape).data if len(reshape.inputs) > 1 else None
+    return np.frombuffer(bytes(() if data is None else data), "<i4")
+
+
+def _set_shape(model, reshape, shape):
+    _shape_buffer(model, reshape).data = np.frombuffer(np.array(shape, "<i4").tobytes(), np.uint8)
+
+
 # ---- running ----
 
 
@@ -136,11 +236,14 @@ class TFLiteModel:
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{path} is not a TFLite model that can run: {error}") from None
         self._batch = int(self.input["shape"][0])
-        self._resizable = True
+        self._for_batches, self._resizable = for_batches(self.content), True
+        if self._for_batches is not self.content:
+            self._interpreter = _interpreter(self._for_batches)
         text = settings_text(self.content)
         stored = None if text is None else Settings.from_json(text, str(path))
         self.settings = settings_to_use(stored, flags, path)
         self._check_shapes()
+        self._of_stretches = None
 
     def _check_shapes(self):
         expected = [(self.settings.feature_count,), (len(self.settings.labels),)]
@@ -162,14 +265,39 @@ class TFLiteModel:
             scores.append(dequantize(output_tensor, self.output)[: len(part)])
         return np.concatenate(scores) if scores else np.zeros((0, len(self.settings.labels)), np.float32)
 
+    @functools.cached_property
+    def frames_between(self) -> int | None:
+        """Return the number of frames between the windows of predict_stretch; None if the model has none."""
+        found = for_stretches(self.content, self.settings.frame_count)
+        if found is None:
+            return None
+        content, frames_between = found
+        self._of_stretches = _interpreter(content)
+        return frames_between
+
+    def predict_stretch(self, frames: np.ndarray) -> np.ndarray:
+        """Return the scores, float32 [windows, labels], of windows that begin each `frames_between` frames.
+
+        Each frame is computed once. `frames` are features, float32 [frames, features of a frame].
+        """
+        count = 1 + (len(frames) - self.settings.frame_count) // self.frames_between
+        input_tensor = quantize(frames.reshape(1, -1), self.input)
+        self._of_stretches.resize_tensor_input(self.input["index"], input_tensor.shape)
+        self._of_stretches.allocate_tensors()
+        output_tensor = self._invoke(self._of_stretches, input_tensor)
+        return dequantize(output_tensor, self.output).reshape(-1, len(self.settings.labels))[:count]
+
     def run(self, input_tensor: np.ndarray) -> np.ndarray:
         """Return the output tensor for one batch of the input tensor, both in the types of the file."""
-        self._interpreter.set_tensor(self.input["index"], input_tensor)
+        return self._invoke(self._interpreter, input_tensor)
+
+    def _invoke(self, interpreter, input_tensor):
+        interpreter.set_tensor(self.input["index"], input_tensor)
         try:
-            self._interpreter.invoke()
+            interpreter.invoke()
         except RuntimeError as error:
             raise UserError(f"{self.path} is not a TFLite model that can run: {error}") from None
-        return self._interpreter.get_tensor(self.output["index"])
+        return interpreter.get_tensor(self.output["index"])
 
     def _resize(self, batch):
         """Have the interpreter take `batch` clips at a time, if the model allows it."""
@@ -183,7 +311,7 @@ class TFLiteModel:
             self._batch = batch
         except RuntimeError:
             # the model reshapes to a batch of its own: back to the size that it has
-            self._interpreter, self._resizable = _interpreter(self.content), False
+            self._interpreter, self._resizable = _interpreter(self._for_batches), False
 
     def cost(self) -> "Cost":
         """Return the size of the file and the cost of the network."""

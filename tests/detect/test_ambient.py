@@ -271,6 +271,6 @@ def test_a_model_may_have_more_labels_than_a_byte_holds(dnn_small):
     def predict(features):
         return np.eye(202, dtype=np.float32)[np.full(len(features), 201)]
 
-    model = SimpleNamespace(settings=settings, predict=predict)
+    model = SimpleNamespace(settings=settings, predict=predict, frames_between=None)
     one = measure.track("x", [np.zeros(2 * RATE, np.int16)], model, DEFAULTS)
     assert {each.label for each in one.detections(replace(DEFAULTS, threshold=0.5), settings)} == {201}

@@ -78,7 +78,7 @@ def test_scores_that_come_one_by_one_give_what_all_at_once_give(dnn_small):
 def test_windows_are_the_same_however_the_recording_comes(dnn_small, hop_ms):
     samples = np.random.default_rng(0).integers(-9000, 9000, 5 * RATE + 77).astype(np.int16)
     hop = parameters(hop_ms=hop_ms).hop_samples(dnn_small)
-    echo = SimpleNamespace(predict=lambda features: features, settings=dnn_small)
+    echo = SimpleNamespace(predict=lambda features: features, settings=dnn_small, frames_between=None)
 
     def features(block_samples):
         blocks = [samples[start : start + block_samples] for start in range(0, len(samples), block_samples)]

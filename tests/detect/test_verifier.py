@@ -39,7 +39,7 @@ def that_scores(settings, *labels):
         scores[:, list(labels)] = 1
         return scores
 
-    return SimpleNamespace(predict=predict, settings=settings)
+    return SimpleNamespace(predict=predict, settings=settings, frames_between=None)
 
 
 def detections(stream, model, verifier=None, **options):
