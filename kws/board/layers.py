@@ -185,7 +185,7 @@ def _network(graph: _Graph) -> Network:
         raise UserError(
             f"{graph.path} has the operators {', '.join(graph.names)}; only fully connected layers, "
             "convolutions, an average over all places and a softmax can be exported, as in the architectures "
-            "single_fc, dnn, cnn, ds_cnn and ds_tcn"
+            "single_fc, dnn, cnn, ds_cnn and stream_cnn"
         )
 
     # each operator must read what the one before it wrote

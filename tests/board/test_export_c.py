@@ -79,9 +79,9 @@ def test_scores_are_those_of_the_interpreter_bit_for_bit(shipped):
 @pytest.mark.parametrize(
     ("architecture", "size"),
     [
-        *((name, networks.TINY[name]) for name in ("single_fc", "dnn", "cnn", "ds_cnn", "ds_tcn")),
+        *((name, networks.TINY[name]) for name in ("single_fc", "dnn", "cnn", "ds_cnn", "stream_cnn")),
         ("dnn", (7, 1, 5)),
-        ("ds_tcn", (5, 4, 3, 3, 2, 1)),
+        ("stream_cnn", (2, 5, 4, 3, 3, 2, 3, 2, 2, 1, 1)),
         ("cnn", (5, 4, 2, 1, 2, 3, 2, 4, 2, 1, 3, 6)),
         ("ds_cnn", (3, 2, 3, 2, 1, 1, 3, 2, 2, 1, 1, 5, 1, 1, 2, 1)),
     ],
@@ -156,7 +156,7 @@ def test_other_architectures_are_refused_in_one_line(tmp_path, architecture):
     content = convert_to_tflite.convert(model, settings, given, "int8")
     (tmp_path / "x.tflite").write_bytes(embed_settings(content, settings))
     with pytest.raises(
-        UserError, match=rf"x.tflite \({architecture}\) has .*single_fc, dnn, cnn, ds_cnn and ds_tcn$"
+        UserError, match=rf"x.tflite \({architecture}\) has .*single_fc, dnn, cnn, ds_cnn and stream_cnn$"
     ):
         write_c_folder(tmp_path / "x.tflite", tmp_path / "c")
     assert not (tmp_path / "c").exists()

@@ -25,11 +25,11 @@ LOG_MEL = Settings(
     window_size_ms=40,
     window_stride_ms=20,
     dct_coefficient_count=0,
-    model_architecture="ds_tcn",
-    model_size_info=(24, 5, 2, 24, 9, 1, 24, 5, 1),
+    model_architecture="stream_cnn",
+    model_size_info=(3, 16, 5, 8, 2, 4, 24, 9, 9, 1, 1, 24, 5, 1, 1, 1),
 )
 # every 80 ms; numbers of channels that fit no vector instruction
-SLOW = replace(LOG_MEL, model_size_info=(9, 5, 2, 7, 4, 2, 10, 3, 1))
+SLOW = replace(LOG_MEL, model_size_info=(3, 9, 5, 8, 2, 4, 7, 4, 3, 2, 2, 10, 3, 4, 1, 1))
 
 
 def hop_of(settings, hop_ms, threshold=0.5, gate=None):
@@ -81,12 +81,12 @@ def trained_file(sample, tmp_path_factory):
         content = convert_to_tflite.convert(network, LOG_MEL, given, "int8")
         (folder / "x.tflite").write_bytes(embed_settings(content, hop_of(LOG_MEL, 40, 0.4)))
 
-    return made_once(tmp_path_factory, "ds_tcn", make) / "x.tflite"
+    return made_once(tmp_path_factory, "stream_cnn", make) / "x.tflite"
 
 
 @pytest.fixture(scope="module")
 def exported_module(trained_file, tmp_path_factory, c_tools):
-    return module_and_model(trained_file, tmp_path_factory.mktemp("ds_tcn_c") / "c")
+    return module_and_model(trained_file, tmp_path_factory.mktemp("stream_cnn_c") / "c")
 
 
 def noise_with_pauses(seconds, seed=0):
