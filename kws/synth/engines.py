@@ -314,11 +314,10 @@ def _hibari_voices(language, _):
         return []
     found = []
     for name, about in VOICES.items():
-        # one voice is in the package; the others are there if the user has downloaded them
-        with contextlib.suppress(FileNotFoundError):
-            if _is_of(about["language"], language, is_natural=True) and voice_path(
-                name, download_missing=False
-            ):
+        if _is_of(about["language"], language, is_natural=True):
+            # one voice is in the package; the others are there if the user has downloaded them
+            with contextlib.suppress(FileNotFoundError):
+                voice_path(name, download_missing=False)
                 found.append(Voice("hibari", name))
     return found
 
@@ -333,8 +332,10 @@ def _hibari_voice(name):
 def _hibari(utterances) -> Iterator:
     for said in utterances:
         speaker = _hibari_voice(said.voice.name)
-        # the same noise for the same utterance, so that a recording that is lost is made again
-        samples = speaker(said.text, said.speed / said.pitch, seed=zlib.crc32(repr(said).encode()))
+        # the same for the same utterance, so that a recording that is lost is made again
+        seed = zlib.crc32(repr(said).encode())
+        # a lone word without a mark is mumbled
+        samples = speaker(said.text + "!?,"[seed % 3], said.speed / said.pitch, seed)
         yield samples, speaker.sample_rate * said.pitch
 
 
