@@ -1,8 +1,8 @@
 """Make recordings of your own words by speech synthesis, of what sounds like them, and of running text.
 
-Every synthesiser that is installed is used, and natural voices make half of the recordings: what people say
-is understood by what these teach. pip install -r requirements-own-words.txt gets two of English.
-MBROLA's voices, and some of RHVoice's and festival's, are licensed for non-commercial use alone.
+Every synthesiser that is installed is used. Natural voices make half of the recordings, as far fewer words of
+people are missed with them. pip install -r requirements-own-words.txt gets two that speak English. MBROLA's
+voices, and some of RHVoice's and festival's, are licensed for non-commercial use alone.
 
 train.py takes the folder as it is. The same command makes what is missing; with more words or larger numbers
 it makes what is new.
@@ -60,10 +60,10 @@ def main():
     voices = installed_voices(options.engines, options.language, options.piper_voices)
     counts = ", ".join(f"{name} {len(of_engine):,}" for name, of_engine in voices.items())
     # more voices are worth an installation, unless the user chose some
-    others = {} if options.engines else {name: one for name, one in ENGINES.items() if name not in voices}
-    absent = [f"{name} ({engine.install})" for name, engine in others.items()]
+    others = [] if options.engines else [one for name, one in ENGINES.items() if name not in voices]
+    absent = [f"{engine.name} ({engine.install})" for engine in others if not engine.is_natural]
     print(f"voices of {options.language}: {counts}" + (f"; none of {', '.join(absent)}" if absent else ""))
-    if not any(ENGINES[name].is_natural for name in voices):
+    if others and not any(ENGINES[name].is_natural for name in voices):
         print(no_natural_voice(options.language))
     check_words(words, options, voices)
     folder.mkdir(parents=True, exist_ok=True)
