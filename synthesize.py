@@ -81,7 +81,7 @@ def no_natural_voice(language) -> str:
         name = NATURAL_VOICES.get(language.split("-")[0], "VOICE")
         install = f"pip install piper-tts; python -m piper.download_voices {name} --download-dir voices"
         install += "; and --piper_voices voices"
-    return f"no natural voice of {language}, so many people's words will be missed: {install}"
+    return f"no natural voice of {language}, without which more words of people are missed: {install}"
 
 
 def check_words(words, options, voices):
