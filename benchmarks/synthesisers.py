@@ -3,7 +3,7 @@
     python benchmarks/synthesisers.py MODEL N
 
 MODEL is a checkpoint or TFLite file. Each synthesiser says each of its words N times, drawn as in
-synthesize.py. CPU seconds count only processes of synthesisers (piper has none).
+synthesize.py. CPU seconds count only processes of synthesisers (hibari and piper have none).
 """
 
 import resource

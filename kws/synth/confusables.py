@@ -53,7 +53,9 @@ def phonemes(texts, language: str) -> list[tuple[str, ...]]:
     Raise UserError if espeak-ng has no such language. Needs `can_tell_phonemes`.
     """
     library = _library()
-    if library.espeak_SetVoiceByName(language.encode()) != 0:
+    # it has en-gb and fr-fr by the names en and fr alone
+    names = language, language.split("-")[0]
+    if all(library.espeak_SetVoiceByName(name.encode()) != 0 for name in names):
         raise UserError(f"espeak-ng has no --language {language} (espeak-ng --voices lists them)")
     return [_phonemes(library, text) for text in texts]
 

@@ -27,6 +27,8 @@ PLAN_FILE = "synthesis.json"
 DRAWS, SENTENCES, NOISE = 0, 1, 2  # independent streams of random numbers of --seed
 # factors of a voice's own speed and pitch: lowest and highest
 SPEEDS, PITCHES = (0.75, 1.3), (0.8, 1.25)
+NOISES = 0.4, 1.4  # factors of piper's noises
+NATURAL_SHARE = 0.5  # of the recordings, if there are natural voices and others
 PARTS = "first", "last"  # a phrase that is cut is no word, but sounds like the phrase for a while
 PART_FRACTION = 0.35, 0.6  # the shortest and the longest part
 CLIP_STEP_MS, SHORTEST_CLIP_MS = 100, 1000
@@ -97,6 +99,10 @@ class Draw:
         # an engine with few voices is used too, one with many more often
         shares = [ENGINES[name].weight * len(of_engine) ** 0.5 for name, of_engine in voices.items()]
         self._shares = np.divide(shares, sum(shares))
+        is_natural = np.array([ENGINES[name].is_natural for name in voices])
+        if is_natural.any() and not is_natural.all():
+            for kind, share in (is_natural, NATURAL_SHARE), (~is_natural, 1 - NATURAL_SHARE):
+                self._shares[kind] *= share / self._shares[kind].sum()
 
     def job(self, folder: str, text: str, number: int, part: str = "", is_clip=True) -> Job:
         """Return the recording `number` of a text."""
@@ -105,8 +111,9 @@ class Draw:
         voice = of_engine[rng.integers(len(of_engine))]
         speed, pitch = (float(np.exp(rng.uniform(*np.log(limits)))) for limits in (SPEEDS, PITCHES))
         fraction = float(rng.uniform(*PART_FRACTION))
+        noises = rng.uniform(*NOISES, 2).tolist()
         path = f"{folder}/{voice}_nohash_{number}.wav"
-        return Job(path, Utterance(text, voice, speed, pitch), part, fraction, is_clip)
+        return Job(path, Utterance(text, voice, speed, pitch, *noises), part, fraction, is_clip)
 
     def jobs(self, folder, text, count, part="") -> list[Job]:
         """Return the first `count` recordings of a text."""

