@@ -184,7 +184,11 @@ CASES = {
     "a mean at the end": (LOG_MEL, 40, ending_in_a_mean),
     "60 of 20 ms": (replace(LOG_MEL, window_size_ms=60), 40, models.build_model),
     "20 of 25 ms": (replace(LOG_MEL, window_size_ms=20, window_stride_ms=25), 50, models.build_model),
-    "MFCCs": (replace(LOG_MEL, dct_coefficient_count=13), 40, models.build_model),
+    "MFCCs": (
+        replace(LOG_MEL, dct_coefficient_count=13, model_size_info=(2, 12, 5, 4, 2, 3, 16, 9, 4, 1, 1)),
+        40,
+        models.build_model,
+    ),
     "hop of 60 ms": (LOG_MEL, 60, models.build_model),
     "padded": (
         replace(LOG_MEL, model_architecture="ds_cnn", model_size_info=(2, 6, 4, 4, 2, 2, 6, 3, 3, 1, 1)),
