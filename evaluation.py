@@ -7,6 +7,8 @@ settings, so it needs no other flag; several models end in one table.
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 import input_data
 import models
 from kws.base.errors import run
@@ -39,6 +41,10 @@ EXCLUDE = (
     ("test_dir", "ambient"),
     ("test_dir", "stream_wav"),
 )
+
+# Streams mixed with noise: the longest of one condition, and the longest of all beside what was listened to.
+MIXED_MINUTES, MIXED_SHARE = 10, 0.25
+MIXED_SEED = 2  # after the streams without one
 
 
 def parse_arguments():
@@ -176,11 +182,14 @@ def evaluate_streams(args):
     """Print false alarms beside misses for each model, and choose a threshold; try it, and write it."""
     flags, options = SettingsFlags.from_arguments(args), options_from(DetectorOptions, args)
     verifier = models.load(args.verifier) if args.verifier else None
-    allowed, results, curves = args.false_alarms_per_hour, {}, {}
+    allowed, results, curves, in_noise = args.false_alarms_per_hour, {}, {}, {}
     for path in args.paths:
         # 1. Score the negatives and a stream of words once; what follows only compares these scores.
         model = models.load(path, flags)
-        chosen_on, *tried_on = streams(args, model.settings)
+        data = (
+            None if args.stream_wav else input_data.open_data(options_from(DataOptions, args), model.settings)
+        )
+        chosen_on, *tried_on = streams(args, data, model.settings)
         measured = measure.measure(args.ambient, chosen_on, model, options, verifier)
         if verifier:
             measured = held_out.with_best_gate(measured, allowed)
@@ -202,14 +211,19 @@ def evaluate_streams(args):
             "points": [point._asdict() for point in points],
         }
 
-        # 3. Try it on recordings that it was not chosen on: only these figures are unbiased.
+        # 3. Mix words with more and more noise.
+        if data:
+            in_noise[path] = misses_in_noise(args, data, measured, chosen, model, verifier)
+            results[path]["in_noise"] = [one._asdict() for one in in_noise[path]]
+
+        # 4. Try it on recordings that it was not chosen on: only these figures are unbiased.
         for stream in tried_on:
             asked = replace(options, gate=measured.parameters.gate)
             tested = measure.measure(args.ambient_test, stream, model, asked, verifier)
             print(f"  on other recordings: {measure.outcome_text(tested, chosen)}")
             results[path]["test"] = tested.point(chosen)._asdict()
 
-        # 4. Write it where label_wav.py and export_c.py find it.
+        # 5. Write it where label_wav.py and export_c.py find it.
         if args.write_detector:
             detector = held_out.detector_settings(measured, kinds, allowed)
             # The first stage alone has other thresholds than the two together.
@@ -218,15 +232,15 @@ def evaluate_streams(args):
             print(f"  detector written into {target}\n  {held_out.sensitivities_text(detector)}")
     if args.plots:
         plots.write_det_plot(args.plots, curves)
+        plots.write_noise_plot(args.plots, in_noise)
     if args.json:
         write_json(args.json, results)
 
 
-def streams(args, settings):
+def streams(args, data, settings):
     """Return the streams of words that the flags ask for: one, and with --ambient_test another."""
     if args.stream_wav:
         return [labelled_streams.read_stream(args.stream_wav, args.stream_words, settings)]
-    data = input_data.open_data(options_from(DataOptions, args), settings)
     sets = {"validation": data.validation} | ({"testing": data.testing} if args.ambient_test else {})
     # each stream has a seed of its own, so that one more flag does not change the first
     make, minutes = labelled_streams.make_stream, args.stream_minutes
@@ -234,6 +248,22 @@ def streams(args, settings):
         make(name, clips, data.noise, minutes, [args.seed, number], settings)
         for number, (name, clips) in enumerate(sets.items())
     ]
+
+
+def misses_in_noise(args, data, measured, threshold, model, verifier):
+    """Print and return misses of validation words in no noise, in noise of the data set and of --ambient."""
+    seed, settings = [args.seed, MIXED_SEED], measured.settings
+    files = [track.name for track in measured.negatives]
+    noises = {"_background_noise_": np.concatenate(data.noise)} if data.noise else {}
+    noises["--ambient"] = labelled_streams.recorded_noise(files, MIXED_MINUTES, seed, settings.sample_rate)
+    # all mixed streams together are at most MIXED_SHARE as long as what was listened to
+    conditions = 1 + len(noises) * len(labelled_streams.RATIOS_DB)
+    heard = 60 * (measured.hours + measured.track.hours)
+    minutes = min(MIXED_MINUTES, MIXED_SHARE * heard / conditions)
+    mixed = labelled_streams.mixed_streams(data.validation, noises, minutes, seed, settings)
+    misses = measure.misses_in_noise(measured, mixed, threshold, model, verifier)
+    print(f"  {measure.noise_text(misses, threshold)}")
+    return misses
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,10 @@ from kws.detect.streaming import Detection
 TOLERANCE_S = 0.75  # most between a detection and the middle of the word
 GAPS_S = 0.5, 3.0  # shortest and longest pause between the words of a stream that is made
 LOUDEST_BACKGROUND = 0.1
+RATIOS_DB = 20, 10, 5, 0  # signal-to-noise ratios at which misses are counted
+LEAST_ENERGY = 0.1  # of noise under a word, in shares of its mean: a pause in speech is no noise
+STEP_S = 0.1  # between places that noise may be taken from
+SHORTEST_PART_S = 15  # taken from one recording
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,97 @@ def _background(rng, noise, length):
         audio[start : start + len(part)] = part * np.float32(LOUDEST_BACKGROUND * rng.random())
         start += len(part)
     return audio
+
+
+# ---- mixed with noise at known ratios ----
+
+
+class Condition(NamedTuple):
+    """What the words of a stream are mixed with."""
+
+    noise: str | None  # its name; None without noise
+    ratio_db: float | None  # signal to noise: energy of a word's clip to that of the noise under this clip
+
+
+def mixed_streams(
+    clips: Clips, noises: dict[str, np.ndarray], minutes: float, seed: list[int], settings: Settings
+) -> Iterator[tuple[Condition, LabelledStream]]:
+    """Yield a stream without noise, and one for each of RATIOS_DB and of `noises`, float32 [samples] by name.
+
+    All hold the same wanted words of `clips` with the same pauses, and those of one noise the same parts of
+    it. Noises without a sound are left out. At least one word is drawn.
+    """
+    rng = np.random.default_rng(seed)
+    wanted, drawn, left = np.flatnonzero(clips.label > UNKNOWN_INDEX), [], minutes * 60 * settings.sample_rate
+    while left > 0:
+        # (clip, samples of half a pause, before and after it)
+        drawn.append((int(rng.choice(wanted)), int(rng.uniform(*GAPS_S) * settings.sample_rate / 2)))
+        left -= settings.clip_samples + 2 * drawn[-1][1]
+    yield Condition(None, None), _mixed(clips, drawn, settings)
+    for number, (name, noise) in enumerate(noises.items()):
+        if noise.any():
+            parts = _parts(noise, [around for _, around in drawn], [*seed, number], settings)
+            for ratio in RATIOS_DB:
+                yield Condition(name, ratio), _mixed(clips, drawn, settings, parts, ratio)
+
+
+def _parts(noise, arounds, seed, settings):
+    """Return a part of the noise for each clip and what is around it: float32 [samples] each."""
+    rng, length = np.random.default_rng(seed), settings.clip_samples
+    # the energy under a clip at each place; noise begins anew after its end
+    places = np.arange(0, len(noise), int(STEP_S * settings.sample_rate))
+    longer = np.resize(noise, len(noise) + length)
+    until = np.concatenate([[0], np.cumsum(np.square(longer, dtype=np.float64))])
+    under = until[places + length] - until[places]
+    loud = places[under >= LEAST_ENERGY * under.mean()]
+    starts = rng.choice(loud, len(arounds)) - arounds
+    return [
+        noise.take(np.arange(start, start + length + 2 * around), mode="wrap")
+        for start, around in zip(starts, arounds, strict=True)
+    ]
+
+
+def _mixed(clips, drawn, settings, parts=None, ratio=None) -> LabelledStream:
+    """Return a stream of the drawn clips, mixed with parts of noise at a ratio in dB."""
+    pieces, words, start = [], [], 0
+    for number, (clip, around) in enumerate(drawn):
+        piece = np.pad(clips.samples(clip) / np.float32(32768), around)
+        if parts:
+            # one gain for a word and its pauses, so that the ratio is exact for each word
+            part = parts[number]
+            under = part[around : len(part) - around]
+            piece += part * np.float32(np.sqrt(_energy(piece) / _energy(under) * 10 ** (-ratio / 10)))
+        # what exceeds full scale is turned down with its noise: clipping would change the ratio
+        piece /= max(1, np.abs(piece).max())
+        pieces.append(np.clip(np.rint(piece * 32768), -32768, 32767).astype(np.int16))
+        words.append(((start + len(piece) / 2) / settings.sample_rate, int(clips.label[clip])))
+        start += len(piece)
+    return LabelledStream("words in noise", np.concatenate(pieces), words)
+
+
+def _energy(samples):
+    return np.square(samples, dtype=np.float64).sum()
+
+
+def recorded_noise(paths: list[str], minutes: float, seed, sample_rate: int) -> np.ndarray:
+    """Return the beginnings of recordings, as long as each other, in random order: float32 [samples].
+
+    They are about `minutes` long, if the recordings are.
+    """
+    wanted, parts = int(minutes * 60 * sample_rate), []
+    each = max(wanted // len(paths), int(SHORTEST_PART_S * sample_rate))
+    for path in np.random.default_rng(seed).permutation(paths):
+        if sum(map(len, parts)) >= wanted:
+            break
+        with open_audio(str(path)) as file:
+            blocks, missing = [], each
+            for block in audio_blocks(file, sample_rate):
+                blocks.append(block[:missing])
+                missing -= len(blocks[-1])
+                if not missing:
+                    break
+        parts.append(np.concatenate(blocks))
+    return np.concatenate(parts) / np.float32(32768)
 
 
 # ---- read ----

@@ -17,7 +17,7 @@ from kws.base.errors import UserError
 from kws.base.settings import UNKNOWN_INDEX, Settings
 from kws.data.negatives import recordings_below
 from kws.detect import streaming
-from kws.detect.labelled_streams import LabelledStream, matches
+from kws.detect.labelled_streams import RATIOS_DB, Condition, LabelledStream, matches
 from kws.detect.streaming import Detection, Detector, DetectorOptions, DetectorParameters, Smoothed
 
 # The thresholds that are printed, and tried in long searches; finer towards 1, where confident scores lie.
@@ -46,6 +46,15 @@ class Point(NamedTuple):
 
     threshold: float
     false_alarms_per_hour: float
+    miss_rate: float  # 0 to 1
+
+
+class MissesInNoise(NamedTuple):
+    """The misses in a stream that is mixed with noise at one ratio."""
+
+    noise: str | None  # its name; None without noise
+    ratio_db: float | None  # signal to noise
+    words: int
     miss_rate: float  # 0 to 1
 
 
@@ -158,6 +167,22 @@ def measure(folders, stream: LabelledStream, model, options: DetectorOptions, ve
     )
 
 
+def misses_in_noise(
+    measured: Measured,
+    streams: Iterator[tuple[Condition, LabelledStream]],
+    threshold: float,
+    model,
+    verifier=None,
+) -> list[MissesInNoise]:
+    """Run the detector of `measured` over mixed streams, and count what it misses at a threshold."""
+    found, rate = [], model.settings.sample_rate
+    for condition, stream in streams:
+        heard = track(stream.name, stream.blocks(rate), model, measured.parameters, verifier)
+        misses = replace(measured, track=heard, stream=stream).misses(threshold)
+        found.append(MissesInNoise(*condition, len(stream.words), misses))
+    return found
+
+
 # ---- choosing a threshold ----
 
 
@@ -227,3 +252,15 @@ def text(measured: Measured, points: list[Point], false_alarms_per_hour: float, 
     of_words = measured.false_alarms(threshold).sum(0)[UNKNOWN_INDEX + 1 :]
     named = zip(measured.settings.wanted_words, of_words, strict=True)
     return "\n  ".join([*lines, "by word: " + ", ".join(f"{word} {count}" for word, count in named)])
+
+
+def noise_text(found: list[MissesInNoise], threshold: float) -> str:
+    """Return the misses by signal-to-noise ratio as a table with a line for each kind of noise."""
+    clean, *mixed = found
+    head = f"misses of {clean.words} words at threshold {threshold:g}, by signal-to-noise ratio:"
+    columns = "".join(f"{ratio:>6} dB" for ratio in RATIOS_DB)
+    lines = [head, f"  {'noise':<24}{'none':>9}{columns}"]
+    for noise in dict.fromkeys(one.noise for one in mixed):
+        rates = [clean.miss_rate, *(one.miss_rate for one in mixed if one.noise == noise)]
+        lines.append(f"  {noise:<24}" + "".join(f"{100 * rate:7.1f} %" for rate in rates))
+    return "\n  ".join(lines)

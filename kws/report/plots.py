@@ -72,6 +72,25 @@ def write_det_plot(folder, curves: dict[str, list]):
     _save(figure, folder, "det")
 
 
+def write_noise_plot(folder, in_noise: dict[str, list]):
+    """Draw each model's misses against the signal-to-noise ratio, from measure's MissesInNoise."""
+    if not in_noise:
+        return
+    figure = _figure(8, 5.5)
+    axes = figure.subplots()
+    for name, (clean, *mixed) in in_noise.items():
+        for noise in dict.fromkeys(one.noise for one in mixed):
+            shown = [clean, *(one for one in mixed if one.noise == noise)]
+            ratios = ["none" if one.ratio_db is None else f"{one.ratio_db:g} dB" for one in shown]
+            axes.plot(ratios, [100 * one.miss_rate for one in shown], ".-", label=f"{name}, {noise}")
+    axes.set_xlabel("noise: none, or signal-to-noise ratio")
+    axes.set_ylabel("misses, %")
+    axes.set_ylim(0, 100)
+    _grid(axes)
+    axes.legend(frameon=False)
+    _save(figure, folder, "misses_in_noise")
+
+
 def write_report_plots(folder, prefix: str, report: Report, settings: Settings, clips, features, scores):
     """Draw the confusion matrix, the recall of each label, and the most confident mistakes.
 

@@ -1,5 +1,6 @@
 """False alarms on recordings without words beside misses, and thresholds chosen for both."""
 
+import itertools
 import json
 import tracemalloc
 from dataclasses import replace
@@ -12,8 +13,18 @@ import soundfile
 import models
 from conftest import DATA, RATE, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call, call_here
 from kws.base.errors import UserError
+from kws.base.settings import UNKNOWN_INDEX, Settings
+from kws.data.clips import Clips
 from kws.detect import held_out, measure
-from kws.detect.labelled_streams import LabelledStream, read_stream
+from kws.detect.labelled_streams import (
+    RATIOS_DB,
+    SHORTEST_PART_S,
+    Condition,
+    LabelledStream,
+    mixed_streams,
+    read_stream,
+    recorded_noise,
+)
 from kws.detect.measure import Measured, Point, Track
 from kws.detect.streaming import DEFAULTS, DetectorOptions, Smoothed, detector_parameters
 from kws.model import checkpoints
@@ -274,3 +285,78 @@ def test_a_model_may_have_more_labels_than_a_byte_holds(dnn_small):
     model = SimpleNamespace(settings=settings, predict=predict, frames_between=None)
     one = measure.track("x", [np.zeros(2 * RATE, np.int16)], model, DEFAULTS)
     assert {each.label for each in one.detections(replace(DEFAULTS, threshold=0.5), settings)} == {201}
+
+
+# ---- in noise ----
+
+NOISES = {
+    # half of it is silence, as in speech
+    "bursts": np.repeat(np.arange(600) % 10 < 5, RATE // 10)
+    * np.random.default_rng(0).normal(size=60 * RATE),
+    "hum": np.sin(np.arange(RATE // 2)),
+    "off": np.zeros(9),
+}
+
+
+def mixed(sample, volume):
+    """Streams of sample words, at this volume from 0 to 1, by Condition."""
+    chosen = np.flatnonzero(sample.validation.label > UNKNOWN_INDEX)[:8]
+    pcm = (volume * sample.validation.audio(chosen)).astype(np.int16)
+    row = np.arange(len(chosen), dtype=np.int32)
+    names = tuple(map(str, row))
+    clips = Clips((pcm,), np.zeros_like(row), row, sample.validation.label[chosen], names)
+    noises = {name: noise.astype(np.float32) for name, noise in NOISES.items()}
+    return dict(mixed_streams(clips, noises, 0.5, [0], Settings()))
+
+
+def ratios_db(stream, clean):
+    """The signal-to-noise ratio of each word, whose share of the mixture is fitted."""
+    for seconds, _ in clean.words:
+        under = slice(round((seconds - 0.5) * RATE), round((seconds + 0.5) * RATE))
+        word, heard = (each.samples[under].astype(float) for each in (clean, stream))
+        share = heard @ word / (word @ word) * word
+        yield 10 * np.log10((share**2).sum() / ((heard - share) ** 2).sum())
+
+
+def test_each_word_has_the_signal_to_noise_ratio_that_its_stream_is_named_for(sample):
+    # a loud word with its noise exceeds full scale
+    for volume in (0.2, 1):
+        streams = mixed(sample, volume)
+        clean = streams.pop(Condition(None, None))
+        assert streams.keys() == {Condition(*of) for of in itertools.product(("bursts", "hum"), RATIOS_DB)}
+        for (_, ratio), stream in streams.items():
+            assert stream.words == clean.words and len(clean.words) > 5
+            np.testing.assert_allclose([*ratios_db(stream, clean)], ratio, atol=0.5)
+
+
+def test_the_same_seed_mixes_the_same_streams(sample):
+    for one, again in zip(mixed(sample, 1).values(), mixed(sample, 1).values(), strict=True):
+        np.testing.assert_array_equal(one.samples, again.samples)
+
+
+def test_the_beginnings_of_recordings_are_as_long_together_as_asked_for(tmp_path):
+    for value in (1, 2, 3):
+        soundfile.write(tmp_path / f"{value}.wav", np.full(60 * RATE, value, np.int16), RATE)
+    paths = [str(path) for path in tmp_path.iterdir()]
+    noise = recorded_noise(paths, 1.5, 0, RATE)
+    values, counts = np.unique(noise * 32768, return_counts=True)
+    assert values.tolist() == [1, 2, 3] and counts.tolist() == [30 * RATE] * 3
+    assert len(recorded_noise(paths, 0.5, 0, RATE)) == 2 * SHORTEST_PART_S * RATE
+
+
+def test_misses_in_noise_are_told_printed_and_drawn(tmp_path):
+    (tmp_path / "radio").mkdir()
+    noise = 0.1 * np.random.default_rng(0).normal(size=4 * 60 * RATE)
+    soundfile.write(tmp_path / "radio" / "x.flac", noise, RATE)
+    flags = [SHIPPED_INT8, *DATA, "--ambient", tmp_path / "radio", "--stream_minutes", "1"]
+    text = call("evaluation.py", *flags, "--json", tmp_path / "x.json", "--plots", tmp_path).stdout
+    (result,) = json.loads((tmp_path / "x.json").read_text()).values()
+    clean, *in_noise = result["in_noise"]
+    assert (clean["noise"], clean["ratio_db"]) == (None, None)
+    assert [one["ratio_db"] for one in in_noise if one["noise"] == "--ambient"] == list(RATIOS_DB)
+    # 5 minutes were heard; a quarter of them shared by 9 streams holds at least 8.3 s of words
+    assert {one["words"] for one in in_noise} == {clean["words"]} and 2 <= clean["words"] <= 6
+    (line,) = [line for line in text.splitlines() if line.split()[:1] == ["--ambient"]]
+    rates = [clean, *(one for one in in_noise if one["noise"] == "--ambient")]
+    assert line.split()[1::2] == [f"{100 * one['miss_rate']:.1f}" for one in rates]
+    assert (tmp_path / "misses_in_noise.png").stat().st_size > 10_000
