@@ -43,7 +43,7 @@ EXCLUDE = (
 )
 
 # Streams mixed with noise: the longest of one condition, and the longest of all beside what was listened to.
-MIXED_MINUTES, MIXED_SHARE = 10, 0.25
+MIXED_MINUTES, MIXED_SHARE = 10, 0.3
 MIXED_SEED = 2  # after the streams without one
 
 

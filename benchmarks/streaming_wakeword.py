@@ -94,12 +94,17 @@ def audio_below(folder) -> np.ndarray:
 
 
 def words_of_test_speakers(data_dir) -> list[np.ndarray]:
-    """Return the word as the speakers of the testing partition say it: float [samples] each."""
-    paths = sorted(Path(data_dir, WORD).glob("*.*"))
-    paths = [path for path in paths if which_partition(path.name, *PARTITIONS) == "testing"]
-    if len(paths) < WORDS:
-        raise UserError(f"{Path(data_dir, WORD)} has {len(paths)} recordings by test speakers, not {WORDS}")
-    return [trimmed(read_audio(path, RATE)[0].astype(float)) for path in paths]
+    """Return the word as test speakers say it, float [samples] each; if they are few, validation's too."""
+    paths = sorted(path for path in Path(data_dir, WORD).glob("*.*") if path.is_file())
+    by = {path: which_partition(path.name, *PARTITIONS) for path in paths}
+    chosen = [path for path in paths if by[path] == "testing"]
+    # a part of the data set may have few
+    if len(chosen) < WORDS:
+        print(f"only {len(chosen)} recordings of {WORD} by test speakers: taking those for validation too")
+        chosen += [path for path in paths if by[path] == "validation"]
+    if len(chosen) < WORDS:
+        raise UserError(f"{Path(data_dir, WORD)} has {len(chosen)} recordings by such speakers, not {WORDS}")
+    return [trimmed(read_audio(path, RATE)[0].astype(float)) for path in chosen]
 
 
 def trimmed(samples) -> np.ndarray:

@@ -87,7 +87,8 @@ def write_noise_plot(folder, in_noise: dict[str, list]):
     axes.set_ylabel("misses, %")
     axes.set_ylim(0, 100)
     _grid(axes)
-    axes.legend(frameon=False)
+    # labels hold paths, too long to be in the picture
+    figure.legend(frameon=False, loc="outside lower center")
     _save(figure, folder, "misses_in_noise")
 
 
