@@ -57,7 +57,7 @@ def parse_arguments():
     tests = "evaluate this folder of one folder per label too; speech_commands_test_set_v0.02 is downloaded"
     add("--test_dir", metavar="DIR", help=tests)
     add("--json", metavar="FILE", help="write the same figures to this file")
-    drawn = "draw confusions, recall and confident mistakes, or misses against false alarms, into this folder"
+    drawn = "draw confusions, recall and mistakes, or misses by false alarms and by noise, into this folder"
     add("--plots", metavar="DIR", help=drawn)
     input_data.add_arguments(parser)
     models.add_arguments(parser)
