@@ -20,6 +20,9 @@ from kws.detect.streaming import Detection
 TOLERANCE_S = 0.75  # most between a detection and the middle of the word
 GAPS_S = 0.5, 3.0  # shortest and longest pause between the words of a stream that is made
 LOUDEST_BACKGROUND = 0.1
+SECONDS = r"(\d+\.?\d*|\.\d+)"
+# the second time is the end, in a label track
+WORD_LINE = re.compile(rf"\s*{SECONDS}(?:\t{SECONDS}\t|\s*[,;\t])\s*([^,;\t]*[^,;\t\s])\s*")
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def _background(rng, noise, length):
 
 
 def read_stream(path, words_path, settings: Settings) -> LabelledStream:
-    """Return a recording and the words in it, from a list with a line `seconds,word` for the middle of each.
+    """Return a recording and the words in it, from a list that `read_words` reads.
 
     A file stays on disk, to be read block by block.
     Words that the model does not know are named on standard error. UserError if a file cannot be read, or if
@@ -120,10 +123,11 @@ def read_stream(path, words_path, settings: Settings) -> LabelledStream:
 
 
 def read_words(path) -> Iterator[tuple[int, float, str]]:
-    """Yield the number of each line of a word list, its seconds and its word.
+    """Yield the number of each line of a word list, the seconds of the word's middle, and the word.
 
-    The list is text in UTF-8 with lines `seconds,word`; a semicolon or a tab separates too. Empty lines are
-    skipped. UserError names the first line that is anything else.
+    The list is text in UTF-8 with lines `seconds,word`; a semicolon or a tab separates too. An Audacity label
+    track has the word's start, end and name instead, separated by tabs. Empty lines are skipped. UserError
+    names the first line that is anything else.
     """
     content = Path(path).read_bytes()
     try:
@@ -132,14 +136,16 @@ def read_words(path) -> Iterator[tuple[int, float, str]]:
         number = 1 + content.count(b"\n", 0, error.start)
         raise UserError(f"{path}, line {number}: not text in UTF-8; save the list as CSV in UTF-8") from None
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        # a label's lowest and highest frequency follow it
+        if not line.strip() or line.startswith("\\\t"):
             continue
-        entry = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*[,;\t]\s*([^,;\t]*[^,;\t\s])\s*", line)
+        entry = WORD_LINE.fullmatch(line)
         # zero bytes: text in UTF-16 without a mark of its order is valid UTF-8
         if not entry or "\0" in line:
             found = f"such as 2.5,yes, not {line[:60]!r}"
             raise UserError(f"{path}, line {number}: expected 'seconds,word', {found}")
-        yield number, float(entry[1]), entry[2]
+        start, end, word = entry.groups()
+        yield number, (float(start) + float(end or start)) / 2, word
 
 
 # ---- compared with what was detected ----
