@@ -92,7 +92,7 @@ def add_stream_arguments(parser):
     add("--ambient_test", metavar="DIR", nargs="+", help=tried)
     recording = "count misses in this recording, and without --ambient its false alarms too"
     add("--stream_wav", metavar="FILE", help=recording)
-    words = "the words in it: a CSV file with a line seconds,word for the middle of each"
+    words = "the words in it: lines seconds,word for the middle of each, or a label track of Audacity's"
     add("--stream_words", metavar="FILE", help=words)
     minutes, rate, seed = bounded(float, 0.1, 600), bounded(float, 0), bounded(int, 0, 2**32 - 1)
     length = "length of the streams made of clips"

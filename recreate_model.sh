@@ -185,6 +185,10 @@ if [ -n "$negatives_dir" ]; then
     taught=(train.py @recipes/verifier_taught.txt "${negatives[@]}" --teacher "$teacher/best")
     stage "$out/verifier_2" 100 "${taught[@]}" --start_from "$out/verifier_1/best"
     stage "$out/verifier_3" 100 "${taught[@]}" --start_from "$out/verifier_2/best" --prior_correction
+    stage "$out/stream" 100 train.py @recipes/stream.txt "${negatives[@]}" --teacher "$teacher/best" \
+        --start_from model_archive/model_source/pretrained_stream
+    stage "$out/stream_microphone" 100 train.py @recipes/stream_microphone.txt "${negatives[@]}" "${ambient[@]}" \
+        --teacher "$teacher/best" --start_from "$out/stream/best"
 fi
 
 # ---- convert and evaluate ----
@@ -205,6 +209,7 @@ for type in fp32 int8; do
     if [ -n "$negatives_dir" ]; then
         convert "$out/microphone_int8/best" "${model}_microphone" "$type"
         convert "$out/verifier_3/best" ds_cnn_small "$type"
+        convert "$out/stream_microphone/best" stream_cnn_small "$type"
     fi
 done
 if [ "$architecture" = dnn ]; then convert "$checkpoint" "$model" int16 "${network[@]}"; fi
@@ -213,12 +218,12 @@ if [ -n "$ambient_dir" ]; then
     minutes=60
     if $sample; then minutes=1; fi
     for type in fp32 int8; do
-        microphone=$out/${model}_microphone_$type verifier=$out/ds_cnn_small_$type
-        measure=(evaluation.py "${data[@]}" --tflite_path "$microphone.tflite" --ambient "$ambient_dir"
-            --stream_minutes "$minutes" --write_detector)
-        echo "== choose thresholds of $microphone.tflite, alone and with its verifier"
-        python "${measure[@]}" --json "$microphone.json"
-        python "${measure[@]}" --json "$verifier.json" --verifier "$verifier.tflite"
+        microphone=$out/${model}_microphone_$type verifier=$out/ds_cnn_small_$type stream=$out/stream_cnn_small_$type
+        measure=(evaluation.py "${data[@]}" --ambient "$ambient_dir" --stream_minutes "$minutes" --write_detector)
+        echo "== choose thresholds of $microphone.tflite, alone and with its verifier, and of $stream.tflite"
+        python "${measure[@]}" "$microphone.tflite" --json "$microphone.json"
+        python "${measure[@]}" "$microphone.tflite" --json "$verifier.json" --verifier "$verifier.tflite"
+        python "${measure[@]}" "$stream.tflite" --json "$stream.json"
     done
 fi
 

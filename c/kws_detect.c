@@ -9,7 +9,7 @@ void kws_detect_start(kws_detector *detector, int sensitivity) {
     detector->last = -KWS_REFRACTORY_S;
     detector->sensitivity = sensitivity;
 #if KWS_VERIFIER
-    detector->after_input = UINT32_MAX;
+    detector->after_input = UINT64_MAX;
 #endif
 }
 
@@ -46,7 +46,7 @@ static const int16_t *frame_at(const kws_detector *detector, int32_t back) {
 static float mean_score(int32_t sum, int count) { return (float)sum * KWS_SCORE_SCALE / (float)count; }
 
 /* Compute the verifier's scores of the window that began `begin` samples ago. */
-static void score_again(kws_detector *detector, uint32_t window, int32_t begin) {
+static void score_again(kws_detector *detector, uint64_t window, int32_t begin) {
     int8_t *input = detector->verifier_input;
     const int shared = window == detector->after_input ? KWS_VERIFIER_SHARED : 0; /* frames with the one before */
     const int kept = shared * KWS_VERIFIER_COEFFICIENTS;
@@ -65,7 +65,7 @@ static void score_again(kws_detector *detector, uint32_t window, int32_t begin) 
 static float verifier_mean(kws_detector *detector, int label, int count, double least) {
     int32_t sum = 0;
     for (int back = count - 1; back >= 0; back--) { /* hops before the latest window */
-        const uint32_t window = detector->windows - 1 - (uint32_t)back;
+        const uint64_t window = detector->windows - 1 - (uint64_t)back;
         if (!detector->known[window % KWS_SMOOTHED]) {
             score_again(detector, window, (KWS_CLIP_STRIDES + back * KWS_HOP_STRIDES) * KWS_STRIDE);
         }
@@ -97,7 +97,7 @@ int kws_detect(kws_detector *detector, const int16_t samples[KWS_STRIDE], kws_de
 
     /* In double precision and in this order, as on the PC, so that rounding cannot change a detection. */
     double mean = detector->sums[best] * (double)KWS_SCORE_SCALE / count;
-    double seconds = (detector->windows - 1) * KWS_HOP_S + KWS_CLIP_S / 2 - (count - 1) * KWS_HOP_S / 2;
+    double seconds = (double)(detector->windows - 1) * KWS_HOP_S + KWS_CLIP_S / 2 - (count - 1) * KWS_HOP_S / 2;
     if (best < KWS_FIRST_WORD || seconds - detector->last < KWS_REFRACTORY_S) return 0;
     const int wakes = best == detector->wake_label;
     if (detector->wake_label && !wakes && seconds > detector->awake_until) return 0;

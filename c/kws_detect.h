@@ -33,7 +33,7 @@ typedef struct {
     kws_stream stream;
     int8_t recent[KWS_SMOOTHED][KWS_LABELS]; /* scores of the latest windows, a ring */
     int32_t sums[KWS_LABELS];                /* their sums, less KWS_SCORE_ZERO each */
-    uint32_t strides, windows;               /* received, and classified */
+    uint64_t strides, windows;               /* received, and classified; 32 bits would last for 5 years */
     double last;                             /* time of the last detection, in seconds */
     int wake_label;                          /* 0 for none: see kws_detect_after */
     double listen, awake_until;              /* seconds */
@@ -44,7 +44,7 @@ typedef struct {
     int8_t again[KWS_SMOOTHED][KWS_LABELS]; /* the verifier's scores of the latest windows, a ring */
     uint8_t known[KWS_SMOOTHED];            /* whether the verifier has scored them */
     int8_t verifier_input[KWS_VERIFIER_INPUTS];
-    uint32_t after_input; /* number of the window after the one in verifier_input */
+    uint64_t after_input; /* number of the window after the one in verifier_input */
 #endif
 } kws_detector;
 

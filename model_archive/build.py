@@ -40,10 +40,16 @@ from kws.model.tflite import TFLiteModel  # noqa: E402
 NAME = "dnn_small"
 MICROPHONE = "microphone_fp32", "microphone_int8"
 VERIFIER = "ds_cnn_small_fp32", "ds_cnn_small_int8"
-KINDS = ("fp32", "int8", "int16", "clustered_int8", "entropy_int8", *MICROPHONE, *VERIFIER)
+STREAM = "stream_cnn_small_fp32", "stream_cnn_small_int8"
+KINDS = ("fp32", "int8", "int16", "clustered_int8", "entropy_int8", *MICROPHONE, *VERIFIER, *STREAM)
 WEIGHTS_STAGE = "quantized"
 # folders of model_source: the stage of recreate_model.sh whose best checkpoint goes there
-STAGES = {"weights": WEIGHTS_STAGE, "microphone": "microphone_int8", "verifier": "verifier_3"}
+STAGES = {
+    "weights": WEIGHTS_STAGE,
+    "microphone": "microphone_int8",
+    "verifier": "verifier_3",
+    "stream": "stream_microphone",
+}
 NPU = "ethos-u55-128"
 PAPER = "Y. Zhang et al., Hello Edge: Keyword Spotting on Microcontrollers, arXiv:1711.07128, 2017"
 HOW_TO_OPEN = {  # the source forms; the keras that TensorFlow comes with is Keras 3, and they are of Keras 2
@@ -53,8 +59,10 @@ HOW_TO_OPEN = {  # the source forms; the keras that TensorFlow comes with is Ker
     f"{NAME}.keras": "load_model of tf_keras; Keras 3 could not locate its class 'Functional'",
     "microphone": "a checkpoint like weights, of the model for open microphones",
     "verifier": "a checkpoint like weights, of ds_cnn_small",
+    "stream": "likewise, of stream_cnn_small",
     "pretrained": "for own words: --start_from of train.py; ds_cnn_small of 198 words",
     "pretrained_dnn": "likewise, dnn_small",
+    "pretrained_stream": "likewise, stream_cnn_small; its convolutions alone were taught",
 }
 LARGEST_ARENA = 256 * 1024  # bytes; more than any shipped file needs
 
@@ -72,9 +80,9 @@ def main():
     args = parse_arguments()
     if args.recreated:
         take_models(Path(args.recreated))
+    folders = {"dnn": "pretrained_dnn", "ds_cnn": "pretrained", "stream_cnn": "pretrained_stream"}
     for path in args.pretrained:
-        architecture = checkpoints.read_settings(path).model_architecture
-        copy_checkpoint(path, "pretrained_dnn" if architecture == "dnn" else "pretrained")
+        copy_checkpoint(path, folders[checkpoints.read_settings(path).model_architecture])
 
 
 def take_models(recreated: Path):
@@ -123,17 +131,17 @@ def export_sources():
 
 
 def network_of(settings) -> str:
-    return NAME if settings.model_architecture == "dnn" else "ds_cnn_small"
+    return f"{settings.model_architecture}_small"
 
 
 def tflite_path(kind: str) -> Path:
-    name = kind if kind in VERIFIER else f"{NAME}_{kind}"
+    name = kind if kind in VERIFIER + STREAM else f"{NAME}_{kind}"
     return ARCHIVE / "TFLite" / f"tflite_{kind}" / f"{name}.tflite"
 
 
 def read_detection(made: Path, kind: str) -> dict:
     """Return the DET curve that recreate_model.sh measured for a file, or nothing if it has no detector."""
-    if kind not in MICROPHONE + VERIFIER or not made.with_suffix(".json").exists():
+    if kind not in MICROPHONE + VERIFIER + STREAM or not made.with_suffix(".json").exists():
         return {}
     (measured,) = json.loads(made.with_suffix(".json").read_text()).values()
     points = [{name: round(value, 4) for name, value in point.items()} for point in measured["points"]]
@@ -275,12 +283,13 @@ def lines_about_source(definition: dict) -> list[str]:
 def lines_about_file(definition: dict) -> list[str]:
     """Return the lines of README.md that say what a TFLite file is and what it needs on a board."""
     micro = definition["tensorflow_lite_micro"]
+    features = "MFCCs" if definition["settings"]["dct_coefficient_count"] else "log-mel energies"
     lines = [
         "",
         f"`{definition['file']}`: {definition['bytes']:,} bytes ({definition['zipped_bytes']:,} zipped), "
         f"SHA-256 `{definition['sha256']}`, operators {', '.join(definition['operators'])}.",
         "",
-        f"Input `{definition['input']}`, frame after frame of MFCCs. Output: one score for each of "
+        f"Input `{definition['input']}`, frame after frame of {features}. Output: one score for each of "
         f"{', '.join(definition['output']['labels'])}.",
         "",
         f"TensorFlow Lite Micro runs it in an arena of {micro['arena_bytes']:,} bytes (on a 64-bit PC), with",

@@ -21,7 +21,8 @@ ARCHIVE = ROOT / "model_archive"
 TFLITE_FOLDERS = sorted((ARCHIVE / "TFLite").iterdir())
 EXPECTED = Settings(**models.PRESETS["dnn_small"])
 VERIFIER = Settings(**models.PRESETS["ds_cnn_small"])
-ON_MICROPHONE = build.MICROPHONE + build.VERIFIER
+STREAM = Settings(**models.PRESETS["stream_cnn_small"])
+ON_MICROPHONE = build.MICROPHONE + build.VERIFIER + build.STREAM
 MOST_MISSES = {
     "microphone_fp32": 0.28,
     "microphone_int8": 0.28,
@@ -30,6 +31,7 @@ MOST_MISSES = {
 }
 OPERATORS = {
     "dnn": ["FULLY_CONNECTED", "SOFTMAX"],
+    "stream_cnn": ["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "RESHAPE", "SOFTMAX"],
     "ds_cnn": ["AVERAGE_POOL_2D", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "RESHAPE", "SOFTMAX"],
 }
 
@@ -44,7 +46,8 @@ def tflite_file(folder):
 
 def expected(folder):
     """The settings of a folder's file, but for its detector."""
-    return VERIFIER if "ds_cnn_small" in folder.name else EXPECTED
+    others = {"tflite_ds_cnn_small": VERIFIER, "tflite_stream_cnn_small": STREAM}
+    return others.get(folder.name.rsplit("_", 1)[0], EXPECTED)
 
 
 def by_name(folder):

@@ -33,6 +33,8 @@ SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 SYSTEM_FOLDERS = ("lost+found", "system volume information", "__macosx", "recycler", "network trash folder")
 SYSTEM_SIGNS = ".#$@~"
 UNREADABLE = "cannot be read"
+# files of other programs' data sets, which have no folders of words
+LAYOUTS = {"info.labels": "Edge Impulse", "validated.tsv": "Common Voice", "wav.scp": "Kaldi"}
 LEVELS = 5  # of folders below a word's folder
 NAMED = 5  # in a message
 # names without case and punctuation -> what they may be meant for
@@ -312,9 +314,16 @@ def likely_meaning(name: str) -> str | None:
 
 
 def hint(folder: Path, wanted_words=()) -> str:
-    """Return the place that may hold the words (any, if none are given), to end an error message; or ''."""
+    """Return the place that may hold the words (any, if none are given), to end an error message; or ''.
+
+    For a data set of another program, return where to read how it becomes folders of words.
+    """
     if composed(folder.resolve().name) in wanted_words:
         return _meant(folder.resolve().parent)
+    around = [folder, folder.resolve().parent, *(folder / name for name in subfolders(folder))]
+    for file, program in LAYOUTS.items():
+        if any((place / file).is_file() for place in around):
+            return f" (a data set of {program}: docs/recordings.md has the command that makes folders of it)"
     places = [folder]
     for _ in range(3):
         places = [place / name for place in places for name in subfolders(place)]

@@ -25,6 +25,9 @@ RATIOS_DB = 20, 10, 5, 0  # signal-to-noise ratios at which misses are counted
 LEAST_ENERGY = 0.1  # of noise under a word, in shares of its mean: a pause in speech is no noise
 STEP_S = 0.1  # between places that noise may be taken from
 SHORTEST_PART_S = 15  # taken from one recording
+SECONDS = r"(\d+\.?\d*|\.\d+)"
+# the second time is the end, in a label track
+WORD_LINE = re.compile(rf"\s*{SECONDS}(?:\t{SECONDS}\t|\s*[,;\t])\s*([^,;\t]*[^,;\t\s])\s*")
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def recorded_noise(paths: list[str], minutes: float, seed, sample_rate: int) -> 
 
 
 def read_stream(path, words_path, settings: Settings) -> LabelledStream:
-    """Return a recording and the words in it, from a list with a line `seconds,word` for the middle of each.
+    """Return a recording and the words in it, from a list that `read_words` reads.
 
     A file stays on disk, to be read block by block.
     Words that the model does not know are named on standard error. UserError if a file cannot be read, or if
@@ -216,10 +219,11 @@ def read_stream(path, words_path, settings: Settings) -> LabelledStream:
 
 
 def read_words(path) -> Iterator[tuple[int, float, str]]:
-    """Yield the number of each line of a word list, its seconds and its word.
+    """Yield the number of each line of a word list, the seconds of the word's middle, and the word.
 
-    The list is text in UTF-8 with lines `seconds,word`; a semicolon or a tab separates too. Empty lines are
-    skipped. UserError names the first line that is anything else.
+    The list is text in UTF-8 with lines `seconds,word`; a semicolon or a tab separates too. An Audacity label
+    track has the word's start, end and name instead, separated by tabs. Empty lines are skipped. UserError
+    names the first line that is anything else.
     """
     content = Path(path).read_bytes()
     try:
@@ -228,14 +232,16 @@ def read_words(path) -> Iterator[tuple[int, float, str]]:
         number = 1 + content.count(b"\n", 0, error.start)
         raise UserError(f"{path}, line {number}: not text in UTF-8; save the list as CSV in UTF-8") from None
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        # a label's lowest and highest frequency follow it
+        if not line.strip() or line.startswith("\\\t"):
             continue
-        entry = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*[,;\t]\s*([^,;\t]*[^,;\t\s])\s*", line)
+        entry = WORD_LINE.fullmatch(line)
         # zero bytes: text in UTF-16 without a mark of its order is valid UTF-8
         if not entry or "\0" in line:
             found = f"such as 2.5,yes, not {line[:60]!r}"
             raise UserError(f"{path}, line {number}: expected 'seconds,word', {found}")
-        yield number, float(entry[1]), entry[2]
+        start, end, word = entry.groups()
+        yield number, (float(start) + float(end or start)) / 2, word
 
 
 # ---- compared with what was detected ----

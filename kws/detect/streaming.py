@@ -58,6 +58,8 @@ class DetectorParameters:
 DEFAULTS = DetectorParameters()
 # of a verifier that was not tuned to the first stage
 DEFAULT_GATE = 0.5
+# of architectures that miss fewer words with more windows averaged
+SMOOTHING_MS = {"stream_cnn": 800.0}
 
 
 def tuned_detector(settings: Settings, verifier: Settings | None = None) -> DetectorSettings | None:
@@ -87,6 +89,8 @@ def detector_parameters(
             "--write_detector does, or give --threshold"
         )
     given = {"wake_label": _wake_label(options.wake_word, settings), "listen_ms": options.listen_ms}
+    if settings.model_architecture in SMOOTHING_MS:
+        given["smoothing_ms"] = SMOOTHING_MS[settings.model_architecture]
     if chosen:
         given |= {name: getattr(chosen, name) for name in ("hop_ms", "smoothing_ms", "refractory_ms", "gate")}
         given["threshold"] = getattr(chosen, options.sensitivity or "normal").threshold

@@ -108,6 +108,26 @@ def test_lossy_formats_are_decoded_as_from_a_file_but_for_rounding(tmp_path, kin
     assert not is_raw
 
 
+@pytest.mark.parametrize(
+    ("kind", "subtype", "rate"),
+    [
+        ("OGG", "VORBIS", 44100),
+        ("OGG", "OPUS", 48000),
+        ("MP3", "MPEG_LAYER_III", 44100),
+        ("FLAC", "PCM_16", 44100),
+        ("WAV", "PCM_16", 44100),
+    ],
+)
+def test_neither_decoders_nor_resampling_move_a_sound(tmp_path, kind, subtype, rate):
+    sound = np.zeros(5 * rate)
+    sound[2 * rate :][: rate // 50] = np.hanning(rate // 50) * np.sin(0.1 * np.arange(rate // 50))
+    soundfile.write(tmp_path / "x", 0.5 * sound, rate, subtype, format=kind)
+    for samples in (read_audio(tmp_path / "x", RATE)[0], piped((tmp_path / "x").read_bytes())[0]):
+        energy = np.square(samples.astype(float))
+        middle = (energy * np.arange(len(samples))).sum() / energy.sum() / RATE
+        assert abs(middle - 2.01) < 0.001
+
+
 def test_an_mp3_file_without_a_title_is_no_raw_audio(tmp_path):
     soundfile.write(tmp_path / "x.mp3", noise(), RATE, format="MP3")
     content = (tmp_path / "x.mp3").read_bytes()

@@ -9,7 +9,7 @@ import pytest
 import convert_to_tflite
 import input_data
 import models
-from c_modules import needs, random_inputs
+from c_modules import STRICT, needs, random_inputs
 from conftest import SHIPPED, SHIPPED_INT8, assert_one_clear_line, call_here
 from kws.base.quiet_tf import keras
 from kws.base.settings import DetectorSettings, Sensitivity, Settings
@@ -59,6 +59,48 @@ def test_after_a_wake_word_the_detections_are_those_of_the_pc(shipped, half_hour
     without = [found for found in half_hour.detections if float(found[0]) < 600]
     assert {"yes"} < {word for _, word, _ in expected} and 5 < len(expected) < len(without)
     assert_same_detections(detections(module.folder, samples, "yes", 4000), expected)
+
+
+FOR_YEARS = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include "kws_detect.h"
+int main(int count, char **arguments) {
+    static kws_detector detector;
+    static int16_t samples[KWS_STRIDE];
+    kws_detection found;
+    double skipped = 0;
+    kws_detect_start(&detector, KWS_NORMAL);
+    while (fread(samples, sizeof *samples, KWS_STRIDE, stdin) == KWS_STRIDE) {
+        if (detector.windows == 512 && count > 1) { /* as if the windows in between had been quiet */
+            const uint64_t windows = strtoull(arguments[1], 0, 10) - detector.windows;
+            detector.windows += windows;
+            detector.strides += windows * KWS_HOP_STRIDES;
+            detector.last += skipped = (double)windows * KWS_HOP_S;
+        }
+        if (!kws_detect(&detector, samples, &found)) continue;
+        printf("%.3f %s %.4f\n", found.seconds - skipped, kws_labels[found.label], (double)found.score);
+    }
+    return 0;
+}
+"""
+
+
+def test_detections_go_on_after_years_of_windows(shipped, half_hour, tmp_path):
+    """The number of windows passes 2**31 and 2**32 half a minute after the stream goes on."""
+    (tmp_path / "years.c").write_text(FOR_YEARS)
+    sources = [shipped[0].folder / f"kws_{name}.c" for name in ("features", "nn", "detect", "model")]
+    program = ["-I", shipped[0].folder, tmp_path / "years.c", *sources, "-o", tmp_path / "years", "-lm"]
+    subprocess.run(["cc", *STRICT, *program], check=True)
+
+    def after(*windows):
+        command = [tmp_path / "years", *map(str, windows)]
+        samples = half_hour.samples[: 16000 * 120].tobytes()
+        return subprocess.run(command, input=samples, capture_output=True, check=True).stdout
+
+    expected = after()
+    assert len(expected.splitlines()) > 5
+    assert after(2**31 - 800) == after(2**32 - 800) == expected
 
 
 # ---- with a verifier ----

@@ -1,4 +1,4 @@
-"""Lists of the words in a recording: lines of seconds,word."""
+"""Lists of the words in a recording: lines of seconds,word, or a label track."""
 
 import pytest
 
@@ -36,6 +36,12 @@ def test_a_comma_a_semicolon_or_a_tab_separates(tmp_path, text):
     assert words(tmp_path / "x.csv", text.encode()) == EXPECTED
 
 
+def test_a_label_track_of_audacity_has_start_and_end(tmp_path):
+    track = "2.250000\t2.750000\tyes\n\\\t120.0\t4000.0\n10.000000\t10.000000\tgröße\n"
+    assert words(tmp_path / "labels.txt", track.encode()) == EXPECTED
+    assert words(tmp_path / "labels.txt", b"1\t2\they robot\n3\t5\t7\n") == [(1.5, "hey robot"), (4.0, "7")]
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -43,7 +49,10 @@ def test_a_comma_a_semicolon_or_a_tab_separates(tmp_path, text):
         ("seconds,word\n1.0,yes\n", "line 1"),
         ("2,5,yes\n", "line 1"),
         ("2,5\tyes\n", "line 1"),
-        ("1.0\t1.5\tyes\n", "line 1"),
+        ("1.0,1.5,yes\n", "line 1"),
+        ("1.0\t1.5,yes\n", "line 1"),
+        ("1.0\tsoon\tyes\n", "line 1"),
+        ("1.0\t1.5\t2.0\tyes\n", "line 1"),
         ("1.0,yes,loud\n", "line 1"),
         ('"1.0","yes"\n', "line 1"),
         ("1.0 yes\n", "line 1"),

@@ -116,6 +116,8 @@ def test_the_words_of_a_list_that_the_model_does_not_know_are_named(tmp_path):
         return call_here(*command, "--stream_words", words, **options)
 
     assert evaluate("2.5,yes\n").stderr == ""
+    # a label track
+    assert evaluate("2.25\t2.75\tyes\n").stdout == evaluate("2.5,yes\n").stdout
     result = evaluate("2.5\tYes\n4\ttree\n5\ttree\n5.5\t_unknown_\n")
     assert "with 1 words" in result.stdout
     assert result.stderr == f"{words}: words that the model does not know are left out: tree (2)\n"
