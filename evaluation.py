@@ -190,7 +190,7 @@ def evaluate_streams(args):
             None if args.stream_wav else input_data.open_data(options_from(DataOptions, args), model.settings)
         )
         chosen_on, *tried_on = streams(args, data, model.settings)
-        measured = measure.measure(args.ambient, chosen_on, model, options, verifier)
+        measured = smoothed_best(args, chosen_on, model, options, verifier)
         if verifier:
             measured = held_out.with_best_gate(measured, allowed)
             gate = measured.parameters.gate
@@ -218,7 +218,8 @@ def evaluate_streams(args):
 
         # 4. Try it on recordings that it was not chosen on: only these figures are unbiased.
         for stream in tried_on:
-            asked = replace(options, gate=measured.parameters.gate)
+            chosen_parameters = measured.parameters
+            asked = replace(options, gate=chosen_parameters.gate, smoothing_ms=chosen_parameters.smoothing_ms)
             tested = measure.measure(args.ambient_test, stream, model, asked, verifier)
             print(f"  on other recordings: {measure.outcome_text(tested, chosen)}")
             results[path]["test"] = tested.point(chosen)._asdict()
@@ -235,6 +236,20 @@ def evaluate_streams(args):
         plots.write_noise_plot(args.plots, in_noise)
     if args.json:
         write_json(args.json, results)
+
+
+def smoothed_best(args, stream, model, options, verifier) -> measure.Measured:
+    """Return what is measured with the smoothing that misses least at the accepted rate of false alarms."""
+    ways = [options]
+    if args.ambient and not (model.settings.detector or verifier):
+        tried = streaming.SMOOTHING_MS.get(model.settings.model_architecture, (None,))
+        ways = [replace(options, smoothing_ms=one) for one in tried]
+    measured = [measure.measure(args.ambient, stream, model, way, verifier) for way in ways]
+
+    def missed(one):
+        return measure.operating_point(measure.sweep(one), args.false_alarms_per_hour).miss_rate
+
+    return min(measured, key=missed) if len(measured) > 1 else measured[0]
 
 
 def streams(args, data, settings):
