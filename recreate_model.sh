@@ -189,6 +189,8 @@ if [ -n "$negatives_dir" ]; then
         --start_from model_archive/model_source/pretrained_stream
     stage "$out/stream_microphone" 100 train.py @recipes/stream_microphone.txt "${negatives[@]}" "${ambient[@]}" \
         --teacher "$teacher/best" --start_from "$out/stream/best"
+    stage "$out/stream_int8" 100 optimisations.py @recipes/stream_quantize.txt "${negatives[@]}" "${ambient[@]}" \
+        --checkpoint "$out/stream_microphone/best" --teacher "$teacher/best"
 fi
 
 # ---- convert and evaluate ----
@@ -209,7 +211,7 @@ for type in fp32 int8; do
     if [ -n "$negatives_dir" ]; then
         convert "$out/microphone_int8/best" "${model}_microphone" "$type"
         convert "$out/verifier_3/best" ds_cnn_small "$type"
-        convert "$out/stream_microphone/best" stream_cnn_small "$type"
+        convert "$out/stream_int8/best" stream_cnn_small "$type"
     fi
 done
 if [ "$architecture" = dnn ]; then convert "$checkpoint" "$model" int16 "${network[@]}"; fi

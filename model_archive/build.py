@@ -48,7 +48,7 @@ STAGES = {
     "weights": WEIGHTS_STAGE,
     "microphone": "microphone_int8",
     "verifier": "verifier_3",
-    "stream": "stream_microphone",
+    "stream": "stream_int8",
 }
 NPU = "ethos-u55-128"
 PAPER = "Y. Zhang et al., Hello Edge: Keyword Spotting on Microcontrollers, arXiv:1711.07128, 2017"

@@ -127,7 +127,9 @@ def test_own_words_keep_the_trunk_and_learn_what_comes_behind_it(tmp_path):
     for name, word in {"lights": "yes", "pumpkins": "up", "bird": "bird", "tree": "tree"}.items():
         (tmp_path / "words" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "words" / name).symlink_to(SAMPLE_DATA / word)
-    few = "--how_many_training_steps 60 --eval_step_interval 60 --echo_factor 2 --wanted_words lights,pumpkins"
+    few = (
+        "--how_many_training_steps 60 --eval_step_interval 60 --echo_factor 2 --wanted_words lights,pumpkins"
+    )
     recipe, data = f"@{ROOT}/recipes/own_words.txt", ("--data_dir", tmp_path / "words")
     output = call_here("train.py", recipe, *data, *few.split(), "--train_dir", tmp_path / "x").stdout
     assert output.count(": kept") == 22 and output.count(": new, at random") == 7
