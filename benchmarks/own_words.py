@@ -60,6 +60,7 @@ def parse_arguments():
         "--other_words", action="store_true", help="learn Speech Commands' other words as negatives, too"
     )
     parser.add_argument("--synthesize", default="", metavar="FLAGS", help="more flags of synthesize.py")
+    parser.add_argument("--recipe", default="own_words", metavar="NAME", help="a recipe of train.py")
     parser.add_argument(
         "--train", default="", metavar="FLAGS", help="more flags of train.py, as in --train='@FILE ...'"
     )
@@ -82,7 +83,7 @@ def main():
     if args.other_words:
         negatives.append(link_other_words(data, args.words, LEARNT_FROM, work / "other_words"))
     call(
-        "train.py", f"@{ROOT / 'recipes/own_words.txt'}", "--data_dir", words,
+        "train.py", f"@{ROOT / 'recipes' / args.recipe}.txt", "--data_dir", words,
         "--train_dir", work / "trained", "--negatives_dir", *negatives, *shlex.split(args.train),
     )  # fmt: skip
     checkpoint = work / "trained/best"
