@@ -1,4 +1,4 @@
-"""What a threshold gives on other audio: each kind of negatives is held out once.
+"""The false alarms of a threshold on other audio: each kind of negatives is held out once.
 
 A threshold fits the negatives that it was chosen on, and fires more often in others. What may be promised are
 the false alarms in a kind of negatives at the threshold that the other kinds choose.

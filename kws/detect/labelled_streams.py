@@ -96,7 +96,7 @@ def _background(rng, noise, length):
 
 
 class Condition(NamedTuple):
-    """What the words of a stream are mixed with."""
+    """The noise that the words of a stream are mixed with."""
 
     noise: str | None  # its name; None without noise
     ratio_db: float | None  # signal to noise: energy of a word's clip to that of the noise under this clip

@@ -1,4 +1,4 @@
-"""What Keras lacks: a recurrent cell with a projection, and the optimiser Muon."""
+"""Parts that Keras lacks: a recurrent cell with a projection, and the optimiser Muon."""
 
 from kws.base.errors import UserError
 from kws.base.quiet_tf import keras, tf
