@@ -159,7 +159,7 @@ def test_recreate_model_without_data_or_network_runs_on_sample_data_and_says_so(
     table = [line.split() for line in result.stdout.splitlines() if re.match(r"work/\S+\.tflite  ", line)]
     sizes = {row[0].split("/")[-1]: int(row[1].replace(",", "")) for row in table}
     forms = "dnn_small", "dnn_small_clustered", "dnn_small_entropy"
-    forms += ("dnn_small_microphone", "ds_cnn_small") if flags else ()
+    forms += ("dnn_small_microphone", "ds_cnn_small", "stream_cnn_small") if flags else ()
     made = [f"{form}_{kind}.tflite" for kind in ("fp32", "int8") for form in forms]
     assert list(sizes) == [*made, "dnn_small_int16.tflite"]
     assert sizes["dnn_small_int8.tflite"] <= 84_000

@@ -278,7 +278,8 @@ def _scores(samples, windows: range, hop: int, model) -> np.ndarray:
     frames = sliding_window_view(audio, front_end.window_samples)[::stride]
     one_frame = replace(front_end, clip_samples=front_end.window_samples)
     features = mfcc(np.ascontiguousarray(frames), one_frame)  # [frames, features of a frame]
-    between = model.frames_between
+    # only TFLite files have it
+    between = getattr(model, "frames_between", None)
     if between and hop % (between * stride) == 0:
         # each layer computes a frame once, too
         return model.predict_stretch(features)[:: hop // (between * stride)]

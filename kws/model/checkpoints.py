@@ -290,8 +290,6 @@ class KerasModel:
     `network` may still be in training: scores come from its weights at the time.
     """
 
-    frames_between = None  # it scores windows alone, not stretches
-
     def __init__(self, network, settings: Settings, path=None):
         self.network, self.settings, self._path = network, settings, path
         # features, float32 [clips, feature_count] -> scores, float32 [clips, labels]

@@ -333,7 +333,10 @@ def test_an_interrupted_distillation_resumes_and_ends_as_an_undisturbed_one(dist
         (["--teacher", "TRAINED", "--wanted_words", "yes,no"], ["--teacher", "--wanted_words", "yes,no"]),
         (["--teacher", "TRAINED", "--testing_percentage", "5"], ["--teacher", "--testing_percentage 10"]),
         (["--blend_start", "30"], ["--blend_start", "--start_from"]),
-        (["--optimizer", "muon", "--model_architecture", "single_fc"], ["--optimizer muon", "hidden layers"]),
+        (
+            ["--optimizer", "muon", "--model_architecture", "single_fc", "--model_size_info"],
+            ["--optimizer muon", "hidden layers"],
+        ),
         (["--batch_norm", *TC_RESNET_FLAGS], ["--batch_norm"]),
     ],
     ids=lambda value: " ".join(value[:3]) if value[0].startswith("--") else "",
