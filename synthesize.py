@@ -27,6 +27,8 @@ NATURAL_VOICES = {
     "fr": "fr_FR-siwis-medium",
 }
 
+RECIPE_CLIP_MS = 1400  # of recipes/own_words.txt
+
 
 def parse_arguments():
     parser = new_parser(__doc__)
@@ -187,10 +189,12 @@ def tell_how_to_train(folder, labels, clip_ms):
     """Write the flags that train.py takes from this folder, and print its command."""
     flags = f"--wanted_words {shlex.quote(','.join(labels))}\n--clip_duration_ms {clip_ms}\n"
     write_text(folder / FLAGS_FILE, flags)
+    # the recipe's clips hold shorter phrases
+    longer = f"--clip_duration_ms {clip_ms} " if clip_ms > RECIPE_CLIP_MS else ""
     print(
         f"{folder / FLAGS_FILE}, which train.py reads: {' '.join(flags.split())}\n"
         f"python train.py @recipes/own_words.txt --data_dir {shlex.quote(str(folder))} "
-        f"--train_dir {shlex.quote(str(Path('work', folder.name)))}"
+        f"{longer}--train_dir {shlex.quote(str(Path('work', folder.name)))}"
     )
 
 

@@ -39,3 +39,9 @@ def test_the_variation_of_clips_stands_once():
     assert len(shared) == 5
     counts = Counter(flag for recipe in RECIPES for flag in flags_in(recipe))
     assert {flag: counts[flag] for flag in shared} == dict.fromkeys(shared, 1)
+
+
+def test_synthesize_knows_the_clips_of_own_words():
+    import synthesize
+
+    assert f"--clip_duration_ms {synthesize.RECIPE_CLIP_MS}" in flags_in(ROOT / "recipes" / "own_words.txt")
