@@ -65,7 +65,7 @@ def check_archive_of(recreated, archive, monkeypatch):
         assert path.read_bytes() == (recreated / path.name).read_bytes()
         sets = [figures["set"].split(",")[0] for figures in definition["accuracy"]]
         assert sets == ["validation", "testing"]
-        assert ("detection" in definition) == (kind in build.MICROPHONE + build.VERIFIER)
+        assert ("detection" in definition) == (kind in build.MICROPHONE + build.VERIFIER + build.STREAM)
         assert len(list(path.parent.glob("testing_input/input/*.npy"))) == 12
     for folder, stage in build.STAGES.items():
         assert_same_weights(archive / "model_source" / folder, recreated / stage / "best")
