@@ -193,9 +193,9 @@ def embedding_trainee(network, data: Data, settings: Settings, start: str, made_
     mean, deviation = known.mean((0, 1)), known.std((0, 1))
     taken = range(0, outputs[-1].shape[1], HOP_SAMPLES // hop)[: known.shape[1]]
 
-    def targets(audio, _):
-        values = (embedding.embed(audio)[:, : len(taken)] - mean) / deviation
-        return values.reshape(len(audio), -1)  # [clips, taken * 96]
+    def standardised(embedded):
+        values = (embedded[:, : len(taken)] - mean) / deviation
+        return values.reshape(len(embedded), -1)  # [clips, taken * 96]
 
     # 2. The network in training: at the outputs that begin with an embedding's window, a projection to it.
     projected = keras.layers.Conv2D(VALUES, 1, name="projection")(outputs[-1])[:, :: taken.step, 0]
@@ -207,8 +207,8 @@ def embedding_trainee(network, data: Data, settings: Settings, start: str, made_
         error = tf.reduce_mean((outputs - batch.targets) ** 2, 1)
         return error, 1 - error
 
-    features = mfcc(audio, settings.front_end)
-    wanted, predict = targets(audio, features), keras_predictor(in_training)
+    features, wanted = mfcc(audio, settings.front_end), standardised(known)
+    predict = keras_predictor(in_training)
 
     def validate():
         error = float(np.mean((predict(features) - wanted) ** 2))
@@ -217,7 +217,7 @@ def embedding_trainee(network, data: Data, settings: Settings, start: str, made_
     return Trainee(
         in_training,
         lambda: network,
-        teacher=targets,
+        teacher=lambda audio, _: standardised(embedding.embed(audio)),
         start=start,
         made_by=made_by,
         objective=objective,
