@@ -34,6 +34,7 @@ from kws.train.trainee import (
     load_teacher,
     start_from,
 )
+from kws.trunk.head import head_trainee
 
 CLIPS_TO_MEASURE_ON = 1000  # the statistics of a batch normalisation
 
@@ -64,6 +65,11 @@ def parse_arguments():
         "forgets less (arXiv:2109.01903); the last layer only if it is for the same words",
         type=bounded(float, 0, 100),
         metavar="P",
+    )
+    add(
+        "trunk_negatives",
+        "negatives as outputs of the frozen trunk, from model_archive/negatives.py; they choose thresholds too",
+        metavar="FILE",
     )
     add_prior_correction(group)
     add(
@@ -116,14 +122,16 @@ def new_trainee(
 ) -> Trainee:
     """Build the network in training, and say which plain network is validated and kept of it."""
     # random weights, or the checkpoint's
-    start, same_labels = "random", True
+    start, same_labels, frozen = "random", True, None
     with devices.scope():
         network = models.build_model(settings)
         if start_options.start_checkpoint:
             same_labels = start_from(start_options.start_checkpoint, network, settings)
             start = fingerprint(checkpoints.checkpoint_files(start_options.start_checkpoint))
         if start_options.freeze_start:
-            freeze(network, trunk_layers(checkpoints.read_settings(start_options.start_checkpoint), settings))
+            frozen = trunk_layers(checkpoints.read_settings(start_options.start_checkpoint), settings)
+            if frozen is None:
+                freeze(network)
     start_weights = network.get_weights()
     if not same_labels:
         del start_weights[-2:]  # the last layer's, some of which are random
@@ -142,6 +150,11 @@ def new_trainee(
 
     if options.training.teacher == speech_embedding.NAME:
         return embedding_trainee(network, data, settings, start, (start_options,))
+    if frozen:
+        # the trunk is computed once for each clip, and the head alone is in training
+        devices.check_single("--freeze_start")
+        trainee = head_trainee(network, settings, frozen, start_options, options.training, start)
+        return adjusted(trainee, start_options, data, lambda: models.build_model(settings))
     trainee = Trainee(
         network,
         plain,
@@ -154,10 +167,9 @@ def new_trainee(
     return adjusted(trainee, start_options, data, lambda: models.build_model(settings), start_weights)
 
 
-def freeze(network, count: int | None):
-    """Keep the first `count` layers with weights as they are, statistics too; without it all but the last."""
-    layers = [layer for layer in network.layers if layer.weights]
-    for layer in layers[: len(layers) - 1 if count is None else count]:
+def freeze(network):
+    """Keep all layers with weights but the last as they are, statistics too."""
+    for layer in [layer for layer in network.layers if layer.weights][:-1]:
         layer.trainable = False
 
 
