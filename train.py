@@ -4,6 +4,7 @@ The same command resumes an interrupted run.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import input_data
@@ -17,6 +18,7 @@ from kws.base.settings import SILENCE_INDEX, Settings, SettingsFlags
 from kws.data.batches import Batching
 from kws.data.checks import check_data
 from kws.data.dataset import Data
+from kws.detect.held_out import sensitivities_text
 from kws.model import checkpoints, speech_embedding
 from kws.model.batch_norm import fold_batch_norm_into_plain_model, load_plain_weights, with_batch_norm
 from kws.model.transfer import settings_to_start, trunk_layers
@@ -35,6 +37,8 @@ from kws.train.trainee import (
     start_from,
 )
 from kws.trunk.head import head_trainee
+from kws.trunk.outputs import StoredOutputs, split
+from kws.trunk.thresholds import chosen_detector
 
 CLIPS_TO_MEASURE_ON = 1000  # the statistics of a batch normalisation
 
@@ -68,7 +72,7 @@ def parse_arguments():
     )
     add(
         "trunk_negatives",
-        "negatives as outputs of the frozen trunk, from model_archive/negatives.py; they choose thresholds too",
+        "outputs of the frozen trunk for negatives (model_archive/negatives.py); they choose thresholds too",
         metavar="FILE",
     )
     add_prior_correction(group)
@@ -112,7 +116,7 @@ def main():
 
     # 5. That checkpoint, exported and tested.
     if devices.is_first:
-        finish(Path(options.training.train_dir), data, options, args.plots)
+        finish(Path(options.training.train_dir), data, options, start_options, args.plots)
     else:
         print(f"{devices} is done; the first one has the model")
 
@@ -184,7 +188,7 @@ def normalised(network, data: Data, options: RunOptions, settings: Settings, sta
     return result
 
 
-def finish(train_dir: Path, data: Data, options: RunOptions, plots_folder):
+def finish(train_dir: Path, data: Data, options: RunOptions, start_options: StartOptions, plots_folder):
     """Export the best checkpoint in `train_dir`, and print how good it is."""
     model = models.load(train_dir / "best")
     settings = model.settings
@@ -193,6 +197,8 @@ def finish(train_dir: Path, data: Data, options: RunOptions, plots_folder):
             f"pretrained convolutions, for --start_from: {checkpoints.checkpoint_prefix(train_dir / 'best')}"
         )
         return
+    if start_options.trunk_negatives:
+        settings = choose_thresholds(model, train_dir / "best", data, options, start_options)
     checkpoints.export_saved_model(model.network, settings, train_dir / "saved_model")
     checkpoints.export_keras_file(model.network, settings, train_dir / f"{settings.model_architecture}.keras")
     features = input_data.features(data.testing, settings.front_end)  # [clips, feature_count]
@@ -205,6 +211,18 @@ def finish(train_dir: Path, data: Data, options: RunOptions, plots_folder):
         plots.write_report_plots(plots_folder, "testing", report, settings, data.testing, features, scores)
     print(f"best checkpoint: {checkpoints.checkpoint_prefix(train_dir / 'best')}")
     print(f"SavedModel and .keras file: {train_dir}")
+
+
+def choose_thresholds(model, path, data: Data, options: RunOptions, start_options: StartOptions) -> Settings:
+    """Choose thresholds on stored negatives, write them into the checkpoint, and return its settings."""
+    frozen = trunk_layers(checkpoints.read_settings(start_options.start_checkpoint), model.settings)
+    stored = StoredOutputs.read(start_options.trunk_negatives, split(model.network, frozen)[0])
+    allowed = options.training.false_alarms_per_hour
+    settings = replace(model.settings, detector=chosen_detector(model, frozen, stored, data, allowed))
+    checkpoints.write_settings(path, settings)
+    print(f"thresholds from {start_options.trunk_negatives}:\n  {sensitivities_text(settings.detector)}")
+    print("These words are validation clips; if they are synthetic, people are missed more often.\n")
+    return settings
 
 
 if __name__ == "__main__":

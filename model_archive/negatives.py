@@ -8,7 +8,6 @@ flags say. Recordings in OTHERS are stored whole: thresholds are chosen on them.
 audio is in the file of the archive.
 """
 
-import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from kws.data.dataset import DataOptions  # noqa: E402
 from kws.data.negatives import open_long_recordings, recordings_below  # noqa: E402
 from kws.model import checkpoints  # noqa: E402
 from kws.model.transfer import load_start, trunk_layers  # noqa: E402
-from kws.trunk.outputs import LEVELS, StoredOutputs, fingerprint_of, levels_of, predictor, split  # noqa: E402
+from kws.trunk.outputs import LEVELS, StoredOutputs, fingerprint_of, hop_s, levels_of, predictor, split  # noqa: E402
 
 AT_ONCE = 200  # windows
 WINDOW_MS, STREAM_MS = 2400, 20000  # a window that is learnt from, and a part of a recording
@@ -42,8 +41,8 @@ def parse_arguments():
     add = parser.add_argument
     add("--start_from", metavar="PATH", required=True, help="the checkpoint of the trunk")
     add("--streams", metavar="DIR", nargs="+", default=[], help="recordings to choose thresholds on")
-    add("--windows", type=bounded(int, 1), default=8000, metavar="N", help="of --negatives_dir")
-    add("--words", type=bounded(int, 1), default=5000, metavar="N", help="clips of words in --data_dir")
+    add("--windows", type=bounded(int, 1), default=6000, metavar="N", help="of --negatives_dir")
+    add("--words", type=bounded(int, 1), default=4000, metavar="N", help="clips of words in --data_dir")
     add("--output", metavar="FILE", required=True)
     return parser.parse_args()
 
@@ -122,12 +121,6 @@ def outputs_of_recording(path, trunk, settings: Settings) -> np.ndarray:
         part[: len(piece)] = piece
         parts.append(outputs(mfcc(part[None], long))[0])
     return np.concatenate(parts)[:total]
-
-
-def hop_s(trunk, settings: Settings) -> float:
-    """Return the seconds from one output of the trunk to the next."""
-    strides = [layer.strides[0] for layer in trunk.layers if hasattr(layer, "strides")]
-    return math.prod(strides) * settings.front_end.stride_samples / settings.sample_rate
 
 
 if __name__ == "__main__":

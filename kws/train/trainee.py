@@ -92,16 +92,14 @@ def adjusted(
     `options.blend_start` % of each weight are taken from `start_weights`, arrays as Keras' get_weights gives
     them of the plain network; so less is forgotten of what these knew (Wortsman et al., arXiv:2109.01903).
     Weights after the end of that list stay as trained. With `options.prior_correction` the bias of _unknown_
-    is lowered (see `unknown_offset`), and of silence too if both are right for stored negatives.
-    `build_network()` gives a new plain network.
+    is lowered (see `unknown_offset`). `build_network()` gives a new plain network.
     """
-    added = trainee.added.for_each_clip if trainee.added else 0
-    offset = unknown_offset(data, added) if options.prior_correction else 0.0
+    offset = unknown_offset(data) if options.prior_correction else 0.0
     if not (options.blend_start or offset):
         return trainee
     kept, share = build_network(), options.blend_start / 100
     offsets = np.zeros(kept.output_shape[1], np.float32)  # [labels]
-    offsets[0 if added else UNKNOWN_INDEX : UNKNOWN_INDEX + 1] = offset
+    offsets[UNKNOWN_INDEX] = offset
 
     def adjust():
         weights = trainee.plain().get_weights()
@@ -115,18 +113,17 @@ def adjusted(
     return dataclasses.replace(trainee, plain=adjust, validated=kept)
 
 
-def unknown_offset(data: Data, added: float = 0) -> float:
+def unknown_offset(data: Data) -> float:
     """Return what to add to the bias of _unknown_ for it to be as likely as in validation.
 
     That is the logarithm of how much more likely the label is there than in training (logit adjustment, Menon
-    et al., arXiv:2007.07314). Windows without words count as unknown, and so do the `added` ones for each clip
-    of a batch; 0 if either side has none.
+    et al., arXiv:2007.07314). Windows without words count as unknown; 0 if either side has none.
     """
+    in_training = data.no_words_per_epoch
     in_validation = np.count_nonzero(data.validation.label == UNKNOWN_INDEX)
-    words_in_training = np.count_nonzero(data.training.label > UNKNOWN_INDEX) + len(data.repeated)
-    in_training = data.no_words_per_epoch + added * (data.no_words_per_epoch + words_in_training)
     if not in_training or not in_validation:
         return 0.0
+    words_in_training = np.count_nonzero(data.training.label > UNKNOWN_INDEX) + len(data.repeated)
     words_in_validation = np.count_nonzero(data.validation.label > UNKNOWN_INDEX)
     return float(np.log(in_validation / words_in_validation * words_in_training / in_training))
 

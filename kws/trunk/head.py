@@ -16,7 +16,7 @@ from kws.train.runs import TrainingOptions
 from kws.train.trainee import StartOptions, Trainee
 from kws.trunk.outputs import StoredOutputs, predictor, split
 
-ADDED = 1.5  # windows of stored negatives for each clip of a batch
+ADDED = 1  # windows of stored negatives for each clip of a batch
 HARD = 1 / 3  # of these, once they are known
 HARDEST = 5000  # windows that are hard negatives
 MINED_AT = 1 / 2  # of the steps
@@ -24,7 +24,9 @@ STORED = 3  # the stream of random numbers of --seed; those of kws.data.batches 
 FILE_NAME = "hard_negatives.npy"
 
 
-def head_trainee(network, settings: Settings, frozen: int, options: StartOptions, training: TrainingOptions, start) -> Trainee:
+def head_trainee(
+    network, settings: Settings, frozen: int, options: StartOptions, training: TrainingOptions, start
+) -> Trainee:
     """Return a trainee of what follows the first `frozen` layers with weights of the Keras `network`.
 
     The last checkpoint is kept: the best one by clips of synthetic voices is not the best for people.
@@ -54,7 +56,7 @@ class AddedNegatives:
     """Windows of stored negatives that are added to each batch of a training."""
 
     def __init__(self, stored: StoredOutputs, head, training: TrainingOptions):
-        self.rows, self.for_each_clip = int(ADDED * training.batch_size), ADDED
+        self.rows = int(ADDED * training.batch_size)
         self._stored, self._seed = stored, training.seed
         self._length = head.input_shape[1]  # outputs in a window
         self._mined_at = int(MINED_AT * training.total_steps)
