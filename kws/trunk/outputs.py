@@ -6,6 +6,8 @@ behind it, the head, learn from. openWakeWord trains on such a file too.
 
 import hashlib
 import math
+import zipfile
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,9 +89,10 @@ class StoredOutputs:
             streams = np.split(streams, np.cumsum(stored["lengths"])[:-1].astype(int))
             own, step, words = str(stored["trunk"]), stored["step"], stored["words"]
             names = stored["names"].tolist()
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}") from None
-        except (ValueError, KeyError) as error:
+        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+            raise UserError(f"{path}: {error.strerror}") from None
+        # numpy and zipfile say in many ways that a file is damaged
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} does not hold outputs of a trunk, or is damaged ({error})") from None
         if own != fingerprint_of(trunk):
             raise UserError(f"{path} was made with another trunk than --start_from gives: make it anew")
