@@ -4,7 +4,8 @@
     python model_archive/build.py --recreated work/recreated/speech_commands_v0.02/trained
 
 Files that are not in that folder stay as they are in the archive, such as the microphone's after a training
-without --negatives_dir. --pretrained networks are made by recipes/pretraining.txt.
+without --negatives_dir. The --pretrained network is made by
+recipes/pretraining_stream.txt, and what it computes of negatives by negatives.py.
 
 Every figure in the definitions is read from a file, was measured by evaluation.py in recreate_model.sh, or
 comes from TensorFlow Lite Micro and Arm's vela (pip install -r tests/firmware_requirements.txt). Regression
@@ -60,9 +61,7 @@ HOW_TO_OPEN = {  # the source forms; the keras that TensorFlow comes with is Ker
     "microphone": "a checkpoint like weights, of the model for open microphones",
     "verifier": "a checkpoint like weights, of ds_cnn_small",
     "stream": "likewise, of stream_cnn_small",
-    "pretrained": "for own words: --start_from of train.py; ds_cnn_small of 198 words",
-    "pretrained_dnn": "likewise, dnn_small",
-    "pretrained_stream": "likewise, stream_cnn_small; its convolutions alone were taught",
+    "pretrained_stream": "for own words: --start_from of train.py; the convolutions of stream_cnn_small alone",
 }
 LARGEST_ARENA = 256 * 1024  # bytes; more than any shipped file needs
 
@@ -70,9 +69,7 @@ LARGEST_ARENA = 256 * 1024  # bytes; more than any shipped file needs
 def parse_arguments():
     parser = new_parser(__doc__)
     parser.add_argument("--recreated", metavar="DIR", help="folder that recreate_model.sh --train made")
-    parser.add_argument(
-        "--pretrained", nargs="+", default=[], metavar="PATH", help="networks of many words, for --start_from"
-    )
+    parser.add_argument("--pretrained", metavar="PATH", help="the network whose trunk own words start from")
     return parser.parse_args()
 
 
@@ -80,9 +77,8 @@ def main():
     args = parse_arguments()
     if args.recreated:
         take_models(Path(args.recreated))
-    folders = {"dnn": "pretrained_dnn", "ds_cnn": "pretrained", "stream_cnn": "pretrained_stream"}
-    for path in args.pretrained:
-        copy_checkpoint(path, folders[checkpoints.read_settings(path).model_architecture])
+    if args.pretrained:
+        copy_checkpoint(args.pretrained, "pretrained_stream")
 
 
 def take_models(recreated: Path):
