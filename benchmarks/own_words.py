@@ -1,6 +1,6 @@
 r"""Measure how well words are detected that were learnt from synthetic speech, on words of Speech Commands.
 
-    python benchmarks/own_words.py marvin sheila house --data_dir DIR --negatives_dir DIR --ambient DIR \
+    python benchmarks/own_words.py marvin sheila house --data_dir DIR --ambient DIR \
         --work_dir DIR
 
 The scripts are called as a user calls them. Of each word's own recordings the model learns from --real
@@ -44,7 +44,7 @@ def parse_arguments():
     parser = new_parser(__doc__)
     parser.add_argument("words", nargs="+", metavar="WORD", help="words of Speech Commands")
     parser.add_argument("--data_dir", required=True, metavar="DIR", help="Speech Commands")
-    parser.add_argument("--negatives_dir", required=True, metavar="DIR", help="audio without the words")
+    parser.add_argument("--negatives_dir", metavar="DIR", help="more audio without the words")
     parser.add_argument(
         "--ambient", required=True, metavar="DIR", help="other such audio, to count false alarms in"
     )
@@ -79,12 +79,13 @@ def main():
     call("synthesize.py", *args.words, "--output", words, *shlex.split(args.synthesize))
     for word, recordings in real.items():
         link(recordings, words / word)
-    negatives = [args.negatives_dir]
+    negatives = [args.negatives_dir] if args.negatives_dir else []
     if args.other_words:
         negatives.append(link_other_words(data, args.words, LEARNT_FROM, work / "other_words"))
     call(
         "train.py", f"@{ROOT / 'recipes' / args.recipe}.txt", "--data_dir", words,
-        "--train_dir", work / "trained", "--negatives_dir", *negatives, *shlex.split(args.train),
+        "--train_dir", work / "trained", *(["--negatives_dir", *negatives] if negatives else []),
+        *shlex.split(args.train),
     )  # fmt: skip
     checkpoint = work / "trained/best"
     call(
