@@ -61,7 +61,7 @@ HOW_TO_OPEN = {  # the source forms; the keras that TensorFlow comes with is Ker
     "microphone": "a checkpoint like weights, of the model for open microphones",
     "verifier": "a checkpoint like weights, of ds_cnn_small",
     "stream": "likewise, of stream_cnn_small",
-    "pretrained_stream": "for own words: --start_from of train.py; the convolutions of stream_cnn_small alone",
+    "pretrained_stream": "for own words: --start_from of train.py; stream_cnn_small, its convolutions alone",
 }
 LARGEST_ARENA = 256 * 1024  # bytes; more than any shipped file needs
 
