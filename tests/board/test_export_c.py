@@ -113,8 +113,9 @@ CLASSIFY_ALL = """
 static const int8_t inputs[][KWS_INPUTS] = {GIVEN};
 int main(void) {
     for (unsigned i = 0; i < sizeof inputs / sizeof *inputs; i++) {
+        static kws_stream stream;
         int8_t scores[KWS_LABELS];
-        kws_classify(inputs[i], scores);
+        kws_classify(&stream, inputs[i], scores);
         for (int j = 0; j < KWS_LABELS; j++) printf("%d ", scores[j]);
     }
     return 0;
@@ -181,10 +182,11 @@ CXX_MAIN = """
 #include "kws_vectors.h"
 
 int main() {
+    static kws_stream stream;
     int8_t input[KWS_INPUTS], scores[KWS_LABELS];
     for (const kws_vector &vector : kws_vectors) {
-        kws_features(vector.samples, input);
-        kws_classify(input, scores);
+        kws_features(&stream, vector.samples, input);
+        kws_classify(&stream, input, scores);
         std::printf("%s is %s\\n", vector.name, kws_labels[kws_best(scores)]);
     }
 }
@@ -232,7 +234,7 @@ void loop() {
     static kws_stream stream;
     static int8_t scores[KWS_LABELS];
     kws_stream_start(&stream);
-    kws_classify(stream.input, scores);
+    kws_classify(&stream, stream.input, scores);
     said(kws_labels[kws_best(scores)]);
 }
 """
