@@ -10,7 +10,6 @@ import pytest
 
 import convert_to_tflite
 import models
-from conftest import RATE
 from kws.base.quiet_tf import keras
 from kws.board.c_folder import write_c_folder
 from kws.model.tflite import TFLiteModel, embed_settings
@@ -97,7 +96,7 @@ class CDetector:
     def take(self):
         one = Found()
         while self.call("kws_next", ctypes.byref(one)) == 1:
-            self.found.append((f"{one.sample / RATE:.3f}", one.label, f"{one.score:.4f}"))
+            self.found.append((f"{one.sample / 16000:.3f}", one.label, f"{one.score:.4f}"))
 
 
 def exported(settings, folder, seed=0):

@@ -158,9 +158,10 @@ COUNTED = """
 #include "kws_detect.c"
 #undef kws_verifier_classify
 #include <stdio.h>
-void kws_verifier_classify(kws_stream *stream, const int8_t *input, int8_t *scores);
+#define INPUT const int8_t input[KWS_VERIFIER_INPUTS]
+void kws_verifier_classify(kws_stream *stream, INPUT, int8_t scores[KWS_LABELS]);
 static int times;
-void asked(kws_stream *stream, const int8_t *input, int8_t *scores) {
+void asked(kws_stream *stream, INPUT, int8_t scores[KWS_LABELS]) {
     times++;
     kws_verifier_classify(stream, input, scores);
 }
@@ -216,8 +217,8 @@ def test_after_refusals_a_verifier_is_asked_no_more_until_the_score_fell():
         """The numbers of windows at which it is asked; each answer is the number of the window."""
         taken = []
         for window in windows:
-            before = questions._asked
             questions.follow(window, label)
+            before = questions._asked
             questions.mean(window)
             taken += [window] * (questions._asked - before)
         return taken
