@@ -7,6 +7,7 @@ library except libm. Vectors to check it on the board are part of it.
 from kws.base.errors import run
 from kws.base.flags import new_parser
 from kws.board.c_folder import SAMPLE_DATA, write_c_folder
+from kws.board.library import PREFIX
 
 
 def parse_arguments():
@@ -23,12 +24,15 @@ def parse_arguments():
     # pays after optimisations.py --method clustering
     few = "store at most 8, 16 or 32 distinct weights of fully connected layers in 3, 4 or 5 bits"
     add("--packed", action="store_true", help=few)
+    # two models in one program
+    names = "begin all names in C with NAME_, so that several modules link into one program"
+    add("--prefix", default=PREFIX, metavar="NAME", help=names)
     return parser.parse_args()
 
 
 def main():
     args = parse_arguments()
-    write_c_folder(args.tflite_path, args.output, args.data_dir, args.packed, args.verifier)
+    write_c_folder(args.tflite_path, args.output, args.data_dir, args.packed, args.verifier, args.prefix)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,6 @@
 
 #define ROWS 4 /* rows of weights that are multiplied at once, so that an input is read once for all of them */
 
-#ifdef KWS_SHARES_MEMORY
-kws_memory kws_work;
-#endif
-
 /* add_products adds, to sums[i], the products of `count` inputs with row i of the weights. */
 #ifdef KWS_HELIUM
 #include <arm_mve.h>
@@ -202,8 +198,7 @@ static void fully_connected_by_cmsis_nn(const kws_layer *layer, const int8_t *in
 
 /* Return the values under the kernel at a place of the output, in the order of its weights: a copy, unless they lie
  * beside each other in the input. Beyond the edges of the input lies its zero point. */
-static const int8_t *patch_at(const kws_layer *layer, const int8_t *input, int y, int x) {
-    static int8_t patch[KWS_PATCH];
+static const int8_t *patch_at(const kws_layer *layer, const int8_t *input, int y, int x, int8_t patch[KWS_PATCH]) {
     const kws_shape *from = &layer->from;
     const int channels = from->channels, top = y * layer->stride_height - layer->pad_top;
     const int left = x * layer->stride_width - layer->pad_left;
@@ -284,13 +279,11 @@ static void average(const kws_layer *layer, const int8_t *input, int8_t *output)
 #endif
 
 /* Compute the first `rows` places in time of a layer's output. */
-static void compute(const kws_layer *layer, int rows, const int8_t *input, int8_t *output) {
-#if !KWS_CONVOLUTIONS
-    (void)rows;
-#endif
+static void compute(kws_work *work, const kws_layer *layer, int rows, const int8_t *input, int8_t *output) {
+    (void)work, (void)rows; /* which some models do not need */
 #if KWS_PACKED
     if (layer->packed) {
-        packed_layer(layer, input, output);
+        packed_layer(work, layer, input, output);
         return;
     }
 #endif
@@ -308,7 +301,7 @@ static void compute(const kws_layer *layer, int rows, const int8_t *input, int8_
     if (layer->kind != KWS_CONVOLUTION && layer->kind != KWS_DEPTHWISE) return;
     for (int y = 0; y < rows; y++) {
         for (int x = 0; x < layer->to.width; x++, output += layer->outputs) {
-            const int8_t *patch = patch_at(layer, input, y, x);
+            const int8_t *patch = patch_at(layer, input, y, x, work->layers.patch);
             if (layer->kind == KWS_DEPTHWISE) {
                 depthwise(layer, patch, output);
             } else {
@@ -333,21 +326,19 @@ static void softmax(const float exponentials[256], int8_t scores[KWS_LABELS]) {
     }
 }
 
-static void classify(const kws_layer *layers, int count, const float exponentials[256], const int8_t *input,
-                     int8_t scores[KWS_LABELS]) {
-    static int8_t even[KWS_EVEN], odd[KWS_ODD]; /* a layer reads one and writes the other */
+#if !KWS_STREAMING || KWS_VERIFIER
+/* Compute the scores of a clip as a whole. */
+static void classify(kws_work *work, const kws_layer *layers, int count, const float exponentials[256],
+                     const int8_t *input, int8_t scores[KWS_LABELS]) {
     const int8_t *from = input;
     for (int i = 0; i < count; i++) {
-        int8_t *to = i == count - 1 ? scores : i % 2 ? odd : even;
-        compute(&layers[i], layers[i].to.height, from, to);
+        int8_t *to = i == count - 1 ? scores : i % 2 ? work->layers.odd : work->layers.even;
+        compute(work, &layers[i], layers[i].to.height, from, to);
         from = to;
     }
     softmax(exponentials, scores);
 }
-
-void kws_classify(const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]) {
-    classify(kws_layers, KWS_LAYERS, kws_softmax, input, scores);
-}
+#endif
 
 #if KWS_STREAMING
 void kws_stream_compute(kws_stream *stream) {
@@ -359,7 +350,7 @@ void kws_stream_compute(kws_stream *stream) {
         /* the next layer keeps its inputs behind this one's, and gets one more */
         int8_t *next = kept + height * row, *output = stream->scores;
         if (i + 1 < KWS_LAYERS) output = next + stream->count[i + 1] * layer->to.width * layer->to.channels;
-        compute(layer, 1, kept, output);
+        compute(&stream->work, layer, 1, kept, output);
         stream->count[i] = (int16_t)(height - layer->stride_height);
         memmove(kept, kept + layer->stride_height * row, (size_t)(stream->count[i] * row));
         kept = next;
@@ -368,17 +359,30 @@ void kws_stream_compute(kws_stream *stream) {
 }
 #endif
 
-void kws_stream_scores(const kws_stream *stream, int8_t scores[KWS_LABELS]) {
+void kws_stream_scores(kws_stream *stream, int8_t scores[KWS_LABELS]) {
 #if KWS_STREAMING
     memcpy(scores, stream->scores, KWS_LABELS);
 #else
-    kws_classify(stream->input, scores);
+    kws_classify(stream, stream->input, scores);
+#endif
+}
+
+void kws_classify(kws_stream *stream, const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]) {
+#if KWS_STREAMING
+    memset(stream->count, 0, sizeof stream->count);
+    for (int i = 0; i < KWS_FRAMES; i++) {
+        memcpy(stream->kept + stream->count[0] * KWS_COEFFICIENTS, input + i * KWS_COEFFICIENTS, KWS_COEFFICIENTS);
+        kws_stream_compute(stream);
+    }
+    kws_stream_scores(stream, scores);
+#else
+    classify(&stream->work, kws_layers, KWS_LAYERS, kws_softmax, input, scores);
 #endif
 }
 
 #if KWS_VERIFIER
-void kws_verifier_classify(const int8_t input[KWS_VERIFIER_INPUTS], int8_t scores[KWS_LABELS]) {
-    classify(kws_verifier_layers, KWS_VERIFIER_LAYERS, kws_verifier_softmax, input, scores);
+void kws_verifier_classify(kws_stream *stream, const int8_t input[KWS_VERIFIER_INPUTS], int8_t scores[KWS_LABELS]) {
+    classify(&stream->work, kws_verifier_layers, KWS_VERIFIER_LAYERS, kws_verifier_softmax, input, scores);
 }
 #endif
 

@@ -98,8 +98,11 @@ class Network(NamedTuple):
 
     @property
     def buffers(self) -> tuple[int, int]:
-        """Return the bytes that layers of even and of odd number write; the last writes the scores."""
-        sizes = [layer.to_shape.size for layer in self.layers[:-1]]
+        """Return the bytes that layers of even and of odd number write; the last writes the scores.
+
+        A network that computes frame by frame writes to where the next layer keeps its inputs.
+        """
+        sizes = [] if self.frames_between else [layer.to_shape.size for layer in self.layers[:-1]]
         return max(sizes[::2], default=1), max(sizes[1::2], default=1)
 
     @property
