@@ -38,6 +38,7 @@ from kws.model import checkpoints  # noqa: E402
 
 SAMPLE_DATA = ROOT / "sample_data"
 DATA = ("--data_dir", SAMPLE_DATA)
+SPEAKER = "37f0e527"  # in the sample data for testing; says all ten words but "up"
 RECORDINGS = Path(os.environ.get("SPEECH_COMMANDS", ROOT.parent / "shared" / "speech_commands"))
 # Not left in the environment, where make would find it in every test.
 CMSIS_NN = os.environ.pop("CMSIS_NN", "")
@@ -72,6 +73,11 @@ def fast_means_fast(request, monkeypatch):
     had_tensorflow = "tensorflow" in sys.modules
     yield
     assert had_tensorflow or "tensorflow" not in sys.modules, "a test marked fast loads TensorFlow"
+
+
+def spoken(word):
+    """Return the path of a recording of a word in the sample data."""
+    return SAMPLE_DATA / word / f"{SPEAKER}_nohash_0.opus"
 
 
 # ---- scripts and what they leave ----
