@@ -70,14 +70,6 @@ fi
 
 # ---- which recordings ----
 
-banner="
-################################################################################
-#  No recordings of Speech Commands here: running on sample_data, which is     #
-#  synthetic voices. Figures on it show that the chain works, not how good     #
-#  the model is: a teacher network chose clips that it understands.            #
-#  With the recordings: bash recreate_model.sh --data_dir DIR                  #
-################################################################################
-"
 named() {  # named PATH: a name for a folder, different for paths that end alike
     echo "$(basename "$1")-$(cksum <<< "$1" | cut -d ' ' -f 1)"
 }
@@ -95,7 +87,16 @@ fi
 if $sample; then
     out=work/recreated/sample_data
     data=(--data_dir sample_data --data_url '')
-    echo "$banner"
+    cat << 'EOF'
+
+################################################################################
+#  No recordings of Speech Commands here: running on sample_data, which is     #
+#  synthetic voices. Figures on it show that the chain works, not how good     #
+#  the model is: a teacher network chose clips that it understands.            #
+#  With the recordings: bash recreate_model.sh --data_dir DIR                  #
+################################################################################
+
+EOF
 elif [ -n "$data_dir" ]; then
     out=work/recreated/$(named "$data_dir")
     data=(--data_dir "$data_dir" --data_url '')
@@ -238,6 +239,8 @@ python evaluation.py "${data[@]}" "${test_set[@]}" --json "$out/accuracy.json" -
     > "$out/accuracy.txt"
 python model_archive/compare.py "$out/accuracy.json"
 echo "took $(((SECONDS + 59) / 60)) minutes"
-if $sample; then echo "$banner"; fi
+if $sample; then
+    echo "The figures here are of synthetic voices: the chain works. How good the models are on people is in README.md."
+fi
 exit
 }

@@ -33,7 +33,7 @@ def main():
     worse = []
     for path in testing:
         name, start = path.name, start_of(path.name)
-        change = accuracy[name] - accuracy[start] if start in accuracy else None
+        change = accuracy[name] - accuracy[start] if start != name and start in accuracy else None
         sizes = [f"{size:,}" for size in (path.stat().st_size, zipped_size(path.read_bytes()))]
         moved = "" if change is None else f"{100 * change:+.1f} points"
         rows.append([name, *sizes, f"{100 * accuracy[name]:.2f} %", moved, stated.get(name, "-")])

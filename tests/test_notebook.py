@@ -30,7 +30,7 @@ def test_the_notebook_runs_and_prints_what_it_shows():
         for output in cell.get("outputs", ())
         if "image/png" in output.get("data", {})
     ]
-    assert "predicted: yes\n" in printed(run) and len(pictures) == 6
+    assert "predicted: yes\n" in printed(run) and len(pictures) == 8
 
 
 @pytest.mark.fast

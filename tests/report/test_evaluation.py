@@ -85,7 +85,7 @@ def test_a_folder_laid_out_like_the_canonical_test_set_is_evaluated(trained, tmp
     for label, word in labels.items():
         shutil.copytree(SAMPLE_DATA / word, tmp_path / label)
     result = call("evaluation.py", "--checkpoint", trained / "best", "--test_dir", tmp_path, *DATA)
-    assert re.search(rf"test_dir, the clips in {tmp_path.name}: accuracy .*, N = 75", result.stdout)
+    assert re.search(rf"test_dir, the clips in {tmp_path.name}: accuracy .*, N = 393", result.stdout)
     assert "no recordings of up, down" in result.stderr
 
 
