@@ -19,7 +19,7 @@ PAGES = [ROOT / "CONTRIBUTING.md", *(folder / "README.md" for folder in FOLDERS)
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 # commands stand alone in an indented line, or in the text between backticks
 PROGRAM = "(?:python|bash|pip|arecord|source|ruff)"
-COMMAND = re.compile(rf"^    (?P<line>{PROGRAM} .*)$|`(?P<text>{PROGRAM} [^`]+)`", re.MULTILINE)
+COMMAND = re.compile(rf"^    (?P<line>{PROGRAM} .*)$|`(?P<text>{PROGRAM}\s[^`]+)`", re.MULTILINE)
 # commands that another test runs, or that set up what runs the tests
 ELSEWHERE = {
     "tests/test_recreate_model.py": [
@@ -159,3 +159,28 @@ def test_the_commands_of_the_readme_and_the_docs_run_one_after_the_other(workpla
         assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
     for made in ("work/report.json", "work/firmware/kws.c", "work/my_words.tflite", "work/plots"):
         assert (workplace / made).exists()
+
+
+# ---- pages ----
+
+
+def anchors_of(page):
+    """Return the names by which a page's headings can be linked, as GitHub makes them."""
+    headings = re.findall("^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page):
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors_of(file), (target, anchor)
+
+
+@pytest.mark.fast
+def test_the_readme_can_be_scanned():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120 and max(map(len, lines)) <= 100
+    assert len(set(re.findall(r"--[a-z_]+", "\n".join(lines)))) <= 25
