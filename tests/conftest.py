@@ -83,6 +83,19 @@ def spoken(word):
 # ---- scripts and what they leave ----
 
 
+def copy_of_the_repository(tmp_path):
+    """A repository that a test may change and write results into."""
+    copy = tmp_path / "copy"
+    anywhere = shutil.ignore_patterns("__pycache__", ".p*_cache", ".r*_cache")
+    at_the_top = {".git", ".venv", "work", "data"}
+
+    def ignored(folder, names):
+        return anywhere(folder, names) | (at_the_top if folder == str(ROOT) else set())
+
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    return copy
+
+
 @functools.cache
 def python():
     """A python whose processes have TensorFlow at once, for scripts."""

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -10,11 +9,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from conftest import ROOT
+from conftest import ROOT, copy_of_the_repository
 
 # of what the notebook imports, Colab has these
 OF_COLAB = "matplotlib", "threadpoolctl", "tqdm"
-NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "work", "data", "__pycache__", ".p*_cache", ".r*_cache")
 
 
 def printed(notebook):
@@ -42,8 +40,7 @@ def test_the_notebook_runs_and_prints_what_it_shows():
 
 
 def test_it_clones_and_installs_what_it_needs_where_there_is_nothing(tmp_path):
-    origin, python = tmp_path / "origin", tmp_path / "venv" / "bin" / "python"
-    shutil.copytree(ROOT, origin, ignore=NOT_COPIED)
+    origin, python = copy_of_the_repository(tmp_path), tmp_path / "venv" / "bin" / "python"
     by = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
     for command in (["init", "-q"], ["add", "."], [*by, "commit", "-qm", "x"]):
         subprocess.run(["git", *command], cwd=origin, check=True)

@@ -13,7 +13,7 @@ import yaml
 
 import build
 import compare
-from conftest import ROOT, SAMPLE_DATA, WEIGHTS, assert_same_weights, python
+from conftest import ROOT, SAMPLE_DATA, WEIGHTS, assert_same_weights, copy_of_the_repository, python
 from kws.board import firmware
 from kws.model.tflite import TFLiteModel
 
@@ -26,19 +26,6 @@ def recreate(*arguments, repository=ROOT, cwd=ROOT, **variables):
     command = ["bash", str(repository / "recreate_model.sh"), *map(str, arguments)]
     environment = os.environ | {"PATH": os.pathsep.join(folders)} | variables
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
-
-
-def copy_of_the_repository(tmp_path):
-    """A repository that a test may change and write results into."""
-    copy = tmp_path / "copy"
-    anywhere = shutil.ignore_patterns("__pycache__", ".p*_cache", ".r*_cache")
-    at_the_top = {".git", ".venv", "work", "data"}
-
-    def ignored(folder, names):
-        return anywhere(folder, names) | (at_the_top if folder == str(ROOT) else set())
-
-    shutil.copytree(ROOT, copy, ignore=ignored)
-    return copy
 
 
 def shorten(copy):
