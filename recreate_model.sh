@@ -204,7 +204,9 @@ files=()
 convert() {  # convert CHECKPOINT NAME TYPE [FLAGS]: to NAME_TYPE.tflite, TYPE being fp32, int8 or int16
     local file=$out/$2_$3.tflite form=(--inference_type "$3")
     if [ "$3" = fp32 ]; then form=(--no-quantize); fi
-    python convert_to_tflite.py "${data[@]}" --checkpoint "$1" "${form[@]}" "${@:4}" --output "$file"
+    # the table at the end has the accuracies
+    python convert_to_tflite.py "${data[@]}" --checkpoint "$1" "${form[@]}" "${@:4}" --output "$file" |
+        grep -v ': testing, '
     files+=("$file")
 }
 
