@@ -156,7 +156,7 @@ def test_the_commands_of_the_readme_and_the_docs_run_one_after_the_other(workpla
         quiet = {"capture_output": True, "text": True, "timeout": 300}
         result = subprocess.run(["bash", "-c", script], cwd=workplace, env=environment, **quiet)
         assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
-    for made in ("work/report.json", "work/firmware/kws.c", "work/my_words.tflite", "work/plots"):
+    for made in ("work/report.json", "work/firmware/kws_model.c", "work/my_words.tflite", "work/plots"):
         assert (workplace / made).exists()
 
 
