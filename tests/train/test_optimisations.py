@@ -159,13 +159,13 @@ def test_a_clustered_model_is_smaller_when_zipped_and_smallest_with_few_bits(tra
 def test_what_training_has_too_much_of_is_taken_from_the_bias_of_unknown(trained, tmp_path, script):
     def end(folder, *flags):
         start = {"optimisations.py": "--checkpoint", "train.py": "--start_from"}[script], trained / "best"
-        brief = "--how_many_training_steps 20 --learning_rate 0.003 --training_unknown_percentage 40".split()
+        brief = "--how_many_training_steps 20 --learning_rate 0.003 --training_unknown_percentage 30".split()
         method = ["--method", "quantization"] if script == "optimisations.py" else []
         call_here(script, *start, *DATA, *method, *brief, *flags, "--train_dir", tmp_path / folder)
         return weights(tmp_path / folder / "best")
 
     for before, after in zip(end("plain"), end("corrected", "--prior_correction"), strict=True):
         if before.shape == (12,):
-            assert after[1] - before[1] == pytest.approx(np.log(10 / 40), abs=0.15)  # clips are counted whole
+            assert after[1] - before[1] == pytest.approx(np.log(10 / 30), abs=0.15)  # clips are counted whole
             before[1] = after[1]
         np.testing.assert_array_equal(before, after)
