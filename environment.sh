@@ -50,7 +50,7 @@ kws_set_up() {
     for file in "${files[@]}"; do
         arguments+=(-r "$file")
     done
-    if ! "$kws_root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check "${arguments[@]}"; then
+    if ! "$kws_root/.venv/bin/python" -m pip install -qq --disable-pip-version-check "${arguments[@]}"; then
         echo "error: the packages could not be installed; the same command tries again" >&2
         return 2
     fi

@@ -85,20 +85,21 @@ def main():
     best = Path(training.train_dir) / "best"
     model = models.load(best)
     print_distinct_values(model.network, how)
-    print(before.summary())
     print(report("after", model).summary())
     print(f"checkpoint after {how.method}: {checkpoints.checkpoint_prefix(best)}")
 
 
 def print_distinct_values(network, how: CompressionOptions):
-    """Print how many values each kernel has, and which kernels are as they were."""
+    """Print in one line how many values each kernel has, and which kernels are as they were."""
+    counts = []
     for layer in network.layers:
         for kernel in kernels(layer):
             count, zeros = len(np.unique(kernel)), 100 * np.mean(kernel.numpy() == 0)
-            notes = f", {zeros:.1f} % zeros" if zeros > 1 else ""
+            notes = f" ({zeros:.1f} % zeros)" if zeros > 1 else ""
             if how.method == "clustering" and count > how.clusters:
-                notes += ", which tensorflow-model-optimization leaves as it is"
-            print(f"distinct values of {kernel.name.removesuffix(':0')}: {count}{notes}")
+                notes += " (which tensorflow-model-optimization leaves as it is)"
+            counts.append(f"{kernel.name.removesuffix(':0')} {count}{notes}")
+    print(f"distinct values after {how.method}: {', '.join(counts)}")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from kws.model import checkpoints  # noqa: E402
 
 SAMPLE_DATA = ROOT / "sample_data"
 DATA = ("--data_dir", SAMPLE_DATA)
+SPEAKER = "37f0e527"  # in the sample data for testing; says all ten words but "up"
 RECORDINGS = Path(os.environ.get("SPEECH_COMMANDS", ROOT.parent / "shared" / "speech_commands"))
 # Not left in the environment, where make would find it in every test.
 CMSIS_NN = os.environ.pop("CMSIS_NN", "")
@@ -74,7 +75,25 @@ def fast_means_fast(request, monkeypatch):
     assert had_tensorflow or "tensorflow" not in sys.modules, "a test marked fast loads TensorFlow"
 
 
+def spoken(word):
+    """Return the path of a recording of a word in the sample data."""
+    return SAMPLE_DATA / word / f"{SPEAKER}_nohash_0.opus"
+
+
 # ---- scripts and what they leave ----
+
+
+def copy_of_the_repository(tmp_path):
+    """A repository that a test may change and write results into."""
+    copy = tmp_path / "copy"
+    anywhere = shutil.ignore_patterns("__pycache__", ".p*_cache", ".r*_cache")
+    at_the_top = {".git", ".venv", "work", "data"}
+
+    def ignored(folder, names):
+        return anywhere(folder, names) | (at_the_top if folder == str(ROOT) else set())
+
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    return copy
 
 
 @functools.cache

@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 import build
-import input_data
 import models
-from conftest import ROOT, SAMPLE_DATA, WEIGHTS, call_here
+from conftest import ROOT, WEIGHTS, call_here
 from kws.base.settings import Settings
 from kws.board import firmware
 from kws.model import checkpoints
@@ -223,13 +222,6 @@ def test_the_stated_accuracies_are_measured_again(real_speech, tmp_path):
             ("entropy_int8", 0.005),
         ):
             assert accuracy[f"tflite_{kind}", test_set] >= accuracy["tflite_fp32", test_set] - loss
-
-
-@pytest.mark.fast
-def test_the_sample_data_is_small_and_has_all_partitions(sample):
-    files = [file for file in SAMPLE_DATA.rglob("*") if file.is_file() and ".pcm_cache" not in file.parts]
-    assert sum(file.stat().st_size for file in files) < 8_000_000
-    assert all(len(getattr(sample, partition)) for partition in input_data.PARTITIONS)
 
 
 @pytest.mark.fast

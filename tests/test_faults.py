@@ -212,7 +212,9 @@ def test_a_full_disk_is_one_clear_line_and_the_best_checkpoint_stays_whole(small
 
 def test_a_full_disk_leaves_no_half_cache(small_disk):
     for word in ("yes", "no"):
-        shutil.copytree(SAMPLE_DATA / word, small_disk / word)
+        (small_disk / word).mkdir()
+        for file in sorted((SAMPLE_DATA / word).iterdir())[:24]:
+            shutil.copy(file, small_disk / word)
     result = call_here("input_data.py", "--data_dir", small_disk, "--wanted_words", "yes,no", check=False)
     assert_one_clear_line(result, "No space left on device", small_disk)
     assert [path.name for path in (small_disk / ".pcm_cache").iterdir()] == ["lock"]
@@ -230,8 +232,7 @@ def test_a_full_disk_leaves_no_half_recordings(small_disk):
 def test_a_full_disk_while_extracting_keeps_the_archive(small_disk, tmp_path):
     archive = small_disk / "words.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
-        for word in ("yes", "no", "up"):
-            tar.add(SAMPLE_DATA / word, arcname=word)
+        tar.add(SAMPLE_DATA / "yes", arcname="yes")
     size = archive.stat().st_size
     result = call_here(
         "input_data.py",

@@ -58,10 +58,12 @@ def open_audio(source) -> Iterator[Recording]:
 @contextlib.contextmanager
 def spooled(stream) -> Iterator[str]:
     """Write what comes through a pipe into a temporary file until it ends; yield the file's path."""
-    with tempfile.NamedTemporaryFile(prefix="recording-") as file:
-        shutil.copyfileobj(stream, file)
-        file.flush()
-        yield file.name
+    # not NamedTemporaryFile, which Windows opens only once
+    with tempfile.TemporaryDirectory(prefix="recording-") as folder:
+        path = os.path.join(folder, "spooled")
+        with open(path, "wb") as file:
+            shutil.copyfileobj(stream, file)
+        yield path
 
 
 def survey(blocks, channels: int, has_floats: bool) -> tuple[float, int | None]:

@@ -328,8 +328,8 @@ def _read_bytes(path):
 def _interpreter(content):
     """Return an interpreter with its tensors allocated.
 
-    If the fast kernels refuse the model, as when a layer never responds, it has the reference kernels; the
-    results of integer models are the same.
+    If the fast kernels refuse the model, as when a layer never responds, it has the reference kernels. The
+    labels of integer models are the same, and nearly all scores.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 

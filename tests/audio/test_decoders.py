@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from conftest import ON_OFF, RATE, SAMPLE_DATA, SPEAKERS, encode_audio, make_words
+from conftest import ON_OFF, RATE, SPEAKERS, encode_audio, make_words, spoken
 from kws.audio.pipes import open_pipe
 from kws.audio.recordings import BadAudio, audio_blocks, read_audio
 from kws.audio.shards import decode_folders
@@ -158,7 +158,7 @@ def fed(path, content):
 
 
 def test_a_recording_is_read_from_a_named_pipe_and_from_an_open_one(tmp_path):
-    content = next((SAMPLE_DATA / "yes").glob("*.flac")).read_bytes()
+    content = spoken("yes").read_bytes()
     expected = read(tmp_path / "x.flac", content)
     os.mkfifo(tmp_path / "pipe")
     thread = fed(tmp_path / "pipe", content)
@@ -299,6 +299,6 @@ def test_without_pyav_the_rest_is_read_and_a_line_says_what_to_install(tmp_path,
 def test_pyav_is_imported_for_what_needs_it_alone(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "av")
     read(tmp_path / "x.wav", audio_file("WAV", "PCM_16"))
-    read_audio(next((SAMPLE_DATA / "yes").glob("*.flac")), RATE)
+    read_audio(spoken("yes"), RATE)
     assert is_raw(bytes(9)) and not is_raw(audio_file("WAV", "PCM_16"))
     assert "av" not in sys.modules

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import soxr
 
-from conftest import RATE, SAMPLE_DATA
+from conftest import RATE, spoken
 from kws.audio.pipes import HEAD_BYTES, open_pipe
 from kws.audio.raw import TYPES, RawFormat, guess
 from kws.audio.recordings import BadAudio, audio_blocks, read_audio
@@ -261,7 +261,7 @@ def test_ctrl_c_while_a_pipe_is_waited_for_is_no_end_of_it(content):
 
 # ---- raw samples of other formats ----
 
-SPEECH = [SAMPLE_DATA / word / "19032833_nohash_0.flac" for word in ("yes", "go")]
+SPEECH = [spoken("yes"), spoken("go")]
 
 
 def speech(word=0, hiss=15, gain=1.0):

@@ -65,12 +65,12 @@ def epoch_order(data, seed):
 
 def test_each_epoch_has_every_wanted_clip_once_and_its_own_draw_of_unknown_words(sample):
     order = epoch_order(sample, seed=5)
-    assert len(order) == 12 * 16
+    assert len(order) == 12 * 100
     parts = [order.clips(range(start, start + 24)) for start in range(0, 3 * len(order), 24)]
     always, draws = set(np.flatnonzero(sample.training.label != 1)), []
     for one in np.concatenate(parts).reshape(3, -1):
         drawn = set(one) - always
-        assert len(set(one)) == len(one) and always <= set(one) and len(drawn) == 16
+        assert len(set(one)) == len(one) and always <= set(one) and len(drawn) == 100
         draws.append(drawn)
     assert draws[0] != draws[1] != draws[2]
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 import models
-from conftest import DATA, RATE, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call, call_here
+from conftest import DATA, RATE, SHIPPED_INT8, assert_one_clear_line, call, call_here, spoken
 from kws.base.errors import UserError
 from kws.base.settings import UNKNOWN_INDEX, Settings
 from kws.data.clips import Clips
@@ -220,7 +220,7 @@ def test_a_chosen_detector_travels_in_the_file_and_is_used(tmp_path):
 
 def test_misses_are_counted_in_a_recording_of_ones_own_too(tmp_path):
     rng = np.random.default_rng(0)
-    word, _ = soundfile.read(min((SAMPLE_DATA / "yes").glob("*.flac")))
+    word, _ = soundfile.read(spoken("yes"))
     pause = 0.001 * rng.normal(size=2 * RATE)
     soundfile.write(tmp_path / "mine.wav", np.concatenate([pause, word, pause]), RATE)
     (tmp_path / "mine.csv").write_text(f"{2 + len(word) / RATE / 2},yes")

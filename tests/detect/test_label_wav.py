@@ -17,7 +17,7 @@ import soxr
 
 import input_data
 import models
-from conftest import RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call, python
+from conftest import RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call, python, spoken
 from kws.audio import recordings
 from kws.base.settings import DetectorSettings, Sensitivity
 from kws.detect import labelled_streams, streaming
@@ -84,7 +84,7 @@ def test_short_recordings_get_the_label_that_evaluation_gives_them(tmp_path, tra
 
 # ---- with the shipped model ----
 
-YES = SAMPLE_DATA / "yes" / "19032833_nohash_0.flac"
+YES = spoken("yes")
 
 
 def label(*arguments, check=True, **options):

@@ -20,7 +20,7 @@ def test_conversion_has_default_names_and_evaluates_what_it_wrote(trained, tmp_p
         result = call("convert_to_tflite.py", "--checkpoint", trained / "best", *DATA, *flags, cwd=tmp_path)
         size = (tmp_path / name).stat().st_size
         assert f"wrote {name}{replaced}: {size:,} bytes" in result.stdout
-        assert re.search(rf"{name}: testing, .*accuracy [\d.]+ %.*N = 48", result.stdout)
+        assert re.search(rf"{name}: testing, .*accuracy [\d.]+ %.*N = 480", result.stdout)
 
 
 def test_the_same_seed_gives_the_same_file(trained, tmp_path):

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from conftest import DATA, RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call, call_here
+from conftest import (
+    DATA,
+    RATE,
+    ROOT,
+    SAMPLE_DATA,
+    SHIPPED_INT8,
+    assert_one_clear_line,
+    call,
+    call_here,
+    spoken,
+)
 from kws.model.tflite import zipped_size
 
 
@@ -19,12 +29,13 @@ def test_evaluation_needs_nothing_but_the_model(trained, tmp_path):
     result = call("evaluation.py", "--checkpoint", trained / "best", *DATA, "--json", json_file)
     (reports,) = json.loads(json_file.read_text()).values()
     assert [(report["set"].split(",")[0], report["N"]) for report in reports] == [
-        ("validation", 48),
-        ("testing", 48),
+        ("validation", 240),
+        ("testing", 480),
     ]
     for report in reports:
         confusion = np.array(report["confusion"])
-        assert report["correct"] == confusion.trace() and report["accuracy"] == confusion.trace() / 48
+        correct = confusion.trace()
+        assert report["correct"] == correct and report["accuracy"] == correct / report["N"]
         assert f"accuracy {100 * report['accuracy']:.2f} %" in result.stdout
         np.testing.assert_allclose(
             [value or 0 for value in report["recall"]], confusion.diagonal() / confusion.sum(1)
@@ -74,7 +85,7 @@ def test_a_folder_laid_out_like_the_canonical_test_set_is_evaluated(trained, tmp
     for label, word in labels.items():
         shutil.copytree(SAMPLE_DATA / word, tmp_path / label)
     result = call("evaluation.py", "--checkpoint", trained / "best", "--test_dir", tmp_path, *DATA)
-    assert re.search(rf"test_dir, the clips in {tmp_path.name}: accuracy .*, N = 75", result.stdout)
+    assert re.search(rf"test_dir, the clips in {tmp_path.name}: accuracy .*, N = 393", result.stdout)
     assert "no recordings of up, down" in result.stderr
 
 
@@ -106,7 +117,7 @@ def test_misses_and_false_alarms_are_counted_in_a_recording_with_its_words(train
 
 
 def test_the_words_of_a_list_that_the_model_does_not_know_are_named(tmp_path):
-    word, _ = soundfile.read(SAMPLE_DATA / "yes" / "19032833_nohash_0.flac")
+    word, _ = soundfile.read(spoken("yes"))
     soundfile.write(tmp_path / "x.wav", np.concatenate([np.zeros(2 * RATE), word, np.zeros(3 * RATE)]), RATE)
     words = tmp_path / "x.csv"
     command = ["evaluation.py", SHIPPED_INT8, "--stream_wav", tmp_path / "x.wav"]

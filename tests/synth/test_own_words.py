@@ -46,7 +46,7 @@ def talk(own_words, request):
 
     for number in range(SPOKEN):
         word = WORDS[number % len(WORDS)]
-        files = sorted((SAMPLE_DATA / word).glob("*.flac"))
+        files = sorted((SAMPLE_DATA / word).glob("*.opus"))
         clip, _ = recordings.read_audio(files[rng.integers(len(files))], RATE)
         before = pause(rng.uniform(1, 2.5))
         parts += [before, clip]

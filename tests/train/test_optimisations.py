@@ -47,13 +47,13 @@ def test_clustering_leaves_at_most_32_values_per_kernel(clustered):
     counts = [len(np.unique(layer["kernel"])) for layer in layers]
     assert len(counts) == 4 and max(counts) <= 32
     output = (clustered / "output.txt").read_text()
-    assert [int(n) for n in re.findall(r"distinct values of \w+/kernel: (\d+)", output)] == counts
+    assert [int(n) for n in re.findall(r"\w+/kernel (\d+)", output)] == counts
 
 
 def test_clustering_says_how_good_the_model_was_and_is(clustered):
     output = (clustered / "output.txt").read_text()
-    assert re.search(r"testing before clustering, .*accuracy [\d.]+ %.*N = 48", output)
-    assert re.search(r"testing after clustering, .*accuracy [\d.]+ %.*N = 48", output)
+    assert re.search(r"testing before clustering, .*accuracy [\d.]+ %.*N = 480", output)
+    assert re.search(r"testing after clustering, .*accuracy [\d.]+ %.*N = 480", output)
 
 
 def test_clustering_fine_tunes(trained, clustered):
@@ -93,7 +93,7 @@ def test_a_convolutional_network_is_trained_and_clustered(tmp_path):
     assert "step 62 of 62" in output
     command = optimising(tmp_path / "train" / "best", tmp_path / "clustered")
     output = call(*command, "--how_many_training_steps", "2,1").stdout
-    assert "distinct values of output/kernel" in output
+    assert "output/kernel " in output
 
 
 def test_a_kernel_that_tfmot_does_not_cluster_is_named(tmp_path):
@@ -103,8 +103,8 @@ def test_a_kernel_that_tfmot_does_not_cluster_is_named(tmp_path):
     call("train.py", *DATA, *network, *frames, *brief, "--train_dir", tmp_path / "train")
     command = optimising(tmp_path / "train" / "best", tmp_path / "clustered", *brief, "--clusters", "4")
     output = call(*command).stdout
-    assert re.search(r"distinct values of depthwise_conv2d\S*: \d+, which .* leaves as it is", output), output
-    assert "distinct values of output/kernel: 4\n" in output
+    assert re.search(r"depthwise_conv2d\S* \d+ \(which [^)]* leaves as it is\)", output), output
+    assert "output/kernel 4\n" in output
 
 
 def test_a_checkpoint_without_clusters_cannot_keep_them(trained, tmp_path):
@@ -159,13 +159,13 @@ def test_a_clustered_model_is_smaller_when_zipped_and_smallest_with_few_bits(tra
 def test_what_training_has_too_much_of_is_taken_from_the_bias_of_unknown(trained, tmp_path, script):
     def end(folder, *flags):
         start = {"optimisations.py": "--checkpoint", "train.py": "--start_from"}[script], trained / "best"
-        brief = "--how_many_training_steps 20 --learning_rate 0.003 --training_unknown_percentage 40".split()
+        brief = "--how_many_training_steps 20 --learning_rate 0.003 --training_unknown_percentage 30".split()
         method = ["--method", "quantization"] if script == "optimisations.py" else []
         call_here(script, *start, *DATA, *method, *brief, *flags, "--train_dir", tmp_path / folder)
         return weights(tmp_path / folder / "best")
 
     for before, after in zip(end("plain"), end("corrected", "--prior_correction"), strict=True):
         if before.shape == (12,):
-            assert after[1] - before[1] == pytest.approx(np.log(10 / 40), abs=0.15)  # clips are counted whole
+            assert after[1] - before[1] == pytest.approx(np.log(10 / 30), abs=0.15)  # clips are counted whole
             before[1] = after[1]
         np.testing.assert_array_equal(before, after)

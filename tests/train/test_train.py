@@ -61,7 +61,7 @@ def test_training_says_how_good_the_best_checkpoint_is_and_where(trained):
     steps = [int(step) for step in re.findall(r"^step (\d+) of 80", output, re.M)]
     assert steps == [20, 40, 60, 80]
     assert [float(rate) for rate in re.findall(r"rate ([\d.e-]+),", output)] == [1e-3, 1e-3, 1e-3, 1e-4]
-    assert re.search(r"testing, paper protocol .*: accuracy [\d.]+ % .*N = 48", output)
+    assert re.search(r"testing, paper protocol .*: accuracy [\d.]+ % .*N = 480", output)
     validated = [float(v) for v in re.findall(r"validation accuracy ([\d.]+) %", output)]
     (index,) = (trained / "best").glob("*.index")
     name = re.search(r"best checkpoint: .*/(dnn_(\d{4})\.ckpt-(\d+))$", output, re.M)
