@@ -315,7 +315,7 @@ class TFLiteModel:
 
     def cost(self) -> "Cost":
         """Return the size of the file and the cost of the network."""
-        parameters, macs = _parameters_and_macs(self.content)
+        parameters, macs = parameters_and_macs(self.content)
         return Cost(len(self.content), zipped_size(self.content), parameters, macs)
 
 
@@ -385,7 +385,7 @@ def zipped_size(content: bytes) -> int:
     return len(packed.getvalue())
 
 
-def _parameters_and_macs(content):
+def parameters_and_macs(content):
     """Return the count of numbers in constant operands of arithmetic, and the multiply-accumulates.
 
     Equal tensors count once: an unrolled network repeats a gate's for each frame.
