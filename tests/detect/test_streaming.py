@@ -132,8 +132,10 @@ def test_what_was_chosen_for_two_models_is_not_for_one_nor_the_other_way_round(d
 def test_a_score_is_compared_in_double_precision_as_on_a_board(dnn_small, scores):
     below = np.float32(0.63)  # 0.629999995...
     assert float(below) < 0.63
-    smoothed = Smoothed(np.array([YES]), np.array([0.7], np.float32), np.array([1.0]))
-    smoothed = smoothed._replace(**{scores: np.array([below])})
+    # a verifier has to answer three times
+    hops = np.arange(14)
+    smoothed = Smoothed(np.full(14, YES), np.full(14, 0.7, np.float32), 1 + 0.04 * hops)
+    smoothed = smoothed._replace(**{scores: np.full(14, below)})
     for threshold, count in ((0.63, 0), (float(below), 1)):
         detector = streaming.Detector(parameters(threshold=threshold, gate=0.5), dnn_small)
         assert len(detector.detections(smoothed)) == count
