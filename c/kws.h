@@ -21,15 +21,24 @@ extern "C" {
 #define KWS_SHARED 0
 #endif
 
+/* Values stay in registers only if functions are inlined, which compilers avoid with -Os. */
+#ifdef __GNUC__
+#define KWS_INLINE static inline __attribute__((always_inline))
+#define KWS_ALIGNED __attribute__((aligned(4)))
+#else
+#define KWS_INLINE static inline
+#define KWS_ALIGNED
+#endif
+
 /* A stream: the latest clip as the model's input, and the latest frame if frames overlap. If the network computes a
  * stream frame by frame, each layer keeps the inputs of its next output instead: KWS_STREAMING bytes, else 0. */
 typedef struct {
 #if KWS_STREAMING
-    int8_t kept[KWS_STREAMING]; /* layer after layer, from old to new */
+    KWS_ALIGNED int8_t kept[KWS_STREAMING]; /* layer after layer, from old to new */
     int16_t count[KWS_LAYERS];  /* of places in time that each layer keeps */
     int8_t scores[KWS_LABELS];  /* the latest */
 #else
-    int8_t input[KWS_INPUTS];
+    KWS_ALIGNED int8_t input[KWS_INPUTS];
 #endif
     int16_t frame[KWS_SHARED ? KWS_WINDOW : 1];
 } kws_stream;
@@ -77,20 +86,12 @@ void kws_verifier_classify(const int8_t input[KWS_VERIFIER_INPUTS], int8_t score
 void kws_stream_compute(kws_stream *stream);
 #endif
 
-/* Values stay in registers only if functions are inlined, which compilers avoid with -Os. */
-#ifdef __GNUC__
-#define KWS_INLINE static inline __attribute__((always_inline))
-#define KWS_ALIGNED __attribute__((aligned(4)))
-#else
-#define KWS_INLINE static inline
-#define KWS_ALIGNED
-#endif
-
-/* How sums of products are computed: with Helium, with the DSP extension, or else in plain C. */
+/* How sums of products are computed: with Helium, with the DSP extension, or else in plain C. Compilers that do not
+ * optimise leave too few registers for the assembler of the DSP extension. */
 #ifndef KWS_PLAIN_C
-#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 2) /* with floating-point numbers */
 #define KWS_HELIUM
-#elif defined(__ARM_FEATURE_DSP) && !defined(__ARM_BIG_ENDIAN)
+#elif defined(__ARM_FEATURE_DSP) && !defined(__ARM_BIG_ENDIAN) && defined(__OPTIMIZE__)
 #define KWS_DSP
 #endif
 #endif
@@ -99,17 +100,19 @@ typedef struct {
     float real, imaginary;
 } kws_complex;
 
-/* One buffer for the FFT and for layers with packed weights (kws_packed.h), as they never run at once. Compilers that
- * do not optimise leave too few registers for the assembler of the DSP extension. */
-#if KWS_PACKED && (defined(KWS_HELIUM) || (defined(KWS_DSP) && defined(__OPTIMIZE__)))
+/* One buffer for the FFT and for the inputs of a layer as the processor takes them, as they never run at once. */
+#if defined(KWS_DSP) || (KWS_PACKED && defined(KWS_HELIUM))
 #define KWS_SHARES_MEMORY
 typedef union {
     kws_complex spectrum[KWS_FFT / 2];
-#ifdef KWS_HELIUM
+#ifdef KWS_DSP
+    uint32_t inputs[KWS_SUM / 2]; /* of 16 bits each, as SMLAD takes them */
+#endif
+#if KWS_PACKED && defined(KWS_HELIUM)
     struct {
         int8_t values[KWS_INDICES_4 ? 512 : 256], inputs[KWS_PAIRS / 16 * 32 + 32];
     } vectors;
-#else
+#elif KWS_PACKED
     struct {
         uint32_t pairs[1 << 2 * KWS_PACKED], inputs[KWS_PAIRS]; /* of 16 bits each, as SMLAD takes them */
     } of_two;
@@ -139,7 +142,8 @@ typedef struct {
  * https://ai.google.dev/edge/litert/models/quantization_spec, and Jacob et al., arXiv:1712.05877, section 2. */
 typedef struct {
     int kind;
-    const int8_t *weights;    /* [outputs][kernel height, width, channels]; depthwise [inputs][outputs] */
+    const int8_t *weights;    /* [outputs][kernel height, width, channels, zeros up to a whole word];
+                                 depthwise [inputs][outputs] */
     const int32_t *bias;      /* [outputs]; includes -input_zero * sum of weights, so that inputs need no subtraction */
     const float *scales;      /* steps of the output in a step of the sum: [outputs], or [1] if scale_step is 0 */
     const kws_packed *packed; /* in place of weights, or 0 */

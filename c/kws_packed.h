@@ -107,7 +107,7 @@ ADD_PRODUCTS(add_products_5, LOAD_4 LOAD_TOPS,
 
 #define ADD_TO(sums, bits) add_products_##bits(words, tops, half, sums)
 
-#elif defined(KWS_SHARES_MEMORY)
+#elif defined(KWS_DSP)
 
 /* Return two numbers of 16 bits in a word. */
 KWS_INLINE uint32_t halves(int low, int high) { return (uint16_t)low | (uint32_t)high << 16; }
@@ -259,6 +259,7 @@ KWS_INLINE void add_all_pairs(int bits, const kws_layer *layer, const int8_t *in
 static void packed_layer(const kws_layer *layer, const int8_t *input, int8_t *output) {
     const kws_packed *kernel = layer->packed;
     const int half = (layer->inputs + 1) / 2;
+    const kws_range range = range_of(layer);
     prepare(layer, input);
     for (int i = 0; i < layer->outputs; i += ROWS) {
         const int begin = i / ROWS * (kernel->bits == 3 ? (half + 1) & ~1 : half); /* vld2 takes aligned words only */
@@ -283,6 +284,13 @@ static void packed_layer(const kws_layer *layer, const int8_t *input, int8_t *ou
             ADD_TO(sums, 5);
         }
 #endif
-        quantize(layer, sums, i, layer->outputs - i < ROWS ? layer->outputs - i : ROWS, output);
+#ifdef KWS_HELIUM
+        const kws_sums four = vldrwq_s32(sums);
+#else
+        const kws_sums four = {{sums[0], sums[1], sums[2], sums[3]}};
+#endif
+        int8_t values[ROWS]; /* there may be fewer outputs */
+        quantize(range, four, layer->scales + i * layer->scale_step, layer->scale_step, values);
+        for (int j = 0; j < ROWS && i + j < layer->outputs; j++) output[i + j] = values[j];
     }
 }

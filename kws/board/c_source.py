@@ -70,6 +70,9 @@ def header(network: Network, settings: Settings, verifier: SecondNetwork | None 
         "CONVOLUTIONS": int(any(layer.kind != "FULLY_CONNECTED" for layer in layers)),
         # both networks compute in the same buffers
         "PATCH": max(1, *(one.patch_size for one in networks)),
+        # the most values under a depthwise kernel, and bytes of a row of other weights
+        "TAPS": max([1, *(len(layer.weights) for layer in layers if layer.kind == "DEPTHWISE")]),
+        "SUM": max(layer.row_bytes for layer in layers),
         "EVEN": max(one.buffers[0] for one in networks),
         "ODD": max(one.buffers[1] for one in networks),
         "INPUT_SCALE": _float(network.input[0]),
@@ -177,13 +180,16 @@ def _layer_tables(number: str, layer: Layer) -> str:
         return ""
     outputs = len(layer.bias)
     # kws_nn.c computes ROWS rows at a time; only its depthwise() takes fewer
-    missing = max(0, ROWS - outputs) if layer.kind != "DEPTHWISE" else 0
-    arrays = [("int8_t weights", np.pad(layer.weights, [(0, missing), (0, 0)]))]
+    missing, fill = 0, 0
+    if layer.kind != "DEPTHWISE":
+        missing, fill = max(0, ROWS - outputs), layer.row_bytes - layer.weights.shape[1]
+    arrays = [("KWS_ALIGNED int8_t weights", np.pad(layer.weights, [(0, missing), (0, fill)]))]
     if layer.packed:
         missing = -outputs % ROWS
         arrays = packing.arrays(layer.packed)
     arrays.append(("int32_t bias", np.pad(layer.folded_bias, (0, missing))))
-    arrays.append(("float scales", layer.scales))
+    # a scale for each row of bias, or one for all
+    arrays.append(("float scales", np.pad(layer.scales, (0, missing if len(layer.scales) > 1 else 0))))
     parts = [f"static const {name}_{number}[] = {{\n{_numbers(values)}}};\n" for name, values in arrays]
     if layer.packed:
         parts.append(packing.structure(layer.packed, number))
