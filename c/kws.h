@@ -1,7 +1,7 @@
 /* Keyword spotting: from 16-bit PCM to a score for each label.
  *
- * kws_model.h and kws_model.c hold one model, written by export_c.py; nothing here allocates memory. The
- * functions share one working buffer, so only one thread may use them. */
+ * kws_model.h and kws_model.c hold one model, written by export_c.py; nothing here allocates memory. All that changes
+ * lies in the kws_stream that functions are given, so tasks with a stream each may call them at the same time. */
 #ifndef KWS_H
 #define KWS_H
 
@@ -30,24 +30,63 @@ extern "C" {
 #define KWS_ALIGNED
 #endif
 
+/* How sums of products are computed: with Helium, with the DSP extension, or else in plain C. */
+#ifndef KWS_PLAIN_C
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 2) /* with floating-point numbers */
+#define KWS_HELIUM
+#elif defined(__ARM_FEATURE_DSP) && !defined(__ARM_BIG_ENDIAN)
+#define KWS_DSP
+#endif
+#endif
+
+/* Whether packed weights are looked up in tables made for each layer (kws_packed.h). Compilers that do not optimise
+ * leave too few registers for the assembler of the DSP extension. */
+#if KWS_PACKED && (defined(KWS_HELIUM) || (defined(KWS_DSP) && defined(__OPTIMIZE__)))
+#define KWS_TABLES
+#endif
+
+typedef struct {
+    float real, imaginary;
+} kws_complex;
+
+/* What functions compute in; nothing in it is kept between calls. The FFT and the layers never run at once. Its size
+ * follows from the model and the processor alone, so that a program may be compiled with other options than these files. */
+typedef union {
+    kws_complex spectrum[KWS_FFT / 2];
+    struct {
+#if defined(__ARM_FEATURE_DSP)
+        uint32_t inputs_of_16[KWS_WIDE]; /* of 16 bits each, as SMLAD takes them */
+#endif
+#if KWS_PACKED && defined(__ARM_FEATURE_MVE)
+        int8_t values[KWS_INDICES_4 ? 512 : 256], inputs[KWS_PAIRS / 16 * 32 + 32];
+#elif KWS_PACKED && defined(__ARM_FEATURE_DSP)
+        uint32_t pairs[1 << 2 * KWS_PACKED], inputs[KWS_PAIRS]; /* of 16 bits each, as SMLAD takes them */
+#endif
+        KWS_ALIGNED int8_t even[KWS_EVEN]; /* a layer reads one and writes the other */
+        KWS_ALIGNED int8_t odd[KWS_ODD];
+        KWS_ALIGNED int8_t patch[KWS_PATCH]; /* the values under a kernel, or those beyond the edges */
+    } layers;
+} kws_work;
+
 /* A stream: the latest clip as the model's input, and the latest frame if frames overlap. If the network computes a
  * stream frame by frame, each layer keeps the inputs of its next output instead: KWS_STREAMING bytes, else 0. */
 typedef struct {
 #if KWS_STREAMING
     KWS_ALIGNED int8_t kept[KWS_STREAMING]; /* layer after layer, from old to new */
-    int16_t count[KWS_LAYERS];  /* of places in time that each layer keeps */
-    int8_t scores[KWS_LABELS];  /* the latest */
+    int16_t count[KWS_LAYERS];              /* of places in time that each layer keeps */
+    int8_t scores[KWS_LABELS];              /* the latest */
 #else
     KWS_ALIGNED int8_t input[KWS_INPUTS];
 #endif
     int16_t frame[KWS_SHARED ? KWS_WINDOW : 1];
+    kws_work work;
 } kws_stream;
 
 /* Compute the features of one frame of KWS_WINDOW samples: MFCCs, or log-mel energies if KWS_DCT is 0. */
-void kws_mfcc(const int16_t *samples, float coefficients[KWS_COEFFICIENTS]);
+void kws_mfcc(kws_stream *stream, const int16_t *samples, float coefficients[KWS_COEFFICIENTS]);
 
 /* Compute the model's input from a clip of KWS_CLIP samples. */
-void kws_features(const int16_t *samples, int8_t input[KWS_INPUTS]);
+void kws_features(kws_stream *stream, const int16_t *samples, int8_t input[KWS_INPUTS]);
 
 /* Start a stream, with a clip of silence. */
 void kws_stream_start(kws_stream *stream);
@@ -60,10 +99,11 @@ void kws_stream_push_mfcc(kws_stream *stream, const float coefficients[KWS_COEFF
 
 /* Get the scores of the stream's latest clip, as kws_classify computes them. With KWS_STREAMING they are ready, and of
  * the latest clip that began a multiple of the network's strides after the stream's first one. */
-void kws_stream_scores(const kws_stream *stream, int8_t scores[KWS_LABELS]);
+void kws_stream_scores(kws_stream *stream, int8_t scores[KWS_LABELS]);
 
-/* Compute the scores of an input. A score stands for the probability (score - KWS_SCORE_ZERO) * KWS_SCORE_SCALE. */
-void kws_classify(const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]);
+/* Compute the scores of an input. A score stands for the probability (score - KWS_SCORE_ZERO) * KWS_SCORE_SCALE. With
+ * KWS_STREAMING the network takes the input frame by frame, and what it kept of the stream is lost. */
+void kws_classify(kws_stream *stream, const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]);
 
 /* Return the index of the highest score; its name is kws_labels[index]. */
 int kws_best(const int8_t scores[KWS_LABELS]);
@@ -73,10 +113,11 @@ int kws_best(const int8_t scores[KWS_LABELS]);
 #define KWS_VERIFIER_INPUTS (KWS_VERIFIER_FRAMES * KWS_VERIFIER_COEFFICIENTS)
 
 /* Compute a frame of its input from KWS_WINDOW samples; frames begin KWS_VERIFIER_STRIDE samples apart. */
-void kws_verifier_frame(const int16_t samples[KWS_WINDOW], int8_t input[KWS_VERIFIER_COEFFICIENTS]);
+void kws_verifier_frame(kws_stream *stream, const int16_t samples[KWS_WINDOW],
+                        int8_t input[KWS_VERIFIER_COEFFICIENTS]);
 
 /* Compute its scores, as kws_classify does. */
-void kws_verifier_classify(const int8_t input[KWS_VERIFIER_INPUTS], int8_t scores[KWS_LABELS]);
+void kws_verifier_classify(kws_stream *stream, const int8_t input[KWS_VERIFIER_INPUTS], int8_t scores[KWS_LABELS]);
 #endif
 
 /* ---- for the module itself ---- */
@@ -84,41 +125,6 @@ void kws_verifier_classify(const int8_t input[KWS_VERIFIER_INPUTS], int8_t score
 #if KWS_STREAMING
 /* Compute what follows from a new frame, which lies after those that layer 0 keeps. */
 void kws_stream_compute(kws_stream *stream);
-#endif
-
-/* How sums of products are computed: with Helium, with the DSP extension, or else in plain C. Compilers that do not
- * optimise leave too few registers for the assembler of the DSP extension. */
-#ifndef KWS_PLAIN_C
-#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 2) /* with floating-point numbers */
-#define KWS_HELIUM
-#elif defined(__ARM_FEATURE_DSP) && !defined(__ARM_BIG_ENDIAN) && defined(__OPTIMIZE__)
-#define KWS_DSP
-#endif
-#endif
-
-typedef struct {
-    float real, imaginary;
-} kws_complex;
-
-/* One buffer for the FFT and for the inputs of a layer as the processor takes them, as they never run at once. */
-#if defined(KWS_DSP) || (KWS_PACKED && defined(KWS_HELIUM))
-#define KWS_SHARES_MEMORY
-typedef union {
-    kws_complex spectrum[KWS_FFT / 2];
-#ifdef KWS_DSP
-    uint32_t inputs[KWS_SUM / 2]; /* of 16 bits each, as SMLAD takes them */
-#endif
-#if KWS_PACKED && defined(KWS_HELIUM)
-    struct {
-        int8_t values[KWS_INDICES_4 ? 512 : 256], inputs[KWS_PAIRS / 16 * 32 + 32];
-    } vectors;
-#elif KWS_PACKED
-    struct {
-        uint32_t pairs[1 << 2 * KWS_PACKED], inputs[KWS_PAIRS]; /* of 16 bits each, as SMLAD takes them */
-    } of_two;
-#endif
-} kws_memory;
-extern kws_memory kws_work;
 #endif
 
 /* ---- the model, in kws_model.c ---- */

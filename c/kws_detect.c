@@ -34,8 +34,8 @@ static int smooth(kws_detector *detector, const int8_t scores[KWS_LABELS]) {
 
 #if KWS_VERIFIER
 /* Return the frame that begins `back` samples ago; a copy, if it goes over the end of the ring. */
-static const int16_t *frame_at(const kws_detector *detector, int32_t back) {
-    static int16_t frame[KWS_WINDOW];
+static const int16_t *frame_at(kws_detector *detector, int32_t back) {
+    int16_t *frame = detector->frame;
     const int32_t begin = (detector->next + KWS_AUDIO - back) % KWS_AUDIO, count = KWS_AUDIO - begin;
     if (count >= KWS_WINDOW) return detector->audio + begin;
     memcpy(frame, detector->audio + begin, (size_t)count * sizeof *frame);
@@ -53,10 +53,10 @@ static void score_again(kws_detector *detector, uint64_t window, int32_t begin) 
     memmove(input, input + KWS_VERIFIER_INPUTS - kept, (size_t)kept);
     for (int i = shared; i < KWS_VERIFIER_FRAMES; i++) {
         int8_t *frame = input + i * KWS_VERIFIER_COEFFICIENTS;
-        kws_verifier_frame(frame_at(detector, begin - i * KWS_VERIFIER_STRIDE), frame);
+        kws_verifier_frame(&detector->stream, frame_at(detector, begin - i * KWS_VERIFIER_STRIDE), frame);
     }
     detector->after_input = window + 1;
-    kws_verifier_classify(input, detector->again[window % KWS_SMOOTHED]);
+    kws_verifier_classify(&detector->stream, input, detector->again[window % KWS_SMOOTHED]);
     detector->known[window % KWS_SMOOTHED] = 1;
 }
 

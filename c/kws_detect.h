@@ -41,6 +41,7 @@ typedef struct {
 #if KWS_VERIFIER
     int16_t audio[KWS_AUDIO]; /* the latest samples, a ring */
     int32_t next;             /* place of the next sample in it */
+    int16_t frame[KWS_WINDOW]; /* a frame that goes over the end of the ring */
     int8_t again[KWS_SMOOTHED][KWS_LABELS]; /* the verifier's scores of the latest windows, a ring */
     uint8_t known[KWS_SMOOTHED];            /* whether the verifier has scored them */
     int8_t verifier_input[KWS_VERIFIER_INPUTS];

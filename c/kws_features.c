@@ -15,13 +15,6 @@
 
 typedef kws_complex complex_value;
 
-/* The spectrum. The first butterflies read the samples in place and write here. */
-#ifdef KWS_SHARES_MEMORY
-#define buffer kws_work.spectrum
-#else
-static complex_value buffer[POINTS];
-#endif
-
 /* Return a b + c, in one instruction and with one rounding if the processor can. */
 KWS_INLINE float multiply_add(float a, float b, float c) {
 #ifdef __FP_FAST_FMAF
@@ -118,8 +111,9 @@ static complex_value twiddle(int i) {
     return result;
 }
 
-/* The complex FFT, radix 4, decimation in time (Cooley and Tukey, Mathematics of Computation 19, 1965). */
-static void transform(const int16_t *samples) {
+/* The complex FFT, radix 4, decimation in time (Cooley and Tukey, Mathematics of Computation 19, 1965). The first
+ * butterflies read the samples in place. */
+static void transform(const int16_t *samples, complex_value buffer[POINTS]) {
     int reversed = 0; /* the bits of i in reverse, so that decimation ends in natural order */
     for (int i = 0; i < POINTS / FIRST; i++) {
         if (POWER_OF_4) {
@@ -154,8 +148,8 @@ static void transform(const int16_t *samples) {
  * Z is the complex spectrum. As spectra of real samples are symmetric, the spectrum of the even samples is
  * E = (Z[k] + conj Z[POINTS - k]) / 2, of the odd samples O = (Z[k] - conj Z[POINTS - k]) / 2i, and of all samples
  * E + O exp(-2 pi i k / KWS_FFT) (Press et al., Numerical Recipes, section 12.3). The factor 1/2 is in the window. */
-KWS_INLINE float magnitude(int k) {
-    const complex_value one = buffer[k], other = buffer[POINTS - k];
+KWS_INLINE float magnitude(const complex_value spectrum[POINTS], int k) {
+    const complex_value one = spectrum[k], other = spectrum[POINTS - k];
     const complex_value even = {one.real + other.real, one.imaginary - other.imaginary};
     const complex_value odd = {one.imaginary + other.imaginary, other.real - one.real};
     const complex_value whole = plus(even, turned(odd, twiddle(k)));
@@ -204,14 +198,14 @@ static void cosine_transform(float mel[KWS_MEL_CHANNELS], int count, float *coef
 #endif
 
 /* Compute the logarithms of the mel channels of a frame. */
-static void log_mel(const int16_t *samples, float mel[KWS_MEL_CHANNELS]) {
+static void log_mel(kws_work *work, const int16_t *samples, float mel[KWS_MEL_CHANNELS]) {
     float above = 0;
-    transform(samples);
+    transform(samples, work->spectrum);
     for (int channel = -1, i = 0; channel < KWS_MEL_CHANNELS; channel++) {
         float here = above;
         above = 0;
         for (; i < kws_mel_ends[channel + 1]; i++) {
-            const float loudness = magnitude(KWS_FIRST_BIN + i);
+            const float loudness = magnitude(work->spectrum, KWS_FIRST_BIN + i);
             here = multiply_add(kws_mel_weights[i][0], loudness, here);
             above = multiply_add(kws_mel_weights[i][1], loudness, above);
         }
@@ -220,16 +214,16 @@ static void log_mel(const int16_t *samples, float mel[KWS_MEL_CHANNELS]) {
 }
 
 /* Compute the features of a frame: `dct` MFCCs, or the logarithms if that is 0. */
-KWS_INLINE void features_of(const int16_t *samples, int dct, float *features) {
+KWS_INLINE void features_of(kws_work *work, const int16_t *samples, int dct, float *features) {
     float mel[KWS_MEL_CHANNELS];
-    log_mel(samples, dct ? mel : features);
+    log_mel(work, samples, dct ? mel : features);
 #if KWS_DCT_ROWS
     if (dct) cosine_transform(mel, dct, features);
 #endif
 }
 
-void kws_mfcc(const int16_t *samples, float coefficients[KWS_COEFFICIENTS]) {
-    features_of(samples, KWS_DCT, coefficients);
+void kws_mfcc(kws_stream *stream, const int16_t *samples, float coefficients[KWS_COEFFICIENTS]) {
+    features_of(&stream->work, samples, KWS_DCT, coefficients);
 }
 
 /* Quantize as TFLite does: value = scale * (quantized - zero point). Values out of range saturate. */
@@ -240,10 +234,10 @@ KWS_INLINE void quantize(const float *coefficients, int count, float scale, floa
     }
 }
 
-void kws_features(const int16_t *samples, int8_t input[KWS_INPUTS]) {
+void kws_features(kws_stream *stream, const int16_t *samples, int8_t input[KWS_INPUTS]) {
     float coefficients[KWS_COEFFICIENTS];
     for (int i = 0; i < KWS_FRAMES; i++) {
-        kws_mfcc(samples + i * KWS_STRIDE, coefficients);
+        kws_mfcc(stream, samples + i * KWS_STRIDE, coefficients);
         quantize(coefficients, KWS_COEFFICIENTS, KWS_INPUT_SCALE, KWS_INPUT_ZERO, input + i * KWS_COEFFICIENTS);
     }
 }
@@ -274,14 +268,15 @@ void kws_stream_push(kws_stream *stream, const int16_t samples[KWS_STRIDE]) {
     memcpy(stream->frame + KWS_SHARED, samples, KWS_STRIDE * sizeof *samples);
     samples = stream->frame;
 #endif
-    kws_mfcc(samples, coefficients);
+    kws_mfcc(stream, samples, coefficients);
     kws_stream_push_mfcc(stream, coefficients);
 }
 
 #if KWS_VERIFIER
-void kws_verifier_frame(const int16_t samples[KWS_WINDOW], int8_t input[KWS_VERIFIER_COEFFICIENTS]) {
+void kws_verifier_frame(kws_stream *stream, const int16_t samples[KWS_WINDOW],
+                        int8_t input[KWS_VERIFIER_COEFFICIENTS]) {
     float coefficients[KWS_VERIFIER_COEFFICIENTS];
-    features_of(samples, KWS_VERIFIER_DCT, coefficients);
+    features_of(&stream->work, samples, KWS_VERIFIER_DCT, coefficients);
     quantize(coefficients, KWS_VERIFIER_COEFFICIENTS, KWS_VERIFIER_INPUT_SCALE, KWS_VERIFIER_INPUT_ZERO, input);
 }
 #endif

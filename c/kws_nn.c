@@ -9,10 +9,6 @@
 
 #define ROWS 4 /* rows of weights that are multiplied at once, so that an input is read once for all of them */
 
-#ifdef KWS_SHARES_MEMORY
-kws_memory kws_work;
-#endif
-
 #ifdef KWS_HELIUM
 #include <arm_mve.h>
 typedef int32x4_t kws_sums; /* of ROWS rows */
@@ -30,8 +26,8 @@ typedef struct {
 
 typedef int8_t kws_value; /* of an input, as add_products takes it */
 
-static const kws_value *prepared(const kws_layer *layer, const int8_t *input) {
-    (void)layer;
+static const kws_value *prepared(kws_work *work, const kws_layer *layer, const int8_t *input) {
+    (void)work, (void)layer;
     return input;
 }
 
@@ -101,9 +97,9 @@ static void widen(const int8_t *inputs, int count, int step, kws_value *words) {
     }
 }
 
-static const kws_value *prepared(const kws_layer *layer, const int8_t *input) {
-    widen(input, layer->inputs, 1, kws_work.inputs);
-    return kws_work.inputs;
+static const kws_value *prepared(kws_work *work, const kws_layer *layer, const int8_t *input) {
+    widen(input, layer->inputs, 1, work->layers.inputs_of_16);
+    return work->layers.inputs_of_16;
 }
 
 /* A function in assembler alone: compilers do not find enough registers, and do not see that parameters are used. */
@@ -149,8 +145,8 @@ static kws_sums add_products(const kws_value *inputs, const int8_t *weights, int
 
 typedef int8_t kws_value; /* of an input, as add_products takes it */
 
-static const kws_value *prepared(const kws_layer *layer, const int8_t *input) {
-    (void)layer;
+static const kws_value *prepared(kws_work *work, const kws_layer *layer, const int8_t *input) {
+    (void)work, (void)layer;
     return input;
 }
 
@@ -241,12 +237,12 @@ KWS_INLINE void quantize(kws_range range, kws_sums sums, const float *scales, in
 
 #endif
 
-#if KWS_UNPACKED
 KWS_INLINE int pitch_of(const kws_layer *layer) { return (layer->inputs + 3) & ~3; }
 
+#if KWS_UNPACKED
 /* Weights, bias and scales have at least ROWS rows, outputs may have fewer. */
-static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t *output) {
-    const kws_value *values = prepared(layer, input);
+static void fully_connected(kws_work *work, const kws_layer *layer, const int8_t *input, int8_t *output) {
+    const kws_value *values = prepared(work, layer, input);
     const kws_range range = range_of(layer);
     const int pitch = pitch_of(layer), inputs = layer->inputs, step = layer->scale_step, last = layer->outputs - ROWS;
     const int8_t *weights = layer->weights;
@@ -274,22 +270,24 @@ static void fully_connected(const kws_layer *layer, const int8_t *input, int8_t 
 #include "arm_nnfunctions.h"
 
 static void fully_connected_by_cmsis_nn(const kws_layer *layer, const int8_t *input, int8_t *output) {
+    /* CMSIS-NN takes rows of inputs and weights that are as long as each other */
+    const int inputs = pitch_of(layer);
+    int8_t filled[2 * KWS_WIDE] = {0};
+    if (inputs != layer->inputs) input = (const int8_t *)memcpy(filled, input, (size_t)layer->inputs);
     /* CMSIS-NN begins sums with the context on processors with Helium, with the bias on others. */
     const cmsis_nn_context context = {(void *)layer->bias, layer->outputs * (int32_t)sizeof *layer->bias};
     cmsis_nn_fc_params parameters = {0, 0, 0, {0, 127}};
     parameters.output_offset = layer->output_zero;
     parameters.activation.min = layer->output_min;
     const cmsis_nn_per_tensor_quant_params scale = {layer->multiplier, layer->shift};
-    const cmsis_nn_dims from = {1, 1, 1, layer->inputs}, to = {1, 1, 1, layer->outputs};
-    const cmsis_nn_dims kernel = {layer->inputs, 1, 1, layer->outputs};
+    const cmsis_nn_dims from = {1, 1, 1, inputs}, to = {1, 1, 1, layer->outputs};
+    const cmsis_nn_dims kernel = {inputs, 1, 1, layer->outputs};
     arm_fully_connected_s8(&context, &parameters, &scale, &from, input, &kernel, layer->weights, &to,
                            layer->bias, &to, output);
 }
 #endif
 
 #if KWS_CONVOLUTIONS
-
-static KWS_ALIGNED int8_t kws_patch[KWS_PATCH];
 
 /* Copy a few values. memcpy takes longer, and may load words from any address. */
 KWS_INLINE void copy(int8_t *to, const int8_t *from, int count) {
@@ -305,8 +303,7 @@ KWS_INLINE void copy(int8_t *to, const int8_t *from, int count) {
 
 /* Return the values under the kernel at a place of the output, in the order of its weights: a copy, unless they lie
  * beside each other in the input. Beyond the edges of the input lies its zero point. */
-static const int8_t *patch_at(const kws_layer *layer, const int8_t *input, int place) {
-    int8_t *patch = kws_patch;
+static const int8_t *patch_at(const kws_layer *layer, const int8_t *input, int place, int8_t patch[KWS_PATCH]) {
     const kws_shape *from = &layer->from;
     const int channels = from->channels, width = layer->to.width;
     const int top = place / width * layer->stride_height - layer->pad_top;
@@ -371,8 +368,8 @@ KWS_ASSEMBLER void add_products_of_places(const kws_value *inputs, const int8_t 
           "pop {r4-r11, pc}");
 }
 
-/* Compute `count` places of a convolution, whose inputs are in kws_work.inputs. */
-static void convolve_places(const kws_layer *layer, int count, int8_t *output) {
+/* Compute `count` places of a convolution, whose inputs are widened. */
+static void convolve_places(const kws_value *inputs, const kws_layer *layer, int count, int8_t *output) {
     const int8_t *weights = layer->weights;
     const float *scale = layer->scales;
     const int32_t *bias = layer->bias;
@@ -380,7 +377,7 @@ static void convolve_places(const kws_layer *layer, int count, int8_t *output) {
     const int outputs = layer->outputs, pitch = pitch_of(layer), step = layer->scale_step;
     for (const int8_t *stop = output + outputs; output != stop; output++, bias++, scale += step, weights += pitch) {
         int32_t sums[PLACES] = {*bias, *bias, *bias, *bias};
-        add_products_of_places(kws_work.inputs, weights, pitch, sums);
+        add_products_of_places(inputs, weights, pitch, sums);
         output[0] = quantized(range, sums[0], *scale);
         output[outputs] = quantized(range, sums[1], *scale);
         output[2 * outputs] = quantized(range, sums[2], *scale);
@@ -389,37 +386,39 @@ static void convolve_places(const kws_layer *layer, int count, int8_t *output) {
 }
 
 /* Compute the first `places` places of a convolution. Four at once need their inputs in the buffer at once. */
-static void convolution(const kws_layer *layer, int places, const int8_t *input, int8_t *output) {
-    const int at_once = 2 * PLACES * (size_t)pitch_of(layer) <= sizeof kws_work ? PLACES : 1;
+static void convolution(kws_work *work, const kws_layer *layer, int places, const int8_t *input, int8_t *output) {
+    kws_value *inputs = work->layers.inputs_of_16;
+    const int at_once = PLACES / 2 * pitch_of(layer) <= KWS_WIDE ? PLACES : 1;
     for (int i = 0; i < places;) {
         const int left = places - i, count = left < at_once ? left : at_once;
         if (count < PLACES - 1) {
-            fully_connected(layer, patch_at(layer, input, i), output + i * layer->outputs);
-            i++;
+            const int8_t *patch = patch_at(layer, input, i, work->layers.patch);
+            fully_connected(work, layer, patch, output + i++ * layer->outputs);
             continue;
         }
         for (int j = 0; j < count; j++) {
-            const int8_t *patch = patch_at(layer, input, i + j);
-            widen(patch, layer->inputs, PLACES, kws_work.inputs + j);
+            const int8_t *patch = patch_at(layer, input, i + j, work->layers.patch);
+            widen(patch, layer->inputs, PLACES, inputs + j);
         }
-        convolve_places(layer, count, output + i * layer->outputs);
+        convolve_places(inputs, layer, count, output + i * layer->outputs);
         i += count;
     }
 }
 
 #else
 
-static void convolution(const kws_layer *layer, int places, const int8_t *input, int8_t *output) {
+static void convolution(kws_work *work, const kws_layer *layer, int places, const int8_t *input, int8_t *output) {
     for (int i = 0; i < places; i++, output += layer->outputs) {
-        fully_connected(layer, patch_at(layer, input, i), output);
+        fully_connected(work, layer, patch_at(layer, input, i, work->layers.patch), output);
     }
 }
 
 #endif
 
 /* Find the values under a depthwise kernel at a place of the output: `taps` point to all channels of each. Beyond the
- * edges of the input is its zero point, in kws_patch. */
-static void find_taps(const kws_layer *layer, const int8_t *input, int place, const int8_t *taps[KWS_TAPS]) {
+ * edges of the input is its zero point, in `beyond`. */
+static void find_taps(const kws_layer *layer, const int8_t *input, int place, const int8_t *beyond,
+                      const int8_t *taps[KWS_TAPS]) {
     const int height = layer->from.height, width = layer->from.width, channels = layer->outputs;
     const int top = place / layer->to.width * layer->stride_height - layer->pad_top;
     const int left = place % layer->to.width * layer->stride_width - layer->pad_left;
@@ -431,7 +430,7 @@ static void find_taps(const kws_layer *layer, const int8_t *input, int place, co
             for (int x = left; x < right; x++, tap += channels) *taps++ = tap;
         } else {
             for (int x = left; x < right; x++, tap += channels) {
-                *taps++ = y >= 0 && y < height && x >= 0 && x < width ? tap : kws_patch;
+                *taps++ = y >= 0 && y < height && x >= 0 && x < width ? tap : beyond;
             }
         }
     }
@@ -561,12 +560,12 @@ static void some_channels(const kws_layer *layer, const int8_t *const *taps, int
 
 /* Compute the first `places` places of a depthwise convolution: each channel has its own weights, beside those of the
  * next channel. */
-static void depthwise(const kws_layer *layer, int places, const int8_t *input, int8_t *output) {
+static void depthwise(kws_work *work, const kws_layer *layer, int places, const int8_t *input, int8_t *output) {
     const int channels = layer->outputs;
     const int8_t *taps[KWS_TAPS];
-    if (KWS_PATCH >= channels) memset(kws_patch, layer->input_zero, (size_t)channels);
+    if (KWS_PATCH >= channels) memset(work->layers.patch, layer->input_zero, (size_t)channels);
     for (int place = 0; place < places; place++, output += channels) {
-        find_taps(layer, input, place, taps);
+        find_taps(layer, input, place, work->layers.patch, taps);
 #ifdef SOME_CHANNELS
         if (SOME_CHANNELS) {
             some_channels(layer, taps, output);
@@ -593,13 +592,11 @@ static void average(const kws_layer *layer, const int8_t *input, int8_t *output)
 #endif
 
 /* Compute the first `rows` places in time of a layer's output. */
-static void compute(const kws_layer *layer, int rows, const int8_t *input, int8_t *output) {
-#if !KWS_CONVOLUTIONS
-    (void)rows;
-#endif
+static void compute(kws_work *work, const kws_layer *layer, int rows, const int8_t *input, int8_t *output) {
+    (void)work, (void)rows; /* which some models do not need */
 #if KWS_PACKED
     if (layer->packed) {
-        packed_layer(layer, input, output);
+        packed_layer(work, layer, input, output);
         return;
     }
 #endif
@@ -610,12 +607,12 @@ static void compute(const kws_layer *layer, int rows, const int8_t *input, int8_
     }
 #endif
 #if KWS_UNPACKED
-    if (layer->kind == KWS_FULLY_CONNECTED) fully_connected(layer, input, output);
+    if (layer->kind == KWS_FULLY_CONNECTED) fully_connected(work, layer, input, output);
 #endif
 #if KWS_CONVOLUTIONS
     if (layer->kind == KWS_AVERAGE) average(layer, input, output);
-    if (layer->kind == KWS_CONVOLUTION) convolution(layer, rows * layer->to.width, input, output);
-    if (layer->kind == KWS_DEPTHWISE) depthwise(layer, rows * layer->to.width, input, output);
+    if (layer->kind == KWS_CONVOLUTION) convolution(work, layer, rows * layer->to.width, input, output);
+    if (layer->kind == KWS_DEPTHWISE) depthwise(work, layer, rows * layer->to.width, input, output);
 #endif
 }
 
@@ -633,21 +630,19 @@ static void softmax(const float exponentials[256], int8_t scores[KWS_LABELS]) {
     }
 }
 
-static void classify(const kws_layer *layers, int count, const float exponentials[256], const int8_t *input,
-                     int8_t scores[KWS_LABELS]) {
-    static KWS_ALIGNED int8_t even[KWS_EVEN], odd[KWS_ODD]; /* a layer reads one and writes the other */
+#if !KWS_STREAMING || KWS_VERIFIER
+/* Compute the scores of a clip as a whole. */
+static void classify(kws_work *work, const kws_layer *layers, int count, const float exponentials[256],
+                     const int8_t *input, int8_t scores[KWS_LABELS]) {
     const int8_t *from = input;
     for (int i = 0; i < count; i++) {
-        int8_t *to = i == count - 1 ? scores : i % 2 ? odd : even;
-        compute(&layers[i], layers[i].to.height, from, to);
+        int8_t *to = i == count - 1 ? scores : i % 2 ? work->layers.odd : work->layers.even;
+        compute(work, &layers[i], layers[i].to.height, from, to);
         from = to;
     }
     softmax(exponentials, scores);
 }
-
-void kws_classify(const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]) {
-    classify(kws_layers, KWS_LAYERS, kws_softmax, input, scores);
-}
+#endif
 
 #if KWS_STREAMING
 void kws_stream_compute(kws_stream *stream) {
@@ -659,7 +654,7 @@ void kws_stream_compute(kws_stream *stream) {
         /* the next layer keeps its inputs behind this one's, and gets one more */
         int8_t *next = kept + height * row, *output = stream->scores;
         if (i + 1 < KWS_LAYERS) output = next + stream->count[i + 1] * layer->to.width * layer->to.channels;
-        compute(layer, 1, kept, output);
+        compute(&stream->work, layer, 1, kept, output);
         stream->count[i] = (int16_t)(height - layer->stride_height);
         memmove(kept, kept + layer->stride_height * row, (size_t)(stream->count[i] * row));
         kept = next;
@@ -668,17 +663,30 @@ void kws_stream_compute(kws_stream *stream) {
 }
 #endif
 
-void kws_stream_scores(const kws_stream *stream, int8_t scores[KWS_LABELS]) {
+void kws_stream_scores(kws_stream *stream, int8_t scores[KWS_LABELS]) {
 #if KWS_STREAMING
     memcpy(scores, stream->scores, KWS_LABELS);
 #else
-    kws_classify(stream->input, scores);
+    kws_classify(stream, stream->input, scores);
+#endif
+}
+
+void kws_classify(kws_stream *stream, const int8_t input[KWS_INPUTS], int8_t scores[KWS_LABELS]) {
+#if KWS_STREAMING
+    memset(stream->count, 0, sizeof stream->count);
+    for (int i = 0; i < KWS_FRAMES; i++) {
+        memcpy(stream->kept + stream->count[0] * KWS_COEFFICIENTS, input + i * KWS_COEFFICIENTS, KWS_COEFFICIENTS);
+        kws_stream_compute(stream);
+    }
+    kws_stream_scores(stream, scores);
+#else
+    classify(&stream->work, kws_layers, KWS_LAYERS, kws_softmax, input, scores);
 #endif
 }
 
 #if KWS_VERIFIER
-void kws_verifier_classify(const int8_t input[KWS_VERIFIER_INPUTS], int8_t scores[KWS_LABELS]) {
-    classify(kws_verifier_layers, KWS_VERIFIER_LAYERS, kws_verifier_softmax, input, scores);
+void kws_verifier_classify(kws_stream *stream, const int8_t input[KWS_VERIFIER_INPUTS], int8_t scores[KWS_LABELS]) {
+    classify(&stream->work, kws_verifier_layers, KWS_VERIFIER_LAYERS, kws_verifier_softmax, input, scores);
 }
 #endif
 

@@ -13,10 +13,10 @@
 
 /* The table has a value for each byte, so that lanes may hold other bits above an index. With indices of 4 bits, a
  * second table is for the index in the upper half of a byte. */
-static void prepare(const kws_layer *layer, const int8_t *input) {
+static void prepare(kws_work *work, const kws_layer *layer, const int8_t *input) {
     const int half = (layer->inputs + 1) / 2, rest = layer->inputs - half;
     const uint8x16_t lanes = vidupq_n_u8(0, 1), mask = vdupq_n_u8((uint8_t)((1 << layer->packed->bits) - 1));
-    int8_t *table = kws_work.vectors.values, *inputs = kws_work.vectors.inputs;
+    int8_t *table = work->layers.values, *inputs = work->layers.inputs;
     for (int i = 0; i < 256; i += VECTOR) {
         const uint8x16_t byte = vaddq_n_u8(lanes, (uint8_t)i);
         vstrbq_s8(table + i, vldrbq_gather_offset_s8(layer->packed->values, vandq_u8(byte, mask)));
@@ -34,8 +34,9 @@ static void prepare(const kws_layer *layer, const int8_t *input) {
  * in q5 and q6, bytes of words in q0 to q3, tops in q4. It is assembler, as compilers move vectors that vld4 loads to
  * memory and back, and not inlined, so that there are enough registers. */
 #define ADD_PRODUCTS(name, loads, sums_of_products)                                                                   \
-    __attribute__((noinline)) static void name(const void *words, const uint8_t *tops, int half, int32_t sums[ROWS]) { \
-        const int8_t *inputs = kws_work.vectors.inputs, *table = kws_work.vectors.values;                             \
+    __attribute__((noinline)) static void name(kws_work *work, const void *words, const uint8_t *tops, int half,      \
+                                               int32_t sums[ROWS]) {                                                  \
+        const int8_t *inputs = work->layers.inputs, *table = work->layers.values;                                     \
         int32_t one = sums[0], two = sums[1], three = sums[2], four = sums[3];                                        \
         __asm volatile("dls lr, %[count]\n"                                                                           \
                        "1:\n\t" loads                                                                                 \
@@ -105,9 +106,9 @@ ADD_PRODUCTS(add_products_5, LOAD_4 LOAD_TOPS,
     ADD_SHIFTED("four", "q6", "q4", "3"))
 #endif
 
-#define ADD_TO(sums, bits) add_products_##bits(words, tops, half, sums)
+#define ADD_TO(sums, bits) add_products_##bits(work, words, tops, half, sums)
 
-#elif defined(KWS_DSP)
+#elif defined(KWS_TABLES)
 
 /* Return two numbers of 16 bits in a word. */
 KWS_INLINE uint32_t halves(int low, int high) { return (uint16_t)low | (uint32_t)high << 16; }
@@ -121,14 +122,14 @@ KWS_INLINE void store_four(uint32_t *at, uint32_t one, uint32_t two, uint32_t th
                    : "memory");
 }
 
-static void prepare(const kws_layer *layer, const int8_t *input) {
+static void prepare(kws_work *work, const kws_layer *layer, const int8_t *input) {
     const int count = 1 << layer->packed->bits, half = (layer->inputs + 1) / 2, rest = layer->inputs - half;
-    uint32_t *inputs = kws_work.of_two.inputs;
+    uint32_t *inputs = work->layers.inputs;
     for (int low = 0; low < count; low += 4) {
         const int8_t *values = layer->packed->values + low, *high = layer->packed->values, *end = high + count;
         const uint32_t one = halves(values[0], 0), two = halves(values[1], 0);
         const uint32_t three = halves(values[2], 0), four = halves(values[3], 0);
-        for (uint32_t *pair = kws_work.of_two.pairs + low; high != end; pair += count) {
+        for (uint32_t *pair = work->layers.pairs + low; high != end; pair += count) {
             const uint32_t upper = halves(0, *high++);
             store_four(pair, one | upper, two | upper, three | upper, four | upper);
         }
@@ -141,8 +142,9 @@ static void prepare(const kws_layer *layer, const int8_t *input) {
  * takes two pairs; if their number is odd, the loop begins in its middle. It is assembler, and not inlined, as
  * compilers do not find enough registers. */
 #define ADD_PRODUCTS(name, products_of_a_pair)                                                                        \
-    __attribute__((noinline)) static void name(const void *words, const uint8_t *tops, int half, int32_t sums[ROWS]) { \
-        const uint32_t *inputs = kws_work.of_two.inputs, *end = inputs + half;                                        \
+    __attribute__((noinline)) static void name(kws_work *work, const void *words, const uint8_t *tops, int half,      \
+                                               int32_t sums[ROWS]) {                                                  \
+        const uint32_t *inputs = work->layers.inputs, *end = inputs + half;                                           \
         int32_t one = sums[0], two = sums[1], three = sums[2], four = sums[3];                                        \
         uint32_t word, pair, values;                                                                                  \
         __asm volatile("subs %[word], %[end], %[inputs]\n\t"                                                          \
@@ -155,7 +157,7 @@ static void prepare(const kws_layer *layer, const int8_t *input) {
                        : [one] "+&r"(one), [two] "+&r"(two), [three] "+&r"(three), [four] "+&r"(four),                \
                          [words] "+&r"(words), [tops] "+&r"(tops), [inputs] "+&r"(inputs), [word] "=&r"(word),        \
                          [pair] "=&r"(pair), [values] "=&r"(values)                                                   \
-                       : [table] "r"(kws_work.of_two.pairs), [end] "r"(end)                                           \
+                       : [table] "r"(work->layers.pairs), [end] "r"(end)                                              \
                        : "cc", "memory");                                                                             \
         sums[0] = one, sums[1] = two, sums[2] = three, sums[3] = four;                                                \
     }
@@ -201,11 +203,13 @@ ADD_PRODUCTS(add_products_5,
     ADD("four", "word"))
 #endif
 
-#define ADD_TO(sums, bits) add_products_##bits(words, tops, half, sums)
+#define ADD_TO(sums, bits) add_products_##bits(work, words, tops, half, sums)
 
 #else
 
-static void prepare(const kws_layer *layer, const int8_t *input) { (void)layer, (void)input; }
+static void prepare(kws_work *work, const kws_layer *layer, const int8_t *input) {
+    (void)work, (void)layer, (void)input;
+}
 
 /* Keep compilers from reading so far ahead that sums no longer fit in registers. */
 #ifdef __GNUC__
@@ -256,11 +260,11 @@ KWS_INLINE void add_all_pairs(int bits, const kws_layer *layer, const int8_t *in
 
 #endif
 
-static void packed_layer(const kws_layer *layer, const int8_t *input, int8_t *output) {
+static void packed_layer(kws_work *work, const kws_layer *layer, const int8_t *input, int8_t *output) {
     const kws_packed *kernel = layer->packed;
     const int half = (layer->inputs + 1) / 2;
     const kws_range range = range_of(layer);
-    prepare(layer, input);
+    prepare(work, layer, input);
     for (int i = 0; i < layer->outputs; i += ROWS) {
         const int begin = i / ROWS * (kernel->bits == 3 ? (half + 1) & ~1 : half); /* vld2 takes aligned words only */
         const uint8_t *tops = kernel->bits == 4 ? kernel->tops : kernel->tops + begin;

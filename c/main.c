@@ -30,7 +30,7 @@ static int furthest_apart(const int8_t *one, const int8_t *other, int count) {
 static int check(const kws_vector *vector) {
     static kws_stream stream;
     int8_t input[KWS_INPUTS], scores[KWS_LABELS];
-    kws_features(vector->samples, input);
+    kws_features(&stream, vector->samples, input);
     int furthest = furthest_apart(input, vector->input, KWS_INPUTS);
     int same_stream = 1;
     /* A stream's first clip has the frames of this one, if they begin with its first sample. */
@@ -39,24 +39,24 @@ static int check(const kws_vector *vector) {
         kws_stream_start(&stream);
         for (int i = 0; i < KWS_CLIP_STRIDES; i++) kws_stream_push(&stream, vector->samples + i * KWS_STRIDE);
         kws_stream_scores(&stream, streamed);
-        kws_classify(input, scores);
+        kws_classify(&stream, input, scores);
         same_stream = memcmp(streamed, scores, sizeof scores) == 0;
 #if !KWS_STREAMING
         same_stream &= memcmp(stream.input, input, sizeof input) == 0;
 #endif
     }
-    kws_classify(vector->input, scores);
+    kws_classify(&stream, vector->input, scores);
     int same_scores = memcmp(scores, vector->scores, sizeof scores) == 0;
     print_label(vector->name, scores);
 #if KWS_VERIFIER
     static int8_t verifier_input[KWS_VERIFIER_INPUTS];
     for (int i = 0; i < KWS_VERIFIER_FRAMES; i++) {
         int8_t *frame = verifier_input + i * KWS_VERIFIER_COEFFICIENTS;
-        kws_verifier_frame(vector->samples + i * KWS_VERIFIER_STRIDE, frame);
+        kws_verifier_frame(&stream, vector->samples + i * KWS_VERIFIER_STRIDE, frame);
     }
     const int distance = furthest_apart(verifier_input, vector->verifier_input, KWS_VERIFIER_INPUTS);
     if (distance > furthest) furthest = distance;
-    kws_verifier_classify(vector->verifier_input, scores);
+    kws_verifier_classify(&stream, vector->verifier_input, scores);
     same_scores &= memcmp(scores, vector->verifier_scores, sizeof scores) == 0;
 #endif
     if (furthest > 1) printf("  features differ by %d steps\n", furthest);
@@ -66,6 +66,7 @@ static int check(const kws_vector *vector) {
 }
 
 static int classify_file(const char *path) {
+    static kws_stream stream;
     static unsigned char bytes[2 * KWS_CLIP];
     static int16_t samples[KWS_CLIP];
     int8_t input[KWS_INPUTS], scores[KWS_LABELS];
@@ -78,8 +79,8 @@ static int classify_file(const char *path) {
     fclose(file);
     memset(bytes + count, 0, sizeof bytes - count);
     for (int i = 0; i < KWS_CLIP; i++) samples[i] = (int16_t)(bytes[2 * i] | bytes[2 * i + 1] << 8);
-    kws_features(samples, input);
-    kws_classify(input, scores);
+    kws_features(&stream, samples, input);
+    kws_classify(&stream, input, scores);
     print_label(path, scores);
     return 1;
 }

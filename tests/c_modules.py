@@ -37,26 +37,28 @@ class Module:
             ["cc", *STRICT, "-shared", "-fPIC", "-o", library, *sources, *arguments, "-lm"], check=True
         )
         self._library = ctypes.CDLL(str(library))
+        self._stream = np.zeros(2**20, np.int8)  # more than any kws_stream of the tests
 
     def call(self, function, given, shape, dtype):
         given, result = np.ascontiguousarray(given), np.zeros(shape, dtype)
-        getattr(self._library, function)(given.ctypes.data_as(ctypes.c_void_p), result.ctypes)
+        pointers = self._stream.ctypes, given.ctypes.data_as(ctypes.c_void_p), result.ctypes
+        getattr(self._library, function)(*pointers)
         return result
 
     def stream(self, samples, settings):
         """The model's input after all whole strides of `samples`."""
         stride = settings.front_end.stride_samples
-        state = np.zeros(settings.feature_count + 2 * settings.front_end.window_samples, np.int8)
+        state = self._stream
         self._library.kws_stream_start(state.ctypes)
         strides = samples[: len(samples) // stride * stride]
         for part in np.ascontiguousarray(strides.reshape(-1, stride)):
             self._library.kws_stream_push(state.ctypes, part.ctypes)
-        return state[: settings.feature_count]
+        return state[: settings.feature_count].copy()
 
     def stream_scores(self, samples, settings, pushes):
         """The stream's scores after each of `pushes` strides of `samples`, int8 [pushes, labels]."""
         stride, count = settings.front_end.stride_samples, len(settings.labels)
-        stream = np.zeros(2**16, np.int8)  # more than any network of the tests keeps
+        stream = self._stream
         scores = np.zeros((max(pushes), count), np.int8)
         self._library.kws_stream_start(stream.ctypes)
         for number, row in enumerate(scores):

@@ -108,12 +108,12 @@ def cost_text(network: Network, settings: Settings) -> str:
     tables = FLOAT_BYTES * (softmax_table + len(window) + fft_length + dct.size // 2 + bands.weights.size)
     tables += 2 * len(bands.ends)
 
-    # RAM: the FFT shares its buffer with the tables of packed weights
+    # RAM: the FFT and the layers never run at once
     overlapping = front_end.window_samples > front_end.stride_samples
     stream = incremental.kept(network) or front_end.feature_count
     stream += 2 * (front_end.window_samples if overlapping else 1)
-    memory = max(FLOAT_BYTES * fft_length, packing.memory(network.layers))
-    memory += sum(network.buffers) + network.patch_size + stream
+    layers = sum(network.buffers) + network.patch_size + packing.memory(network.layers)
+    memory = max(FLOAT_BYTES * fft_length, layers) + stream
 
     # multiply-accumulates of a frame; the first FFT stage multiplies little, the others are of radix 4
     stages = (int(math.log2(fft_length // 2)) - 2) // 2
@@ -127,7 +127,7 @@ def cost_text(network: Network, settings: Settings) -> str:
     return (
         f"flash: {weight_bytes(network):,} bytes of weights, biases and scales, {tables:,} of other tables, "
         "and code\n"
-        f"RAM: {memory:,} bytes (FFT buffer, layers, the stream), and stack\n"
+        f"RAM: {memory:,} bytes (the stream, and what it computes in), and stack\n"
         f"multiply-accumulates: {frames * macs:,.0f} for the features of a second of audio, "
         f"{often}"
     )

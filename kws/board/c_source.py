@@ -70,9 +70,9 @@ def header(network: Network, settings: Settings, verifier: SecondNetwork | None 
         "CONVOLUTIONS": int(any(layer.kind != "FULLY_CONNECTED" for layer in layers)),
         # both networks compute in the same buffers
         "PATCH": max(1, *(one.patch_size for one in networks)),
-        # the most values under a depthwise kernel, and bytes of a row of other weights
+        # the most values under a depthwise kernel, and words of inputs with the DSP extension
         "TAPS": max([1, *(len(layer.weights) for layer in layers if layer.kind == "DEPTHWISE")]),
-        "SUM": max(layer.row_bytes for layer in layers),
+        "WIDE": max([1, *(layer.wide_words for layer in layers)]),
         "EVEN": max(one.buffers[0] for one in networks),
         "ODD": max(one.buffers[1] for one in networks),
         "INPUT_SCALE": _float(network.input[0]),

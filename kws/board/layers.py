@@ -9,6 +9,7 @@ from kws.base.errors import UserError
 from kws.model import tflite
 
 WORD = 4  # bytes
+LONGEST_OF_FOUR = 128  # weights of a row, so that the inputs of four places take at most 1 kB
 
 
 class Shape(NamedTuple):
@@ -70,6 +71,14 @@ class Layer(NamedTuple):
         return -(-self.weights.shape[1] // WORD) * WORD
 
     @property
+    def wide_words(self) -> int:
+        """Return the words for inputs of 16 bits with the DSP extension: of four places if they are few."""
+        row = self.row_bytes
+        if self.packed or self.kind not in ("CONVOLUTION", "FULLY_CONNECTED"):
+            return 0
+        return 2 * row if self.kind == "CONVOLUTION" and row <= LONGEST_OF_FOUR else row // 2
+
+    @property
     def patch_size(self) -> int:
         """Return the bytes copied for each place: values under the kernel, or beyond the edges."""
         source, padded = self.from_shape, self.padded_in_time or self.padded_in_width
@@ -112,8 +121,11 @@ class Network(NamedTuple):
 
     @property
     def buffers(self) -> tuple[int, int]:
-        """Return the bytes that layers of even and of odd number write; the last writes the scores."""
-        sizes = [layer.to_shape.size for layer in self.layers[:-1]]
+        """Return the bytes that layers of even and of odd number write; the last writes the scores.
+
+        A network that computes frame by frame writes to where the next layer keeps its inputs.
+        """
+        sizes = [] if self.frames_between else [layer.to_shape.size for layer in self.layers[:-1]]
         return max(sizes[::2], default=1), max(sizes[1::2], default=1)
 
     @property
