@@ -78,7 +78,7 @@ typedef struct {
 #else
     KWS_ALIGNED int8_t input[KWS_INPUTS];
 #endif
-    int16_t frame[KWS_SHARED ? KWS_WINDOW : 1];
+    KWS_ALIGNED int16_t frame[KWS_SHARED ? KWS_WINDOW : 1];
     kws_work work;
 } kws_stream;
 

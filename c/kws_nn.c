@@ -87,10 +87,9 @@ static void widen(const int8_t *inputs, int count, int step, kws_value *words) {
         if (aligned && count >= 4) {
             memcpy(&word, __builtin_assume_aligned(inputs, 4), sizeof word);
         } else {
-            word = (uint8_t)inputs[0];
-            if (count > 1) word |= (uint32_t)(uint8_t)inputs[1] << 8;
-            if (count > 2) word |= (uint32_t)(uint8_t)inputs[2] << 16;
-            if (count > 3) word |= (uint32_t)(uint8_t)inputs[3] << 24;
+            const volatile int8_t *byte = inputs; /* volatile, or compilers load a word from there */
+            word = 0;
+            for (int i = 0; i < 4 && i < count; i++) word |= (uint32_t)(uint8_t)byte[i] << 8 * i;
         }
         words[0] = bytes_0_and_2(word);
         words[step] = bytes_1_and_3(word);
@@ -675,7 +674,7 @@ void kws_classify(kws_stream *stream, const int8_t input[KWS_INPUTS], int8_t sco
 #if KWS_STREAMING
     memset(stream->count, 0, sizeof stream->count);
     for (int i = 0; i < KWS_FRAMES; i++) {
-        memcpy(stream->kept + stream->count[0] * KWS_COEFFICIENTS, input + i * KWS_COEFFICIENTS, KWS_COEFFICIENTS);
+        copy(stream->kept + stream->count[0] * KWS_COEFFICIENTS, input + i * KWS_COEFFICIENTS, KWS_COEFFICIENTS);
         kws_stream_compute(stream);
     }
     kws_stream_scores(stream, scores);

@@ -157,7 +157,7 @@ int main(void) {
     kws_stream_start(&stream);
     kws_stream_push(&stream, kws_vectors[0].samples);
     *(volatile uint32_t *)0xE000ED14 &= ~8u;
-    for (int i = 0; i < 4 * KWS_LABELS; i++) printf("%d ", scores[0][i]);
+    for (int i = 0; i < 4 * KWS_LABELS; i++) printf("%d ", scores[i / KWS_LABELS][i % KWS_LABELS]);
     return 0;
 }
 """
