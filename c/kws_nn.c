@@ -664,7 +664,7 @@ void kws_stream_compute(kws_stream *stream) {
 
 void kws_stream_scores(kws_stream *stream, int8_t scores[KWS_LABELS]) {
 #if KWS_STREAMING
-    memcpy(scores, stream->scores, KWS_LABELS);
+    copy(scores, stream->scores, KWS_LABELS);
 #else
     kws_classify(stream, stream->input, scores);
 #endif
