@@ -29,11 +29,14 @@ SMALLEST_FFT = 16  # of the butterflies in kws_features.c
 FLOAT_BYTES = 4
 
 
-def write_c_folder(tflite_path, output, data_dir=SAMPLE_DATA, packed=False, verifier_path=None):
+def write_c_folder(
+    tflite_path, output, data_dir=SAMPLE_DATA, packed=False, verifier_path=None, fixed_point=False
+):
     """Write the C module of a TFLite file into the folder `output`, and print what the module costs.
 
     Vectors are made of recordings in `data_dir`. `packed` stores weights of few distinct values as indices
     of 3 to 5 bits. `verifier_path` is a second TFLite file that verifies what the first one detects.
+    `fixed_point` computes features in integers, for processors without a floating-point unit.
     UserError, before anything is written, if a file cannot be exported or there are no recordings.
     """
     # read and check everything first
@@ -59,10 +62,10 @@ def write_c_folder(tflite_path, output, data_dir=SAMPLE_DATA, packed=False, veri
     write_library(folder, settings, network.macs)
 
     # the model, and what the PC computes with it
-    write_text(folder / "kws_model.h", c_source.header(network, settings, verifier))
-    write_text(folder / "kws_model.c", c_source.tables(network, settings, verifier))
+    write_text(folder / "kws_model.h", c_source.header(network, settings, verifier, fixed_point))
+    write_text(folder / "kws_model.c", c_source.tables(network, settings, verifier, fixed_point))
     # CMSIS-DSP computes MFCCs, but not the logarithms alone
-    if front_end.dct_coefficient_count:
+    if front_end.dct_coefficient_count and not fixed_point:
         write_text(folder / "kws_cmsis_dsp.h", c_source.cmsis_dsp_tables(front_end))
     else:
         (folder / "kws_cmsis_dsp.h").unlink(missing_ok=True)
