@@ -7,9 +7,9 @@
 #define MOST_BITS 16              /* of values before they are multiplied */
 #define TURN_BITS 14              /* of kws_twiddle after the point */
 #define WINDOW_BITS 15            /* of kws_window */
-#define MEL_BITS 12               /* of kws_mel_weights */
+#define MEL_BITS 13               /* of kws_mel_weights */
 #define KEPT_BITS 6               /* of a weighted magnitude */
-#define DCT_BITS 13               /* of kws_dct */
+#define DCT_BITS 16               /* of kws_dct */
 #define FEATURE_BITS 16           /* of logarithms and features */
 #define LN_2 45426                /* in 2^-16 */
 #define LN_SMALLEST (-1810870)    /* ln 1e-12, of digital silence */
@@ -104,14 +104,14 @@ static uint32_t magnitude(const complex_value spectrum[POINTS], int k, int bits)
 /* Compute the logarithms of the mel channels of a frame. */
 static void log_mel(kws_work *work, const int16_t *samples, int32_t mel[KWS_MEL_CHANNELS]) {
     uint32_t all = 0, above = 0;
-    int before = 0, after = 0;
-    for (int i = 0; i < KWS_WINDOW; i++) all |= size_of(samples[i]);
-    if (!all) {
+    int before = 0, after = 0, any = 0;
+    for (int i = 0; i < KWS_WINDOW; i++) all |= size_of(samples[i]), any |= samples[i];
+    if (!any) {
         for (int i = 0; i < KWS_MEL_CHANNELS; i++) mel[i] = LN_SMALLEST;
         return;
     }
     /* the loudest windowed sample has 14 bits: the first butterflies add eight */
-    while (all << before >> 14 == 0) before++;
+    while (before < 14 && all << before >> 14 == 0) before++;
     first_butterflies(samples, WINDOW_BITS + 1 - before, work->spectrum);
     all = largest(work->spectrum);
     for (int size = FIRST; size < POINTS; size *= 4) {
@@ -135,9 +135,9 @@ static void log_mel(kws_work *work, const int16_t *samples, int32_t mel[KWS_MEL_
 }
 
 #if KWS_DCT_ROWS
-/* The DCT of kws_features.c: products of 10 bits of logarithms after the point with 13 of the cosines. */
+/* The DCT of kws_features.c: products of 10 bits of logarithms after the point with 16 of the cosines. */
 static void cosine_transform(int32_t mel[KWS_MEL_CHANNELS], int count, int32_t *coefficients) {
-    const int bits = FEATURE_BITS - 9;
+    const int bits = FEATURE_BITS - 10, less = 3; /* so that sums fit */
     for (int i = 0; i < KWS_MEL_CHANNELS / 2; i++) {
         int32_t *one = &mel[i], *other = &mel[KWS_MEL_CHANNELS - 1 - i];
         const int32_t sum = shifted(*one + *other, bits);
@@ -148,17 +148,20 @@ static void cosine_transform(int32_t mel[KWS_MEL_CHANNELS], int count, int32_t *
         const int32_t *value = i % 2 ? &mel[KWS_MEL_CHANNELS - 1] : mel;
         const int forward = i % 2 ? -1 : 1;
         int32_t sum = 0;
-        for (int j = 0; j < KWS_MEL_CHANNELS / 2; j++, value += forward) sum += kws_dct[i][j] * *value;
-        coefficients[i] = shifted(sum, DCT_BITS - bits);
+        for (int j = 0; j < KWS_MEL_CHANNELS / 2; j++, value += forward) sum += shifted(kws_dct[i][j] * *value, less);
+        coefficients[i] = shifted(sum, DCT_BITS - less - bits);
     }
 }
 #endif
 
-/* Quantize as TFLite does; a feature of 1 is `scale` steps, in 2^-bits. */
+/* Quantize as TFLite does; a feature of 1 is `scale` steps, in 2^-bits. `scale` has 30 bits: two parts, so that products
+ * fit. */
 KWS_INLINE void quantize(const int32_t *features, int count, int32_t scale, int bits, int zero, int8_t *input) {
+    const int32_t high = scale >> 15, low = scale & 0x7FFF;
     for (int i = 0; i < count; i++) {
-        const int32_t whole = features[i] >> 8, rest = features[i] & 255; /* so that products fit */
-        const int32_t value = shifted(whole * scale + (rest * scale >> 8), bits + FEATURE_BITS - 8) + zero;
+        const int32_t whole = features[i] >> 8, rest = features[i] & 255;
+        const int32_t steps = whole * high + (whole * low >> 15) + (rest * high >> 8);
+        const int32_t value = shifted(steps, bits - 15 + FEATURE_BITS - 8) + zero;
         input[i] = (int8_t)(value < -128 ? -128 : value > 127 ? 127 : value);
     }
 }

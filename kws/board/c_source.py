@@ -17,7 +17,7 @@ from kws.detect.streaming import DetectorOptions, detector_parameters, tuned_det
 from kws.model.tflite import TFLiteModel, quantize
 
 # with fixed point: bits after the point of tables, and of the steps in a feature of 1
-FIXED_BITS = {"window": 15, "twiddle": 14, "mel_weights": 12, "dct": 13, "steps": 14}
+FIXED_BITS = {"window": 15, "twiddle": 14, "mel_weights": 13, "dct": 16, "steps": 29}
 
 VECTORS_HEADER = """\
 #include "kws.h"
