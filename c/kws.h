@@ -192,8 +192,8 @@ extern const kws_factor kws_dct[KWS_DCT_ROWS][KWS_MEL_CHANNELS / 2]; /* the lowe
 #endif
 
 #if KWS_FIXED_POINT
-extern const uint16_t kws_roots[49];      /* of 16 to 64, in 2^-13 */
-extern const uint16_t kws_logarithms[65]; /* of 1, 1 + 1/64 to 2, in 2^-16 */
+extern const uint16_t kws_roots[193];      /* of 64 to 256, in 2^-12 */
+extern const uint16_t kws_logarithms[129]; /* of 1, 1 + 1/128 to 2, in 2^-16 */
 #endif
 
 #ifdef __cplusplus

@@ -57,11 +57,15 @@ static complex_value twiddle(int i) {
 /* Return x / 2^bits, rounded. */
 KWS_INLINE int32_t shifted(int32_t x, int bits) { return (x + ((1 << bits) >> 1)) >> bits; }
 
+#define WINDOWED_BITS 28 /* windowed samples are 2^(bits + 28) times as large as in floating point: 28 bits and a sign */
 KWS_INLINE int32_t windowed(const int16_t *samples, int i, int bits) {
-    return shifted(kws_window[i] * samples[i], bits);
+    return kws_window[i] * (samples[i] * (1 << bits)) >> 3;
 }
 
-KWS_INLINE int32_t times_half_root(int32_t x) { return shifted(x * 11585, 14); } /* the cosine of 45 degrees */
+/* Return x times the cosine of 45 degrees. */
+KWS_INLINE int32_t times_half_root(int32_t x) {
+    return (x >> 16) * 46341 + (int32_t)((uint32_t)(x & 0xFFFF) * 46341 >> 16);
+}
 #else
 KWS_INLINE float windowed(const int16_t *samples, int i, int bits) {
     (void)bits;

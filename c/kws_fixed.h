@@ -1,155 +1,134 @@
 /* The steps of kws_features.c in integers, for processors without a floating-point unit. A part of kws_features.c.
  *
- * Values of the FFT have 32 bits, factors up to 15. Before a stage all values are shifted right until they have 16 bits
- * and a sign, so that their products fit (block scaling). Mel channels are sums of magnitudes in 32 bits; tables of
- * roots and logarithms are interpolated. What is far more quiet than the loudest is lost in rounding. */
+ * The loudest sample is shifted to 15 bits, so that values of the FFT have nearly 32 (block scaling). Each stage divides
+ * them by 4, as it may make them 4 times as large. Factors have up to 16 bits; values are multiplied in two halves, as
+ * the smallest processors give 32 bits of a product only. Roots and logarithms are interpolated in tables. */
 
-#define MOST_BITS 16              /* of values before they are multiplied */
-#define TURN_BITS 14              /* of kws_twiddle after the point */
-#define WINDOW_BITS 15            /* of kws_window */
-#define MEL_BITS 13               /* of kws_mel_weights */
-#define KEPT_BITS 6               /* of a weighted magnitude */
-#define DCT_BITS 16               /* of kws_dct */
-#define FEATURE_BITS 16           /* of logarithms and features */
-#define LN_2 45426                /* in 2^-16 */
-#define LN_SMALLEST (-1810870)    /* ln 1e-12, of digital silence */
+#define FEATURE_BITS 16        /* after the point of logarithms and features */
+#define MEL_BITS 15            /* of kws_mel_weights */
+#define DCT_BITS 17            /* of kws_dct */
+#define LN_2 726817            /* in 2^-20 */
+#define LN_SMALLEST (-1810870) /* ln 1e-12, of digital silence */
 
 /* Return |x|, or |x| - 1 if x is negative: it has as many bits. */
 KWS_INLINE uint32_t size_of(int32_t x) { return (uint32_t)(x ^ (x >> 31)); }
 
-/* Return by how many bits `size` must be shifted to have at most `most`. */
-static int bits_above(uint32_t size, int most) {
-    int bits = 0;
-    while (size >> (most + bits)) bits++;
-    return bits;
-}
-
-KWS_INLINE complex_value halves(complex_value a, int bits) {
-    const complex_value result = {shifted(a.real, bits), shifted(a.imaginary, bits)};
+KWS_INLINE complex_value quarter(complex_value a) {
+    const complex_value result = {a.real >> 2, a.imaginary >> 2};
     return result;
 }
 
+/* Return a exp(-i angle) / 4: kws_twiddle has 14 bits after the point, and products are divided by 2^16. */
 KWS_INLINE complex_value turned(complex_value a, complex_value angle) {
-    const complex_value result = {shifted(a.real * angle.real + a.imaginary * angle.imaginary, TURN_BITS),
-                                  shifted(a.imaginary * angle.real - a.real * angle.imaginary, TURN_BITS)};
+    const int32_t real = a.real >> 16, real_low = a.real & 0xFFFF;
+    const int32_t imaginary = a.imaginary >> 16, imaginary_low = a.imaginary & 0xFFFF;
+    const complex_value result = {
+        real * angle.real + imaginary * angle.imaginary +
+            ((real_low * angle.real + imaginary_low * angle.imaginary) >> 16),
+        imaginary * angle.real - real * angle.imaginary +
+            ((imaginary_low * angle.real - real_low * angle.imaginary) >> 16)};
     return result;
 }
 
-KWS_INLINE uint32_t sizes_of(complex_value a) { return size_of(a.real) | size_of(a.imaginary); }
-
-static uint32_t largest(const complex_value buffer[POINTS]) {
-    uint32_t all = 0;
-    for (int i = 0; i < POINTS; i++) all |= sizes_of(buffer[i]);
-    return all;
-}
-
-/* Join transforms of `size` values by fours, and return all bits of the results. Values are shifted by `bits` before. */
-static uint32_t join(complex_value buffer[POINTS], int size, int bits) {
+/* Join transforms of `size` values by fours, divided by 4. */
+static void join(complex_value buffer[POINTS], int size) {
     const int step = KWS_FFT / (4 * size); /* in the table, whose angles are 2 pi / KWS_FFT apart */
-    uint32_t all = 0;
     for (int k = 0; k < size; k++) {
         const complex_value once = twiddle(k * step), twice = twiddle(2 * k * step);
         complex_value thrice = twiddle(3 * k * step & (KWS_FFT / 2 - 1)); /* the table has half a turn */
         if (3 * k * step >= KWS_FFT / 2) thrice.real = -thrice.real, thrice.imaginary = -thrice.imaginary;
         for (complex_value *a = &buffer[k]; a < buffer + POINTS; a += 4 * size) {
             /* with reversed bits, the second quarter is the third */
-            complex_value first = halves(a[0], bits), second = turned(halves(a[2 * size], bits), once);
-            complex_value third = turned(halves(a[size], bits), twice);
-            complex_value fourth = turned(halves(a[3 * size], bits), thrice);
+            complex_value first = quarter(a[0]), second = turned(a[2 * size], once);
+            complex_value third = turned(a[size], twice), fourth = turned(a[3 * size], thrice);
             transform_4(&first, &second, &third, &fourth);
             a[0] = first, a[size] = second, a[2 * size] = third, a[3 * size] = fourth;
-            all |= sizes_of(first) | sizes_of(second) | sizes_of(third) | sizes_of(fourth);
         }
     }
-    return all;
 }
 
-/* Shift a number left by pairs of bits until one of the highest two is set; return by how many pairs. */
-KWS_INLINE int normalize(uint32_t *x) {
-    int pairs = 0;
-    if (!(*x >> 16)) *x <<= 16, pairs = 8;
-    if (!(*x >> 24)) *x <<= 8, pairs += 4;
-    if (!(*x >> 28)) *x <<= 4, pairs += 2;
-    if (!(*x >> 30)) *x <<= 2, pairs += 1;
-    return pairs;
-}
-
+/* Return the square root of a sum of squares, from a table. */
 KWS_INLINE uint32_t root(uint32_t x) {
+    int halves = 0;
     if (!x) return 0;
-    const int pairs = normalize(&x);
-    const uint16_t *entry = &kws_roots[(x >> 26) - 16];
-    const uint32_t result = entry[0] + ((uint32_t)(entry[1] - entry[0]) * (x >> 10 & 0xFFFF) >> 16);
-    return (result + (1u << pairs >> 1)) >> pairs;
+    for (; !(x >> 30); x <<= 2) halves++;
+    const uint16_t *entry = &kws_roots[(x >> 24) - 64];
+    const uint32_t result = entry[0] + ((uint32_t)(entry[1] - entry[0]) * (x >> 8 & 0xFFFF) >> 16);
+    return (result + (1u << halves >> 1)) >> halves;
 }
 
-/* Return the natural logarithm of a positive number. */
-static int32_t logarithm(uint32_t x) {
-    int bits = 31 - 2 * normalize(&x);
-    if (!(x >> 31)) x <<= 1, bits--;
-    const uint16_t *entry = &kws_logarithms[x >> 25 & 63];
-    return entry[0] + (int32_t)((uint32_t)(entry[1] - entry[0]) * (x >> 9 & 0xFFFF) >> 16) + bits * LN_2;
+/* Return the natural logarithm of x / 2^scale. */
+static int32_t logarithm(uint32_t x, int scale) {
+    int bits = 31 - scale;
+    for (; !(x >> 24); x <<= 8) bits -= 8;
+    for (; !(x >> 31); x <<= 1) bits--;
+    const uint16_t *entry = &kws_logarithms[x >> 24 & 127];
+    return entry[0] + (int32_t)((uint32_t)(entry[1] - entry[0]) * (x >> 8 & 0xFFFF) >> 16) + (bits * LN_2 >> (20 - FEATURE_BITS));
 }
 
-/* Return the magnitude of bin k (see magnitude in kws_features.c) of values that are shifted by `bits` before. */
-static uint32_t magnitude(const complex_value spectrum[POINTS], int k, int bits) {
-    const complex_value one = spectrum[k], other = spectrum[POINTS - k];
+/* Return 1/16 of bin k of the spectrum of the real samples (see magnitude in kws_features.c). */
+KWS_INLINE complex_value bin(const complex_value spectrum[POINTS], int k) {
+    const complex_value one = quarter(spectrum[k]), other = quarter(spectrum[POINTS - k]);
     const complex_value even = {one.real + other.real, one.imaginary - other.imaginary};
     const complex_value odd = {one.imaginary + other.imaginary, other.real - one.real};
-    const complex_value whole = plus(halves(even, bits), turned(halves(odd, bits), twiddle(k)));
-    const int more = sizes_of(whole) >> 15 ? 3 : 0; /* so that squares fit */
-    const complex_value small = halves(whole, more);
-    return root((uint32_t)(small.real * small.real) + (uint32_t)(small.imaginary * small.imaginary)) << more;
+    return plus(quarter(even), turned(odd, twiddle(k)));
 }
 
 /* Compute the logarithms of the mel channels of a frame. */
 static void log_mel(kws_work *work, const int16_t *samples, int32_t mel[KWS_MEL_CHANNELS]) {
+    const uint32_t half = 1 << MEL_BITS >> 1;
     uint32_t all = 0, above = 0;
-    int before = 0, after = 0, any = 0;
+    int any = 0, before = 0;
     for (int i = 0; i < KWS_WINDOW; i++) all |= size_of(samples[i]), any |= samples[i];
     if (!any) {
         for (int i = 0; i < KWS_MEL_CHANNELS; i++) mel[i] = LN_SMALLEST;
         return;
     }
-    /* the loudest windowed sample has 14 bits: the first butterflies add eight */
     while (before < 14 && all << before >> 14 == 0) before++;
-    first_butterflies(samples, WINDOW_BITS + 1 - before, work->spectrum);
-    all = largest(work->spectrum);
-    for (int size = FIRST; size < POINTS; size *= 4) {
-        const int bits = bits_above(all, MOST_BITS);
-        all = join(work->spectrum, size, bits);
-        after += bits;
-    }
-    const int bits = bits_above(2 * all, MOST_BITS);
-    /* what magnitudes are in: steps of 2^-15 after halving, times 2^before, / 2^(after + bits) */
-    const int32_t scale = (15 + before - after - bits + KEPT_BITS) * LN_2;
+    first_butterflies(samples, before, work->spectrum);
+    int scale = WINDOWED_BITS + before - 4; /* magnitudes are 2^scale times as large as in kws_features.c */
+    for (int size = FIRST; size < POINTS; size *= 4, scale -= 2) join(work->spectrum, size);
     for (int channel = -1, i = 0; channel < KWS_MEL_CHANNELS; channel++) {
         uint32_t here = above;
         above = 0;
         for (; i < kws_mel_ends[channel + 1]; i++) {
-            const uint32_t loudness = magnitude(work->spectrum, KWS_FIRST_BIN + i, bits);
-            here += (uint32_t)kws_mel_weights[i][0] * loudness >> (MEL_BITS - KEPT_BITS);
-            above += (uint32_t)kws_mel_weights[i][1] * loudness >> (MEL_BITS - KEPT_BITS);
+            complex_value value = bin(work->spectrum, KWS_FIRST_BIN + i);
+            uint32_t size = size_of(value.real) | size_of(value.imaginary);
+            int bits = 0; /* shifted out, so that squares fit */
+            if (size >> 23) size >>= 8, bits = 8;
+            if (size >> 19) size >>= 4, bits += 4;
+            if (size >> 17) size >>= 2, bits += 2;
+            if (size >> 16) size >>= 1, bits++;
+            if (size >> 15) bits++;
+            value.real = shifted(value.real, bits), value.imaginary = shifted(value.imaginary, bits);
+            const uint32_t squares = (uint32_t)(value.real * value.real) + (uint32_t)(value.imaginary * value.imaginary);
+            const uint32_t loudness = root(squares);
+            here += ((uint32_t)kws_mel_weights[i][0] * loudness + half) >> MEL_BITS << bits;
+            above += ((uint32_t)kws_mel_weights[i][1] * loudness + half) >> MEL_BITS << bits;
         }
-        if (channel >= 0) mel[channel] = logarithm(here > 0 ? here : 1) - scale;
+        if (channel >= 0) mel[channel] = logarithm(here > 0 ? here : 1, scale);
     }
 }
 
 #if KWS_DCT_ROWS
-/* The DCT of kws_features.c: products of 10 bits of logarithms after the point with 16 of the cosines. */
+/* The DCT of kws_features.c; logarithms are multiplied in two parts. */
 static void cosine_transform(int32_t mel[KWS_MEL_CHANNELS], int count, int32_t *coefficients) {
-    const int bits = FEATURE_BITS - 10, less = 3; /* so that sums fit */
+    const int less = 3; /* bits, so that sums fit */
     for (int i = 0; i < KWS_MEL_CHANNELS / 2; i++) {
         int32_t *one = &mel[i], *other = &mel[KWS_MEL_CHANNELS - 1 - i];
-        const int32_t sum = shifted(*one + *other, bits);
-        *other = shifted(*one - *other, bits);
+        const int32_t sum = *one + *other;
+        *other = *one - *other;
         *one = sum;
     }
     for (int i = 0; i < count; i++) {
         const int32_t *value = i % 2 ? &mel[KWS_MEL_CHANNELS - 1] : mel;
         const int forward = i % 2 ? -1 : 1;
         int32_t sum = 0;
-        for (int j = 0; j < KWS_MEL_CHANNELS / 2; j++, value += forward) sum += shifted(kws_dct[i][j] * *value, less);
-        coefficients[i] = shifted(sum, DCT_BITS - less - bits);
+        for (int j = 0; j < KWS_MEL_CHANNELS / 2; j++, value += forward) {
+            const int32_t cosine = kws_dct[i][j];
+            sum += shifted(cosine * (*value >> 8) + (cosine * (*value & 255) >> 8), less);
+        }
+        coefficients[i] = shifted(sum, DCT_BITS - less - 8);
     }
 }
 #endif

@@ -17,7 +17,7 @@ from kws.detect.streaming import DetectorOptions, detector_parameters, tuned_det
 from kws.model.tflite import TFLiteModel, quantize
 
 # with fixed point: bits after the point of tables, and of the steps in a feature of 1
-FIXED_BITS = {"window": 15, "twiddle": 14, "mel_weights": 13, "dct": 16, "steps": 29}
+FIXED_BITS = {"window": 15, "twiddle": 14, "mel_weights": 15, "dct": 17, "steps": 29}
 
 VECTORS_HEADER = """\
 #include "kws.h"
@@ -171,10 +171,9 @@ def tables(
             values = np.rint(values * 2.0 ** FIXED_BITS[name]).clip(-32768, 32767).astype(np.int16)
         parts.append(f"const kws_factor kws_{name}{shape} = {{\n{_numbers(values)}}};\n")
     if fixed_point:
-        # entries are 1/64 of a number's octave or two octaves apart
-        roots = np.sqrt(np.arange(16, 65)) * 2**13
-        logarithms = np.log(np.arange(64, 129) / 64) * 2**16
-        for name, values in (("roots[49]", roots), ("logarithms[65]", logarithms)):
+        roots = np.sqrt(np.arange(64, 257)) * 2**12
+        logarithms = np.log(np.arange(128, 257) / 128) * 2**16
+        for name, values in (("roots[193]", roots), ("logarithms[129]", logarithms)):
             values = np.rint(values).clip(0, 65535).astype(int)
             parts.append(f"const uint16_t kws_{name} = {{\n{_numbers(values)}}};\n")
     parts.append(f"const int16_t kws_mel_ends[KWS_MEL_CHANNELS + 1] = {{\n{_numbers(bands.ends)}}};\n")
