@@ -1,12 +1,12 @@
-"""Features in integers, for processors without a floating-point unit: nearly the same, in far fewer instructions."""
+"""Features in integers, for processors without a floating-point unit: nearly the same, in fewer instructions."""
 
 import re
 import subprocess
 
 import numpy as np
 import pytest
-from c_modules import STRICT, Module, needs
 
+from c_modules import STRICT, Module, needs
 from conftest import ROOT, SHIPPED_INT8
 from kws.base.features import mfcc
 from kws.board.c_folder import write_c_folder
@@ -63,7 +63,7 @@ def test_the_module_checks_itself_without_undefined_behaviour(fixed):
 @needs("arm-none-eabi-gcc", "qemu-system-arm")
 @pytest.mark.parametrize(("processor", "most"), [("cortex-m0plus", 160000), ("cortex-m3", 110000)])
 def test_a_frame_takes_few_instructions(fixed, tmp_path, processor, most):
-    """In floating point it takes 2.3 and 1.3 million; QEMU's Cortex-M3 runs the instructions of an M0+ too."""
+    """Floating point takes over a million; QEMU has no M0+, but its M3 runs the same instructions."""
     folder = fixed[0].folder
     names = ("startup", "kws_features", "kws_nn", "kws_detect", "kws_model", "kws_vectors", "count")
     flags = [*STRICT, "-mthumb", f"-mcpu={processor}", "-mfloat-abi=soft", "--specs=rdimon.specs"]
