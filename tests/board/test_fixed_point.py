@@ -1,4 +1,4 @@
-"""Features in integers, for processors without a floating-point unit: nearly the same, in fewer instructions."""
+"""Features in integers, for processors without a floating-point unit: nearly the same, for less."""
 
 import re
 import subprocess
