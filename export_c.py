@@ -7,6 +7,7 @@ library except libm. Vectors to check it on the board are part of it.
 from kws.base.errors import run
 from kws.base.flags import new_parser
 from kws.board.c_folder import SAMPLE_DATA, write_c_folder
+from kws.board.library import PREFIX
 
 
 def parse_arguments():
@@ -26,12 +27,15 @@ def parse_arguments():
     # without it such processors compute floating-point numbers in many instructions
     integers = "compute features in integers, for processors without a floating-point unit (M0 to M3)"
     add("--fixed_point", action="store_true", help=integers)
+    # two models in one program
+    names = "begin all names in C with NAME_, so that several modules link into one program"
+    add("--prefix", default=PREFIX, metavar="NAME", help=names)
     return parser.parse_args()
 
 
 def main():
     args = parse_arguments()
-    options = args.data_dir, args.packed, args.verifier, args.fixed_point
+    options = args.data_dir, args.packed, args.verifier, args.prefix, args.fixed_point
     write_c_folder(args.tflite_path, args.output, *options)
 
 

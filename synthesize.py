@@ -27,7 +27,8 @@ NATURAL_VOICES = {
     "fr": "fr_FR-siwis-medium",
 }
 
-RECIPE_CLIP_MS = 1400  # of recipes/own_words.txt
+RECIPE_CLIP_MS = 1560  # of recipes/own_words.txt
+RECIPE_END_MS = 300  # of its clips, behind the word
 
 
 def parse_arguments():
@@ -190,7 +191,8 @@ def tell_how_to_train(folder, labels, clip_ms):
     flags = f"--wanted_words {shlex.quote(','.join(labels))}\n--clip_duration_ms {clip_ms}\n"
     write_text(folder / FLAGS_FILE, flags)
     # the recipe's clips hold shorter phrases
-    longer = f"--clip_duration_ms {clip_ms} " if clip_ms > RECIPE_CLIP_MS else ""
+    needed = clip_ms + RECIPE_END_MS
+    longer = f"--clip_duration_ms {needed} " if needed > RECIPE_CLIP_MS else ""
     print(
         f"{folder / FLAGS_FILE}, which train.py reads: {' '.join(flags.split())}\n"
         f"python train.py @recipes/own_words.txt --data_dir {shlex.quote(str(folder))} "

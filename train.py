@@ -4,6 +4,7 @@ The same command resumes an interrupted run.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import input_data
@@ -17,6 +18,7 @@ from kws.base.settings import SILENCE_INDEX, Settings, SettingsFlags
 from kws.data.batches import Batching
 from kws.data.checks import check_data
 from kws.data.dataset import Data
+from kws.detect.held_out import sensitivities_text
 from kws.model import checkpoints, speech_embedding
 from kws.model.batch_norm import fold_batch_norm_into_plain_model, load_plain_weights, with_batch_norm
 from kws.model.transfer import settings_to_start, trunk_layers
@@ -34,6 +36,9 @@ from kws.train.trainee import (
     load_teacher,
     start_from,
 )
+from kws.trunk.head import head_trainee
+from kws.trunk.outputs import StoredOutputs, split
+from kws.trunk.thresholds import chosen_detector
 
 CLIPS_TO_MEASURE_ON = 1000  # the statistics of a batch normalisation
 
@@ -64,6 +69,11 @@ def parse_arguments():
         "forgets less (arXiv:2109.01903); the last layer only if it is for the same words",
         type=bounded(float, 0, 100),
         metavar="P",
+    )
+    add(
+        "trunk_negatives",
+        "outputs of the frozen trunk for negatives (model_archive/negatives.py); they choose thresholds too",
+        metavar="FILE",
     )
     add_prior_correction(group)
     add(
@@ -106,7 +116,7 @@ def main():
 
     # 5. That checkpoint, exported and tested.
     if devices.is_first:
-        finish(Path(options.training.train_dir), data, options, args.plots)
+        finish(Path(options.training.train_dir), data, options, start_options, args.plots)
     else:
         print(f"{devices} is done; the first one has the model")
 
@@ -116,14 +126,16 @@ def new_trainee(
 ) -> Trainee:
     """Build the network in training, and say which plain network is validated and kept of it."""
     # random weights, or the checkpoint's
-    start, same_labels = "random", True
+    start, same_labels, frozen = "random", True, None
     with devices.scope():
         network = models.build_model(settings)
         if start_options.start_checkpoint:
             same_labels = start_from(start_options.start_checkpoint, network, settings)
             start = fingerprint(checkpoints.checkpoint_files(start_options.start_checkpoint))
         if start_options.freeze_start:
-            freeze(network, trunk_layers(checkpoints.read_settings(start_options.start_checkpoint), settings))
+            frozen = trunk_layers(checkpoints.read_settings(start_options.start_checkpoint), settings)
+            if frozen is None:
+                freeze(network)
     start_weights = network.get_weights()
     if not same_labels:
         del start_weights[-2:]  # the last layer's, some of which are random
@@ -142,6 +154,11 @@ def new_trainee(
 
     if options.training.teacher == speech_embedding.NAME:
         return embedding_trainee(network, data, settings, start, (start_options,))
+    if frozen:
+        # the trunk is computed once for each clip, and the head alone is in training
+        devices.check_single("--freeze_start")
+        trainee = head_trainee(network, settings, frozen, start_options, options.training, start)
+        return adjusted(trainee, start_options, data, lambda: models.build_model(settings))
     trainee = Trainee(
         network,
         plain,
@@ -154,10 +171,9 @@ def new_trainee(
     return adjusted(trainee, start_options, data, lambda: models.build_model(settings), start_weights)
 
 
-def freeze(network, count: int | None):
-    """Keep the first `count` layers with weights as they are, statistics too; without it all but the last."""
-    layers = [layer for layer in network.layers if layer.weights]
-    for layer in layers[: len(layers) - 1 if count is None else count]:
+def freeze(network):
+    """Keep all layers with weights but the last as they are, statistics too."""
+    for layer in [layer for layer in network.layers if layer.weights][:-1]:
         layer.trainable = False
 
 
@@ -172,7 +188,7 @@ def normalised(network, data: Data, options: RunOptions, settings: Settings, sta
     return result
 
 
-def finish(train_dir: Path, data: Data, options: RunOptions, plots_folder):
+def finish(train_dir: Path, data: Data, options: RunOptions, start_options: StartOptions, plots_folder):
     """Export the best checkpoint in `train_dir`, and print how good it is."""
     model = models.load(train_dir / "best")
     settings = model.settings
@@ -181,6 +197,8 @@ def finish(train_dir: Path, data: Data, options: RunOptions, plots_folder):
             f"pretrained convolutions, for --start_from: {checkpoints.checkpoint_prefix(train_dir / 'best')}"
         )
         return
+    if start_options.trunk_negatives:
+        settings = choose_thresholds(model, train_dir / "best", data, options, start_options)
     checkpoints.export_saved_model(model.network, settings, train_dir / "saved_model")
     checkpoints.export_keras_file(model.network, settings, train_dir / f"{settings.model_architecture}.keras")
     features = input_data.features(data.testing, settings.front_end)  # [clips, feature_count]
@@ -193,6 +211,18 @@ def finish(train_dir: Path, data: Data, options: RunOptions, plots_folder):
         plots.write_report_plots(plots_folder, "testing", report, settings, data.testing, features, scores)
     print(f"best checkpoint: {checkpoints.checkpoint_prefix(train_dir / 'best')}")
     print(f"SavedModel and .keras file: {train_dir}")
+
+
+def choose_thresholds(model, path, data: Data, options: RunOptions, start_options: StartOptions) -> Settings:
+    """Choose thresholds on stored negatives, write them into the checkpoint, and return its settings."""
+    frozen = trunk_layers(checkpoints.read_settings(start_options.start_checkpoint), model.settings)
+    stored = StoredOutputs.read(start_options.trunk_negatives, split(model.network, frozen)[0])
+    allowed = options.training.false_alarms_per_hour
+    settings = replace(model.settings, detector=chosen_detector(model, frozen, stored, data, allowed))
+    checkpoints.write_settings(path, settings)
+    print(f"thresholds from {start_options.trunk_negatives}:\n  {sensitivities_text(settings.detector)}")
+    print("These words are validation clips; if they are synthetic, people are missed more often.\n")
+    return settings
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ typedef struct {
 } kws_layer;
 
 extern const char *const kws_labels[KWS_LABELS];
-extern const double kws_thresholds[3]; /* low, normal, high sensitivity: see kws_detect.h */
+extern const int16_t kws_thresholds[3]; /* low, normal, high sensitivity, in 1/10000: see kws_detect.h */
 extern const kws_layer kws_layers[KWS_LAYERS];
 extern const float kws_softmax[256]; /* exp(-distance to the highest score) */
 #if KWS_VERIFIER

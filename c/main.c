@@ -97,12 +97,15 @@ static int detect_in_standard_input(int wake_label, int listen_ms) {
     static unsigned char bytes[2 * KWS_STRIDE];
     static int16_t samples[KWS_STRIDE];
     kws_detection found;
+    size_t count;
     kws_detect_start(&detector, KWS_NORMAL);
-    kws_detect_after(&detector, wake_label, listen_ms);
-    while (fread(bytes, 1, sizeof bytes, stdin) == sizeof bytes) {
-        for (int i = 0; i < KWS_STRIDE; i++) samples[i] = (int16_t)(bytes[2 * i] | bytes[2 * i + 1] << 8);
-        if (kws_detect(&detector, samples, &found)) {
-            printf("%.3f s  %s %.4f\n", found.seconds, kws_labels[found.label], (double)found.score);
+    if (kws_detect_after(&detector, wake_label, listen_ms) != KWS_OK) return 2;
+    while ((count = fread(bytes, 2, KWS_STRIDE, stdin)) > 0) {
+        for (size_t i = 0; i < count; i++) samples[i] = (int16_t)(bytes[2 * i] | bytes[2 * i + 1] << 8);
+        kws_push(&detector, samples, (int32_t)count);
+        while (kws_next(&detector, &found) == KWS_DETECTED) {
+            const double seconds = (double)found.sample / KWS_SAMPLE_RATE;
+            printf("%.3f s  %s %.4f\n", seconds, kws_labels[found.label], (double)found.score);
             fflush(stdout);
         }
     }

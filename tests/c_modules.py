@@ -1,6 +1,7 @@
 """Modules that export_c.py wrote, compiled and called."""
 
 import ctypes
+import itertools
 import shutil
 import subprocess
 
@@ -66,6 +67,36 @@ class Module:
             self._library.kws_stream_push(stream.ctypes, part.ctypes)
             self._library.kws_stream_scores(stream.ctypes, row.ctypes)
         return scores[np.array(pushes) - 1]
+
+
+class Found(ctypes.Structure):
+    _fields_ = [("sample", ctypes.c_uint64), ("label", ctypes.c_int), ("score", ctypes.c_float)]
+
+
+class CDetector:
+    """A kws_detector of a module, and all that it detected: (seconds, label, score) as text."""
+
+    def __init__(self, module, sensitivity=1):
+        self._library, self._state, self.found = module._library, np.zeros(2**20, np.int8), []
+        self.call("kws_detect_start", sensitivity)
+
+    def call(self, function, *arguments):
+        """Call a function on the detector, and return its status."""
+        return getattr(self._library, function)(self._state.ctypes, *arguments)
+
+    def push(self, samples, portions=(640,)):
+        """Push int16 samples in portions of these numbers of samples, again and again."""
+        samples, start, sizes = np.ascontiguousarray(samples), 0, itertools.cycle(portions)
+        while start < len(samples):
+            part = samples[start : start + next(sizes)]
+            start += len(part)
+            if self.call("kws_push", part.ctypes, len(part)) == 1:
+                self.take()
+
+    def take(self):
+        one = Found()
+        while self.call("kws_next", ctypes.byref(one)) == 1:
+            self.found.append((f"{one.sample / 16000:.3f}", one.label, f"{one.score:.4f}"))
 
 
 def exported(settings, folder, seed=0):

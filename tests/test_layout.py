@@ -10,7 +10,7 @@ from conftest import ROOT
 
 pytestmark = pytest.mark.fast
 
-PACKAGES = "base audio data model detect report board synth train".split()  # lowest first
+PACKAGES = "base audio data model detect report board synth train trunk".split()  # lowest first
 MOST_MODULES = 8  # of a package: more are hard to hold in the head
 DOORS = "main parse_arguments add_arguments add_training_arguments options_from from_arguments".split()
 MODULES = {

@@ -19,6 +19,9 @@ LOWEST_RATE = 1000  # Hz; lower ones come from damaged headers
 LOUDEST_FLOAT = 8  # 18 dB above full scale: what mixing and resampling may reach, and clipping mends
 QUIETEST_INTEGER = 256  # as a peak: quieter recordings at the scale of int16 cannot be told from damage
 TRIMMED = 3 / 8  # of a clip: no recording of Speech Commands is as short
+SPEECH_COMMANDS_CLIP = 16000  # samples: longer clips are for streams, in which a word is at the window's end
+AFTER_WORD = 0.1  # of a clip for streams, behind the word
+ENERGY_OF_WORD = 0.995  # before its end
 WORD_OF_CLIP = 0.3  # least share of a clip that a word's loud part fills
 
 
@@ -176,7 +179,7 @@ def one_clip(samples: np.ndarray, length: int) -> np.ndarray:
     """Return `length` of the samples, with the word in their middle, to 1/100 of the length.
 
     Zeros follow a recording that is shorter. Half of them precede one of less than TRIMMED of the length,
-    which was cut to a word.
+    which was cut to a word. A clip longer than SPEECH_COMMANDS_CLIP has the word at its end, AFTER_WORD.
     """
     start = clip_start(samples, length)
     clip, before = samples[max(0, start) : start + length], max(0, -start)
@@ -185,6 +188,20 @@ def one_clip(samples: np.ndarray, length: int) -> np.ndarray:
 
 def clip_start(samples: np.ndarray, length: int) -> int:
     """Return the index of the first sample that `one_clip` takes; below 0 if zeros precede the samples."""
+    start = _loudest_start(samples, length)
+    if length <= SPEECH_COMMANDS_CLIP:
+        return start
+    start = max(0, start)
+    return start + word_end(samples[start : start + length]) - int((1 - AFTER_WORD) * length)
+
+
+def word_end(samples: np.ndarray) -> int:
+    """Return the number of samples, int16 or of any scale, in which nearly all of their energy lies."""
+    energy = np.cumsum(np.square(samples, dtype=np.float32), dtype=np.float64)
+    return int(np.searchsorted(energy, ENERGY_OF_WORD * energy[-1])) if energy.any() else len(samples)
+
+
+def _loudest_start(samples, length):
     # sliding by single samples would take 100 times as long
     step = max(1, length // 100)
     if len(samples) < length + step:

@@ -25,7 +25,7 @@ from kws.base.settings import SILENCE_LABEL
 
 CACHE_FOLDER = ".pcm_cache"
 # changes when recordings are converted in another way; part of the cache's file names
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 # share of a data set; with more, something is wrong with the set and not with single files
 BAD_FILES_TOLERATED = 0.1
 

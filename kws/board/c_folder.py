@@ -16,8 +16,9 @@ from kws.base.settings import Settings
 from kws.board import c_source, incremental, packing
 from kws.board.c_source import detector_sizes, mel_bands
 from kws.board.layers import Network, read_network
-from kws.board.library import write_library
+from kws.board.library import PREFIX, check_prefix, renamed, write_library
 from kws.board.second_network import SecondNetwork, read_second_network
+from kws.detect.verifier import ASK_MOST
 from kws.model.tflite import TFLiteModel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,16 +31,24 @@ FLOAT_BYTES = 4
 
 
 def write_c_folder(
-    tflite_path, output, data_dir=SAMPLE_DATA, packed=False, verifier_path=None, fixed_point=False
+    tflite_path,
+    output,
+    data_dir=SAMPLE_DATA,
+    packed=False,
+    verifier_path=None,
+    prefix=PREFIX,
+    fixed_point=False,
 ):
     """Write the C module of a TFLite file into the folder `output`, and print what the module costs.
 
     Vectors are made of recordings in `data_dir`. `packed` stores weights of few distinct values as indices
-    of 3 to 5 bits. `verifier_path` is a second TFLite file that verifies what the first one detects.
-    `fixed_point` computes features in integers, for processors without a floating-point unit.
+    of 3 to 5 bits. `verifier_path` is a second TFLite file that verifies what the first one detects. Names
+    in C begin with `prefix`. `fixed_point` computes features in integers, for processors without a
+    floating-point unit.
     UserError, before anything is written, if a file cannot be exported or there are no recordings.
     """
     # read and check everything first
+    check_prefix(prefix)
     model = TFLiteModel(tflite_path)
     settings, front_end = model.settings, model.settings.front_end
     network = read_network(model.content, f"{tflite_path} ({settings.model_architecture})")
@@ -52,25 +61,31 @@ def write_c_folder(
     if mfcc_tables(front_end)[1] < SMALLEST_FFT:
         raise UserError(f"{tflite_path} has windows of {front_end.window_samples} samples: too few to export")
 
-    # the sources, which are the same for all models
+    # the sources, which are the same for all models but for the prefix
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     for source in sorted(SOURCES.iterdir()):
         if source.is_file():
-            shutil.copy(source, folder / source.name)
+            write_text(folder / renamed(source.name, prefix), renamed(source.read_text(), prefix))
     shutil.copy(LICENSE, folder / LICENSE.name)
-    write_library(folder, settings, network.macs)
+    write_library(folder, settings, network.macs, prefix)
 
     # the model, and what the PC computes with it
-    write_text(folder / "kws_model.h", c_source.header(network, settings, verifier, fixed_point))
-    write_text(folder / "kws_model.c", c_source.tables(network, settings, verifier, fixed_point))
+    made = {
+        "kws_model.h": c_source.provenance(model, verifier)
+        + c_source.header(network, settings, verifier, fixed_point),
+        "kws_model.c": c_source.tables(network, settings, verifier, fixed_point),
+        "kws_vectors.h": c_source.VECTORS_HEADER.replace("COUNT", str(len(clips))),
+        "kws_vectors.c": c_source.vectors(clips, model, verifier),
+    }
+    dsp_tables = "kws_cmsis_dsp.h"
     # CMSIS-DSP computes MFCCs, but not the logarithms alone
     if front_end.dct_coefficient_count and not fixed_point:
-        write_text(folder / "kws_cmsis_dsp.h", c_source.cmsis_dsp_tables(front_end))
+        made[dsp_tables] = c_source.cmsis_dsp_tables(front_end)
     else:
-        (folder / "kws_cmsis_dsp.h").unlink(missing_ok=True)
-    write_text(folder / "kws_vectors.h", c_source.VECTORS_HEADER.replace("COUNT", str(len(clips))))
-    write_text(folder / "kws_vectors.c", c_source.vectors(clips, model, verifier))
+        (folder / renamed(dsp_tables, prefix)).unlink(missing_ok=True)
+    for name, text in made.items():
+        write_text(folder / renamed(name, prefix), renamed(text, prefix))
 
     command = f"make -C {shlex.quote(str(folder))}"
     print(f"wrote {folder}: `{command}` builds it and checks it against {len(clips)} clips")
@@ -138,19 +153,14 @@ def cost_text(network: Network, settings: Settings) -> str:
 
 def verifier_cost(network: Network, verifier: SecondNetwork, settings: Settings) -> str:
     """Return a text with what the verifier adds to the cost of the first network."""
-    sizes, front_end = detector_sizes(settings, verifier), verifier.settings.front_end
-    # the latest audio: all windows whose scores are averaged
-    samples = sizes["CLIP_STRIDES"] + (sizes["SMOOTHED"] - 1) * sizes["HOP_STRIDES"]
-    samples *= settings.front_end.stride_samples
-    # RAM: more of the buffers that both networks use, the input with a frame, and scores
-    ours, theirs = ((*one.buffers, one.patch_size) for one in (network, verifier.network))
-    memory = sum(max(0, their - our) for our, their in zip(ours, theirs, strict=True))
-    memory += front_end.feature_count + 2 * front_end.window_samples
-    memory += sizes["SMOOTHED"] * (len(settings.labels) + 1)
+    front_end = verifier.settings.front_end
+    # RAM: more of the memory that both networks compute in, and the input with a frame
+    ours, theirs = (sum(one.buffers) + one.patch_size for one in (network, verifier.network))
+    memory = max(0, theirs - ours) + front_end.feature_count + 2 * front_end.window_samples
     return (
-        f"verifier: {weight_bytes(verifier.network):,} bytes of flash, {memory:,} of RAM and {2 * samples:,} "
-        f"for the latest audio; a word that the first network detects takes up to {sizes['SMOOTHED']} times "
-        f"{verifier.network.macs:,} multiply-accumulates"
+        f"verifier: {weight_bytes(verifier.network):,} bytes of flash, {memory:,} of RAM and "
+        f"{2 * settings.clip_samples:,} for the latest audio; asked up to {ASK_MOST} times about a word, for "
+        f"{verifier.network.macs:,} multiply-accumulates each time"
     )
 
 

@@ -1,7 +1,9 @@
 """A model as C source: the text of kws_model.h, kws_model.c, kws_cmsis_dsp.h and kws_vectors.c."""
 
+import hashlib
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +13,12 @@ from kws.base.settings import SENSITIVITIES, UNKNOWN_INDEX, Settings
 from kws.board import incremental, packing
 from kws.board.firmware import c_string
 from kws.board.layers import Layer, Network, multiplier_and_shift
+from kws.board.library import VERSION
 from kws.board.packing import ROWS
 from kws.board.second_network import SecondNetwork
+from kws.detect.held_out import sensitivities_text
 from kws.detect.streaming import DetectorOptions, detector_parameters, tuned_detector
+from kws.detect.verifier import ASK_MEAN, ASK_MOST, ask_every
 from kws.model.tflite import TFLiteModel, quantize
 
 # with fixed point: bits after the point of tables, and of the steps in a feature of 1
@@ -45,6 +50,21 @@ extern const kws_vector kws_vectors[KWS_VECTORS];
 }
 #endif
 """
+
+
+def provenance(model: TFLiteModel, verifier: SecondNetwork | None) -> str:
+    """Return the begin of kws_model.h: what the module was made of. Without a date it is always the same."""
+    values = {"VERSION": VERSION}
+    for role, one in (("MODEL", model), ("VERIFIER_MODEL", verifier and verifier.model)):
+        if one:
+            values |= {role: Path(one.path).name, f"{role}_SHA256": hashlib.sha256(one.content).hexdigest()}
+    chosen = tuned_detector(model.settings, verifier and verifier.settings)
+    measured = sensitivities_text(chosen).split("\n") if chosen else ["No threshold was chosen for it."]
+    text = "\n".join([f"Labels: {', '.join(map(c_string, model.settings.labels))}", *measured])
+    # a label may hold the signs of comments
+    text = text.replace("*/", "* /").replace("/*", "/ *").replace("\n", "\n * ")
+    macros = "".join(f"#define KWS_{name} {c_string(value)}\n" for name, value in values.items())
+    return f"/* {text} */\n{macros}\n"
 
 
 def header(
@@ -83,12 +103,16 @@ def header(
         **input_sizes(network.input, fixed_point),
         "SCORE_SCALE": _float(network.scores[0]),
         "SCORE_ZERO": network.scores[1],
+        "SCORE_STEPS": round(1 / network.scores[0]),
     }
     sizes |= packing.sizes(layers) | detector_sizes(settings, verifier)
     sizes |= incremental.sizes(network, settings.frame_count, sizes["CLIP_STRIDES"])
     sizes["VERIFIER"] = int(verifier is not None)
     if verifier:
-        more = verifier.sizes(sizes["HOP_STRIDES"] * sizes["STRIDE"])
+        hop = sizes["HOP_STRIDES"] * sizes["STRIDE"]
+        every = ask_every(hop / settings.sample_rate)
+        sizes |= {"ASK_EVERY": every, "ASK_MEAN": ASK_MEAN, "ASK_MOST": ASK_MOST}
+        more = verifier.sizes(every * hop)
         more |= input_sizes(verifier.network.input, fixed_point)
         sizes |= {f"VERIFIER_{name}": value for name, value in more.items()}
     sizes["FIXED_POINT"] = int(fixed_point)
@@ -116,7 +140,7 @@ def detector_sizes(settings: Settings, verifier: SecondNetwork | None) -> dict:
     Its hop is the model's, rounded to whole strides of frames.
     """
     chosen = detector_parameters(DetectorOptions(), settings, verifier and verifier.settings)
-    # in strides and seconds, as kws_detect.c counts
+    # in strides, samples and ten-thousandths, as kws_detect.c counts
     stride = settings.front_end.stride_samples
     hop = max(1, round(chosen.hop_samples(settings) / stride))
     hop_ms = 1000 * hop * stride / settings.sample_rate
@@ -124,11 +148,9 @@ def detector_sizes(settings: Settings, verifier: SecondNetwork | None) -> dict:
         "HOP_STRIDES": hop,
         "CLIP_STRIDES": -(-settings.clip_samples // stride),
         "SMOOTHED": 1 + int(chosen.smoothing_ms / hop_ms),
-        "HOP_S": repr(hop * stride / settings.sample_rate),
-        "CLIP_S": repr(settings.clip_samples / settings.sample_rate),
-        "REFRACTORY_S": repr(chosen.refractory_ms / 1000),
+        "REFRACTORY": round(chosen.refractory_ms * settings.sample_rate / 1000),
         "FIRST_WORD": UNKNOWN_INDEX + 1,
-        **({"GATE": repr(float(chosen.gate))} if verifier else {}),
+        **({"GATE": ten_thousandths(chosen.gate)} if verifier else {}),
     }
 
 
@@ -137,7 +159,12 @@ def thresholds(settings: Settings, verifier: SecondNetwork | None) -> str:
     models = settings, verifier and verifier.settings
     names = SENSITIVITIES if tuned_detector(*models) else [None] * len(SENSITIVITIES)
     chosen = [detector_parameters(DetectorOptions(sensitivity=name), *models).threshold for name in names]
-    return ", ".join(repr(float(value)) for value in chosen)
+    return ", ".join(str(ten_thousandths(value)) for value in chosen)
+
+
+def ten_thousandths(score: float) -> int:
+    """Return a threshold as kws_detect.c has it; evaluation.py chooses thresholds of 4 decimals."""
+    return max(1, round(10_000 * score))
 
 
 def tables(
@@ -154,7 +181,7 @@ def tables(
     parts = ['#include "kws.h"\n']
     names = ", ".join(map(c_string, settings.labels))
     parts.append(f"const char *const kws_labels[KWS_LABELS] = {{{names}}};\n")
-    parts.append(f"const double kws_thresholds[3] = {{{thresholds(settings, verifier)}}};\n")
+    parts.append(f"const int16_t kws_thresholds[3] = {{{thresholds(settings, verifier)}}};\n")
     parts += network_tables(network)
     if verifier:
         parts += network_tables(verifier.network, "verifier_")

@@ -19,13 +19,13 @@ class SecondNetwork(NamedTuple):
     def settings(self) -> Settings:
         return self.model.settings
 
-    def sizes(self, hop_samples: int) -> dict:
-        """Return its sizes for kws_model.h, if windows begin `hop_samples` apart."""
+    def sizes(self, samples_between: int) -> dict:
+        """Return its sizes for kws_model.h, if the windows that it scores begin `samples_between` apart."""
         front_end = self.settings.front_end
         new_frames = front_end.frame_count
         # frames of the window before can stay if the windows are whole strides apart
-        if hop_samples % front_end.stride_samples == 0:
-            new_frames = min(new_frames, hop_samples // front_end.stride_samples)
+        if samples_between % front_end.stride_samples == 0:
+            new_frames = min(new_frames, samples_between // front_end.stride_samples)
         return {
             "FRAMES": front_end.frame_count,
             "STRIDE": front_end.stride_samples,

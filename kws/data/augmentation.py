@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kws.audio.recordings import word_end
 from kws.base.errors import UserError
 from kws.base.features import FrontEnd
 from kws.base.flags import StoreTuple, bounded, flag_adder
@@ -31,6 +32,7 @@ class Augmentation:
     reverb_percentage: float = 0
     colour_db: float = 0
     level_db: tuple[float, ...] = ()  # lowest and highest; as recorded if empty
+    word_end_ms: float = 0  # most between a word's end and the clip's; 0 to shift clips instead
 
     def __post_init__(self):
         if self.level_db and self.level_db[0] > self.level_db[1]:
@@ -75,6 +77,8 @@ def add_arguments(parser):
     )
     rooms = "clips that sound as in a room, in %%: one of 200 box-shaped rooms by the image method"
     add("reverb_percentage", rooms, type=bounded(float, 0, 100), metavar="P")
+    end = "words end up to this much before the clip does, as in a stream, whatever --time_shift_ms is"
+    add("word_end_ms", end, type=bounded(float, 0), metavar="MS")
     gains = "clips sound as by other microphones: gains of up to this much over frequency, and a limited band"
     add("colour_db", gains, type=bounded(float, 0, 40), metavar="DB")
     add(
@@ -102,6 +106,7 @@ class Variations(NamedTuple):
     room: np.ndarray | None = None  # int [clips]: which room's echoes, -1 for none
     colour: np.ndarray | None = None  # float [clips, COLOUR_NUMBERS]: of acoustics.microphones
     level: np.ndarray | None = None  # float32 [clips]: dB of full scale
+    end: np.ndarray | None = None  # int [clips]: samples from the word's end to the clip's, in place of shift
 
     def of(self, rows: slice) -> "Variations":
         """Return the numbers of some clips."""
@@ -137,6 +142,8 @@ def draw_variations(
     colouring = rng.random((count, COLOUR_NUMBERS))
     in_rooms = np.where(has_echo < augmentation.reverb_percentage / 100, (room * ROOMS).astype(int), -1)
     low, high = augmentation.level_db or (0, 0)
+    latest = int(augmentation.word_end_ms * front_end.sample_rate / 1000)
+    end = rng.integers(0, latest, count, endpoint=True) if latest else None
     return Variations(
         shift=shift,
         speed=1 + augmentation.speed_change / 100 * speed,
@@ -148,6 +155,7 @@ def draw_variations(
         room=in_rooms if augmentation.reverb_percentage else None,
         colour=microphones(colouring, augmentation.colour_db) if augmentation.colour_db else None,
         level=(low + (high - low) * level).astype(np.float32) if augmentation.level_db else None,
+        end=end,
     )
 
 
@@ -161,6 +169,9 @@ def augment(
     """
     length = clips.shape[1]
     audio = np.zeros(clips.shape, np.float32)
+    if variations.end is not None:
+        shift = [length - end - word_end(clip) for clip, end in zip(clips, variations.end, strict=True)]
+        variations = variations._replace(shift=np.array(shift))
     if variations.floor is not None:
         _write_noise_floor(audio, variations)
     # clip by clip: noise + room(speed(gain * clip)), shifted

@@ -24,7 +24,7 @@ BATCHES_AHEAD = 100  # made before they are asked for
 class Batch(NamedTuple):
     """Clips to take a step on; with one more axis in front, several batches."""
 
-    features: np.ndarray  # float32 [batch_size, feature_count]
+    features: np.ndarray  # float32 [batch_size, feature_count], or what a frozen trunk computes of them
     labels: np.ndarray  # int32 [batch_size], or NO_WORD
     targets: np.ndarray | None = None  # a teacher's, float32 [batch_size, labels or embedded values]
 
@@ -49,16 +49,17 @@ class Batching(NamedTuple):
 
 
 def training_batches(
-    data: Data, variation: Augmentation, front_end: FrontEnd, batching: Batching, teacher=None
+    data: Data, variation: Augmentation, front_end: FrontEnd, batching: Batching, teacher=None, inputs=None
 ) -> Iterator[Batch]:
     """Yield a Batch for each of `batching.steps`, augmented on all cores ahead of time.
 
     With a `teacher`, a function from audio, float32 [clips, clip_samples], and its features to targets
-    [clips, n], the batch holds what it returns for the same augmented clips. A batch depends
+    [clips, n], the batch holds what it returns for the same augmented clips. With `inputs`, a function of
+    features, it holds what this returns in place of features. A batch depends
     on the seed, its step and, with echoing, `steps.stop`. So a run that starts in the middle gets the batches
     of an uninterrupted one, and machines that share the rows get together the batches of one machine.
     """
-    make = _batch_maker(data, variation, front_end, batching, teacher)
+    make = _batch_maker(data, variation, front_end, batching, teacher, inputs)
     with numpy_threads() as pool:
         if batching.echo == 1:
             yield from _made_ahead(make, pool, batching.steps)
@@ -111,7 +112,7 @@ class EpochOrder:
 
 
 def _batch_maker(
-    data: Data, variation: Augmentation, front_end: FrontEnd, batching: Batching, teacher
+    data: Data, variation: Augmentation, front_end: FrontEnd, batching: Batching, teacher, inputs
 ) -> Callable[[int], Batch]:
     """Return a function that makes the freshly augmented batch with a number."""
     source = TrainingAudio(data.training, data.negatives)
@@ -128,7 +129,7 @@ def _batch_maker(
             mfcc(audio, front_end, features[part])
             if teacher:
                 targets.append(teacher(audio, features[part]))
-        return features, np.concatenate(targets) if teacher else None
+        return inputs(features) if inputs else features, np.concatenate(targets) if teacher else None
 
     def make(number):
         chosen = order.clips(range(number * size, (number + 1) * size))  # [batch_size]

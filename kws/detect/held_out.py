@@ -90,12 +90,17 @@ def _at(kinds, threshold):
 
 
 def with_best_gate(measured: Measured, allowed: float) -> Measured:
-    """Choose the verifier's gate with the fewest misses at the allowed false alarm rate."""
+    """Choose the verifier's gate with the fewest misses, all sensitivities together.
+
+    A sensitivity counts as missing everything if its rate of false alarms cannot be promised.
+    """
 
     def misses(gate):
         # SHOWN has fewer thresholds than THRESHOLDS; each costs a pass over all tracks
         with_gate = replace(measured, parameters=replace(measured.parameters, gate=gate))
-        return choose(by_kind(with_gate, sweep(with_gate, SHOWN)), allowed).miss_rate
+        found = detector_settings(with_gate, by_kind(with_gate, sweep(with_gate, SHOWN)), allowed)
+        kept = ((getattr(found, name), rate * allowed) for name, rate in SENSITIVITY_RATES.items())
+        return sum(one.miss_rate if one.false_alarms_per_hour <= rate else 1.0 for one, rate in kept)
 
     # of equal ones the highest, which asks the verifier least
     best = min(reversed(GATES), key=misses)

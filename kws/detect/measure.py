@@ -33,7 +33,7 @@ class Track(NamedTuple):
     """The kept part of a recording, enough to detect in it at any threshold."""
 
     name: str
-    smoothed: Smoothed  # labels int16, the others float32
+    smoothed: Smoothed  # labels int16, seconds float64, the others float32
     hours: float
     kind: str = ""  # what is held out together: see kws/detect/held_out.py
 
@@ -118,9 +118,8 @@ def track(name: str, blocks, model, parameters: DetectorParameters, verifier=Non
     # the verifier is asked wherever one of GATES may have it asked
     detector = Detector(replace(parameters, gate=GATES[0]) if verifier else parameters, settings)
     audio = streaming.padded(counted(), settings.clip_samples)
-    for labels, *others in streaming.smoothed_scores(audio, detector, model, verifier):
-        others = (values if values is None else values.astype(np.float32) for values in others)
-        parts.append(Smoothed(labels.astype(np.int16), *others))
+    for labels, scores, seconds, verified in streaming.smoothed_scores(audio, detector, model, verifier):
+        parts.append(Smoothed(labels.astype(np.int16), scores.astype(np.float32), seconds, verified))
     return Track(name, Smoothed.joined(parts), samples / settings.sample_rate / 3600)
 
 

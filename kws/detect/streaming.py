@@ -16,8 +16,9 @@ from kws.base.features import mfcc
 from kws.base.flags import bounded, flag_adder
 from kws.base.settings import SENSITIVITIES, UNKNOWN_INDEX, DetectorSettings, Settings
 from kws.base.text import folded
+from kws.detect import verifier as second_stage
 from kws.detect.recent_audio import RecentAudio
-from kws.detect.verifier import Verifier, check_fits
+from kws.detect.verifier import Questions, check_fits
 
 # Windows scored in one call; this bounds memory.
 WINDOWS_AT_ONCE = 500
@@ -151,7 +152,7 @@ class Smoothed(NamedTuple):
     labels: np.ndarray  # int [windows]: the label with the highest mean score
     scores: np.ndarray  # float [windows]: that score
     seconds: np.ndarray  # float [windows]: the middle of the windows averaged, since the start
-    verified: np.ndarray | None = None  # float [windows]: a verifier's mean score of the label, or 0
+    verified: np.ndarray | None = None  # float [windows]: a verifier's score of the label, or 0
 
     @staticmethod
     def joined(parts: list["Smoothed"]) -> "Smoothed":
@@ -181,6 +182,10 @@ class Detector:
         # scores of the latest windows, [windows, labels]
         self._recent = np.zeros((0, len(settings.labels)), np.float32)
         self._windows, self._last = 0, -np.inf
+        # times are whole halves of samples: this much is rounding, which boards do not have
+        self._rounding = 0.25 / settings.sample_rate
+        # windows that detections were looked for in, and what a verifier is asked about them
+        self._searched, self._questions = 0, Questions(self._hop_s)
         self.best = None  # Detection of the highest smoothed score of a word so far, even below the threshold
         self.latest = np.zeros(len(settings.labels))  # smoothed scores
 
@@ -214,22 +219,27 @@ class Detector:
     def detections(self, smoothed: Smoothed) -> list[Detection]:
         """Return the detections among the next windows."""
         labels, scores, seconds, verified = smoothed
-        if verified is not None:
-            scores = np.where(scores >= self.gate, verified, 0)
-        # in float64, as on a board: beside float32 scores the threshold would be rounded to float32
-        reached = np.asarray(scores, np.float64) >= self._threshold
+        # in float64: beside float32 scores the threshold would be rounded to float32
+        reached = np.asarray(scores, np.float64) >= (self._threshold if verified is None else self.gate)
         found = []
         for window in np.flatnonzero((labels > UNKNOWN_INDEX) & reached):
-            now, label = float(seconds[window]), int(labels[window])
-            if now - self._last >= self._refractory and self._listens_to(label, now):
+            now, label, score = float(seconds[window]), int(labels[window]), float(scores[window])
+            self._questions.follow(self._searched + window, label)
+            if now - self._last < self._refractory - self._rounding or not self._listens_to(label, now):
+                continue
+            if verified is not None:
+                score = self._questions.mean(float(verified[window]))
+            if score >= self._threshold:
                 self._last = now
-                found.append(Detection(now, label, float(scores[window])))
+                self._questions.stop()
+                if label == self._wake_label:
+                    self._awake_until = now + self._listen
+                found.append(Detection(now, label, score))
+        self._searched += len(labels)
         return found
 
     def _listens_to(self, label, now):
-        if label == self._wake_label:
-            self._awake_until = now + self._listen
-        return self._wake_label is None or now <= self._awake_until
+        return self._wake_label in (None, label) or now <= self._awake_until + self._rounding
 
     def _keep_best(self, seconds, scores_of_words):
         if not scores_of_words.size:
@@ -302,14 +312,15 @@ def smoothed_scores(blocks, detector: Detector, model, verifier=None) -> Iterato
     if verifier is None:
         yield from map(detector.smoothed, window_scores(blocks, model, detector.hop))
         return
-    second, first = Verifier(verifier, model.settings, detector.hop, detector.count), 0
-    audio = RecentAudio(blocks, second.history)
+    first = 0
+    audio = RecentAudio(blocks, second_stage.history(model.settings, detector.hop))
     for scores in window_scores(audio, model, detector.hop):
         smoothed = detector.smoothed(scores)
-        # the verifier is asked about words that reach the gate
+        # the verifier may be asked about words that reach the gate
         (asked,) = np.nonzero((smoothed.labels > UNKNOWN_INDEX) & (smoothed.scores >= detector.gate))
+        labels = [model.settings.labels[label] for label in smoothed.labels[asked]]
         verified = np.zeros(len(scores), np.float32)
-        verified[asked] = second.means(audio, first + asked, smoothed.labels[asked])
+        verified[asked] = second_stage.scores(verifier, audio, (first + asked) * detector.hop, labels)
         first += len(scores)
         yield smoothed._replace(verified=verified)
 

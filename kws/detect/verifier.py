@@ -1,7 +1,7 @@
 """A second stage: a larger model that is asked only about what a small one detected.
 
-The first stage detects a word whose smoothed score reaches a gate. The second stage then scores the same
-windows, and the mean of its scores of that word decides.
+While a word's smoothed score reaches a gate, the second stage scores the newest window every few hops. The
+mean of its latest scores of that word decides. So it never runs twice in a hop, and a board keeps up.
 """
 
 from collections.abc import Iterable
@@ -13,6 +13,13 @@ from kws.base.features import mfcc
 from kws.base.settings import Settings
 from kws.base.text import show
 from kws.detect.recent_audio import RecentAudio
+
+# From one question to the next: a Cortex-M4 of 64 MHz answers DS-CNN Small's in less time.
+ASK_EVERY_MS = 240.0
+# Answers that are averaged; fewer give more false alarms.
+ASK_MEAN = 3
+# Questions about a word, until its score has fallen below the gate.
+ASK_MOST = 4
 
 
 def check_same(verifier: str, values: Iterable[tuple[str, object, object]]):
@@ -37,49 +44,56 @@ def check_fits(verifier: Settings, first_stage: Settings):
         raise UserError(f"the verifier does not know {', '.join(absent)}")
 
 
-class Verifier:
-    """The second stage's mean scores of words, over the windows that a detector averages.
+def history(settings: Settings, hop: int) -> int:
+    """Return the samples before a block that `scores` needs of windows `hop` samples apart."""
+    return settings.clip_samples + hop
 
-    `settings` are the first stage's, `hop` is in samples, `count` the number of windows averaged. The two
-    models must fit each other: see `check_fits`.
+
+def scores(model, audio: RecentAudio, starts: np.ndarray, labels: list[str]) -> np.ndarray:
+    """Return the verifier's score of each of `labels` in the window that begins with each of `starts`.
+
+    `model` is the verifier; starts are samples since the start of the stream. float32 [windows].
     """
+    if not len(starts):
+        return np.zeros(0, np.float32)
+    front_end = model.settings.front_end
+    # [windows, clip_samples]
+    samples = np.stack([audio.between(start, start + front_end.clip_samples) for start in starts])
+    # the verifier may have other labels
+    columns = [model.settings.labels.index(label) for label in labels]
+    return model.predict(mfcc(samples, front_end))[np.arange(len(starts)), columns]
 
-    def __init__(self, model, settings: Settings, hop: int, count: int):
-        self._model, self._hop, self._count = model, hop, count
-        # the verifier's number of each label
-        self._label = [model.settings.labels.index(label) for label in settings.labels]
-        # scores of the latest windows, by the number of the window
-        self._known = {}
 
-    @property
-    def history(self) -> int:
-        """Return the number of samples before a block that are needed to verify a window in it."""
-        return self._hop * (self._count + 1) + self._model.settings.clip_samples
+def ask_every(hop_s: float) -> int:
+    """Return the hops from one question to the next, at least 1."""
+    return max(1, round(ASK_EVERY_MS / 1000 / hop_s))
 
-    def means(self, audio: RecentAudio, windows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return the mean score of each of `labels` over the windows averaged at each of `windows`, float32.
 
-        Windows are numbered since the start of the stream.
-        """
-        # the same windows as the first stage's mean, fewer at the start of the stream
-        averaged = [range(max(0, window - self._count + 1), window + 1) for window in windows]
-        self._score(audio, sorted({number for numbers in averaged for number in numbers}))
-        # [windows]
-        means = [
-            np.mean([self._known[number][self._label[label]] for number in numbers])
-            for numbers, label in zip(averaged, labels, strict=True)
-        ]
-        return np.array(means, np.float32)
+class Questions:
+    """What a verifier is asked about a word, as in c/kws_detect.c; a hop takes `hop_s` seconds."""
 
-    def _score(self, audio, windows):
-        """Score the windows that were not scored yet; forget the scores of earlier ones."""
-        if windows:
-            self._known = {number: row for number, row in self._known.items() if number >= windows[0]}
-        unknown = [number for number in windows if number not in self._known]
-        if not unknown:
-            return
-        front_end = self._model.settings.front_end
-        starts = [number * self._hop for number in unknown]
-        # [windows, clip_samples]
-        samples = np.stack([audio.between(start, start + front_end.clip_samples) for start in starts])
-        self._known.update(zip(unknown, self._model.predict(mfcc(samples, front_end)), strict=True))
+    def __init__(self, hop_s: float):
+        self._every = ask_every(hop_s)
+        self._window, self._label = None, None
+        self._wait, self._asked, self._answers = 0, 0, []
+
+    def follow(self, window: int, label: int):
+        """Take the number of a window in which `label` reaches the gate; after a pause begin anew."""
+        if (self._window, self._label) != (window - 1, label):
+            self._wait, self._asked, self._answers = 0, 0, []
+        self._window, self._label = window, label
+
+    def mean(self, answer: float) -> float:
+        """Return the mean of the latest answers, with `answer` if it is time to ask; else -1."""
+        if self._asked == ASK_MOST:
+            return -1.0
+        if self._wait:
+            self._wait -= 1
+            return -1.0
+        self._wait, self._asked = self._every - 1, self._asked + 1
+        self._answers = [*self._answers, answer][-ASK_MEAN:]
+        return sum(self._answers) / ASK_MEAN if len(self._answers) == ASK_MEAN else -1.0
+
+    def stop(self):
+        """Ask no more about this word: it was detected."""
+        self._asked = ASK_MOST

@@ -41,7 +41,7 @@ class SynthesisOptions:
     """The flags of synthesize.py, whose help says what each is."""
 
     output: str = ""
-    count: int = 500
+    count: int = 1000
     confusables: int = 40
     sentences: int = 300
     language: str = "en"

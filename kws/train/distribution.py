@@ -43,6 +43,11 @@ class Devices:
             # to save them, one worker would have to read them from the others, which do not listen then
             raise UserError("batch normalisation works with --distribute none or mirrored only")
 
+    def check_single(self, flag: str):
+        """Raise UserError if there are several devices."""
+        if self._strategy.num_replicas_in_sync > 1:
+            raise UserError(f"{flag} trains a head in a minute, on one device: leave out --distribute")
+
     def spread(self, step: Callable) -> Callable:
         """Return `step`, from a Batch to sums over its clips, run on all devices.
 

@@ -68,7 +68,8 @@ def fit(trainee: Trainee, data: Data, settings: Settings, options: RunOptions) -
 
         # 5. The training step, compiled, and the validation.
         objective = trainee.objective or learn_labels
-        train = compiled_steps(network, state.latent, state.optimizer, training.batch_size, objective)
+        clips = training.batch_size + (trainee.added.rows if trainee.added else 0)  # of a step
+        train = compiled_steps(network, state.latent, state.optimizer, clips, objective)
         if devices.is_first:
             on_microphone = training.ambient, training.false_alarms_per_hour
             validate = trainee.validate or validation(
@@ -89,7 +90,7 @@ def fit(trainee: Trainee, data: Data, settings: Settings, options: RunOptions) -
             result = validate()
 
             # 8. Keep the plain network if it is the best so far, then the state to resume from.
-            row = end, float(rates[end - 1]), loss, correct / training.batch_size, *result
+            row = end, float(rates[end - 1]), loss, correct / clips, *result
             with writing(training.train_dir):
                 if end >= trainee.keep_from:
                     _keep_if_best(plain, result, state, settings, training)
@@ -107,7 +108,11 @@ def _batches(trainee, data, settings, options, steps, rows):
             data, lambda: KerasModel(trainee.plain(), settings), training.train_dir, resumed=steps.start > 0
         )
     batching = Batching(training.batch_size, training.seed, steps, training.echo_factor, rows)
-    yield from training_batches(data, options.variation, settings.front_end, batching, trainee.teacher)
+    batches = training_batches(
+        data, options.variation, settings.front_end, batching, trainee.teacher, trainee.inputs
+    )
+    for step, batch in zip(steps, batches, strict=True):
+        yield trainee.added.to(batch, step) if trainee.added else batch
 
 
 def _validation_steps(steps, interval):

@@ -34,11 +34,14 @@ class StartOptions:
     batch_norm: bool = False
     blend_start: float = 0
     prior_correction: bool = False
+    trunk_negatives: str | None = None
 
     def __post_init__(self):
         for name in ("blend_start", "freeze_start"):
             if getattr(self, name) and not self.start_checkpoint:
                 raise UserError(f"--{name} is for training that starts from a checkpoint: give --start_from")
+        if self.trunk_negatives and not self.freeze_start:
+            raise UserError("--trunk_negatives are outputs of a frozen trunk: give --freeze_start")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Trainee:
     keep_from: int = 0  # steps before which no checkpoint is kept
     starts_trained: bool = False  # else the first weights are random
     teacher: Callable | None = None  # (audio, features) -> targets, as kws.data.batches takes it
+    inputs: Callable | None = None  # features -> what the network in training takes; features if None
+    added: Any = None  # rows to add to each batch: kws.trunk.head.AddedNegatives
     # what is learnt and validated in place of labels, as `loop.compiled_steps` and `loop.fit` take them
     objective: Callable | None = None
     validate: Callable | None = None

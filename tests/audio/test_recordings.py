@@ -331,3 +331,14 @@ def test_the_cache_of_a_word_is_its_own_whatever_it_is_called(tmp_path, names):
         after = cache_files(tmp_path)
         assert len(after) == len(before) and len(before.items() - after.items()) == 2
         before = after
+
+
+@pytest.mark.parametrize("before, after", [(0, 0), (8000, 4000), (30000, 20000), (100, 50000)])
+def test_a_clip_for_streams_has_the_word_at_its_end(before, after):
+    word = np.random.default_rng(0).integers(-9000, 9000, 8000, dtype=np.int16)
+    recording = np.pad(word, (before, after))
+    clip = one_clip(recording, 24960)
+    assert len(clip) == 24960
+    end = np.flatnonzero(clip)[-1]
+    assert end == pytest.approx(0.9 * 24960, abs=60)
+    assert np.count_nonzero(clip) == np.count_nonzero(word)

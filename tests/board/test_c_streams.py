@@ -69,17 +69,18 @@ int main(int count, char **arguments) {
     static kws_detector detector;
     static int16_t samples[KWS_STRIDE];
     kws_detection found;
-    double skipped = 0;
+    uint64_t skipped = 0, strides = 0;
     kws_detect_start(&detector, KWS_NORMAL);
     while (fread(samples, sizeof *samples, KWS_STRIDE, stdin) == KWS_STRIDE) {
-        if (detector.windows == 512 && count > 1) { /* as if the windows in between had been quiet */
-            const uint64_t windows = strtoull(arguments[1], 0, 10) - detector.windows;
-            detector.windows += windows;
-            detector.strides += windows * KWS_HOP_STRIDES;
-            detector.last += skipped = (double)windows * KWS_HOP_S;
+        if (++strides == 512 && count > 1) { /* as if what lies in between had been quiet */
+            skipped = strtoull(arguments[1], 0, 10) * KWS_HOP_STRIDES * KWS_STRIDE;
+            detector.received += skipped;
+            detector.last += 2 * skipped;
         }
-        if (!kws_detect(&detector, samples, &found)) continue;
-        printf("%.3f %s %.4f\n", found.seconds - skipped, kws_labels[found.label], (double)found.score);
+        if (kws_push(&detector, samples, KWS_STRIDE) != KWS_DETECTED) continue;
+        kws_next(&detector, &found);
+        printf("%lu %s %.4f\n", (unsigned long)(found.sample - skipped), kws_labels[found.label],
+               (double)found.score);
     }
     return 0;
 }

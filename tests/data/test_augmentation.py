@@ -246,3 +246,12 @@ def test_a_run_that_starts_in_the_middle_gets_the_same_rooms_and_microphones(sam
     whole = batches(range(4))
     np.testing.assert_array_equal(batches(range(2, 4)), whole[2:])
     np.testing.assert_array_equal(batches(range(1), slice(6, None))[0], whole[0][6:])
+
+
+def test_words_end_up_to_the_flag_before_the_clip_wherever_they_were():
+    clip = np.zeros(RATE, np.int16)
+    clip[3000:7000] = 8000
+    ends = [np.flatnonzero(moved)[-1] for moved in varied(clip, 300, time_shift_ms=500, word_end_ms=300)]
+    assert RATE - 4800 - 40 <= min(ends) < RATE - 4500 and RATE - 300 < max(ends) <= RATE - 1
+    silent = varied(np.zeros(RATE), 3, word_end_ms=300)
+    assert not silent.any()

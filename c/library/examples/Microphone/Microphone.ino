@@ -1,7 +1,7 @@
 /* Prints the words that the board's PDM microphone picks up, and lights the LED for a second at the first of them.
  *
  * For boards whose core has the library PDM: Arduino Nano 33 BLE Sense, Nano RP2040 Connect, Portenta H7, Nicla and
- * others. With another microphone, two functions differ: microphone_start and microphone. */
+ * others. With another microphone, two functions differ: receive and microphone_start. */
 #include <PDM.h>
 #include <kws_detect.h>
 
@@ -25,16 +25,23 @@ static bool microphone_start() {
   return PDM.begin(1, KWS_SAMPLE_RATE); /* one channel */
 }
 
-/* Wait for the next samples. */
-static void microphone(int16_t samples[KWS_STRIDE]) {
-  while (written - taken < KWS_STRIDE) {
-  }
-  if (written - taken > WAITING) taken = written - KWS_STRIDE; /* too slow: what was overwritten is lost */
-  for (int i = 0; i < KWS_STRIDE; i++) samples[i] = waiting[(taken + i) % WAITING];
-  taken += KWS_STRIDE;
-}
-
 static kws_detector detector;
+
+/* Wait for the next samples, and give them to the detector as they lie in the ring. */
+static void listen() {
+  uint32_t count;
+  while ((count = written - taken) == 0) {
+  }
+  if (count > WAITING) { /* too slow: what was overwritten is lost */
+    kws_gap(&detector, count);
+    taken += count;
+    return;
+  }
+  const uint32_t place = taken % WAITING;
+  if (count > WAITING - place) count = WAITING - place; /* the others are at the start of the ring */
+  kws_push(&detector, waiting + place, (int32_t)count);
+  taken += count;
+}
 
 void setup() {
   Serial.begin(115200);
@@ -44,12 +51,11 @@ void setup() {
 }
 
 void loop() {
-  static int16_t samples[KWS_STRIDE];
   static uint32_t lit_at = 0;
   kws_detection found;
-  microphone(samples);
-  if (kws_detect(&detector, samples, &found)) {
-    Serial.print(found.seconds, 3);
+  listen();
+  while (kws_next(&detector, &found) == KWS_DETECTED) {
+    Serial.print((double)found.sample / KWS_SAMPLE_RATE, 3);
     Serial.print(" s  ");
     Serial.println(kws_labels[found.label]);
     if (found.label == KWS_FIRST_WORD) {

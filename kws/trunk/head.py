@@ -1,0 +1,104 @@
+"""A head on a frozen trunk: the trainee whose batches are the trunk's outputs, and stored negatives.
+
+The trunk computes each clip once. Half-way the windows of the stored negatives that the head takes for a word
+are found, and from there on are a third of what is added to a batch.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from kws.base.files import appears_complete
+from kws.base.settings import NO_WORD, UNKNOWN_INDEX, Settings
+from kws.data.batches import Batch
+from kws.model.checkpoints import keras_predictor
+from kws.train.runs import TrainingOptions
+from kws.train.trainee import StartOptions, Trainee
+from kws.trunk.outputs import StoredOutputs, predictor, split
+
+ADDED = 1  # windows of stored negatives for each clip of a batch
+HARD = 1 / 3  # of these, once they are known
+HARDEST = 5000  # windows that are hard negatives
+MINED_AT = 1 / 2  # of the steps
+STORED = 3  # the stream of random numbers of --seed; those of kws.data.batches are 0 to 2
+FILE_NAME = "hard_negatives.npy"
+
+
+def head_trainee(
+    network, settings: Settings, frozen: int, options: StartOptions, training: TrainingOptions, start
+) -> Trainee:
+    """Return a trainee of what follows the first `frozen` layers with weights of the Keras `network`.
+
+    The last checkpoint is kept: the best one by clips of synthetic voices is not the best for people.
+    """
+    trunk, head = split(network, frozen)
+    outputs, stored = predictor(trunk), None
+    if options.trunk_negatives:
+        stored = StoredOutputs.read(options.trunk_negatives, trunk).without(settings.wanted_words)
+
+    def of_features(features):
+        values = outputs(features)
+        return (stored.rounded(values) if stored else values)[:, :, None]
+
+    return Trainee(
+        head,
+        lambda: network,
+        validated=network,
+        keep_from=training.total_steps,
+        start=start,
+        made_by=(options,),
+        inputs=of_features,
+        added=AddedNegatives(stored, head, training) if stored else None,
+    )
+
+
+class AddedNegatives:
+    """Windows of stored negatives that are added to each batch of a training."""
+
+    def __init__(self, stored: StoredOutputs, head, training: TrainingOptions):
+        self.rows = int(ADDED * training.batch_size)
+        self._stored, self._seed = stored, training.seed
+        self._length = head.input_shape[1]  # outputs in a window
+        self._mined_at = int(MINED_AT * training.total_steps)
+        self._predict, self._file = keras_predictor(head), Path(training.train_dir) / FILE_NAME
+        self._hard = None  # int [2, hard]: the window of each, and its first output
+
+    def to(self, batch: Batch, step: int) -> Batch:
+        """Return the batch of a step with `rows` more rows, whose label is NO_WORD."""
+        rng = np.random.default_rng([self._seed, STORED, step])
+        windows, outputs, _ = self._stored.windows.shape
+        starts = outputs - self._length + 1
+        # [2, rows]
+        drawn = np.stack([rng.integers(0, windows, self.rows), rng.integers(0, starts, self.rows)])
+        if step >= self._mined_at:
+            hard = self._hard_negatives(resumed=step > self._mined_at)
+            count = int(HARD * self.rows)
+            drawn[:, :count] = hard[:, rng.integers(0, hard.shape[1], count)]
+        labels = np.full(self.rows, NO_WORD, batch.labels.dtype)
+        return Batch(
+            np.concatenate([batch.features, self._values(drawn)]), np.concatenate([batch.labels, labels])
+        )
+
+    def _values(self, drawn):
+        """Return the outputs of windows, float32 [windows, outputs, 1, channels]."""
+        places = drawn[1][:, None] + np.arange(self._length)
+        return self._stored.values(self._stored.windows[drawn[0][:, None], places])[:, :, None]
+
+    def _hard_negatives(self, resumed):
+        """Return the windows that the head gave a word the highest scores half-way: int [2, windows]."""
+        if self._hard is None and resumed and self._file.exists():
+            self._hard = np.load(self._file)
+        if self._hard is None:
+            windows, outputs, _ = self._stored.windows.shape
+            starts = outputs - self._length + 1
+            every = np.stack(np.divmod(np.arange(windows * starts), starts))  # [2, all]
+            scores = np.concatenate(
+                [
+                    self._predict(self._values(part))[:, UNKNOWN_INDEX + 1 :].max(1)
+                    for part in np.array_split(every, max(1, every.shape[1] // 4096), axis=1)
+                ]
+            )
+            self._hard = every[:, np.argsort(-scores)[:HARDEST]]
+            with appears_complete(self._file) as partial, open(partial, "wb") as out:
+                np.save(out, self._hard)
+        return self._hard
