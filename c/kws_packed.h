@@ -293,8 +293,10 @@ static void packed_layer(kws_work *work, const kws_layer *layer, const int8_t *i
 #else
         const kws_sums four = {{sums[0], sums[1], sums[2], sums[3]}};
 #endif
+        const float *scales = layer->scales + i * layer->scale_step;
         int8_t values[ROWS]; /* there may be fewer outputs */
-        quantize(range, four, layer->scales + i * layer->scale_step, layer->scale_step, values);
-        for (int j = 0; j < ROWS && i + j < layer->outputs; j++) output[i + j] = values[j];
+        const int few = layer->outputs - i < ROWS;
+        quantize(range, four, scales, layer->scale_step, few ? values : output + i);
+        for (int j = 0; few && i + j < layer->outputs; j++) output[i + j] = values[j];
     }
 }
