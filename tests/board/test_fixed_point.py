@@ -45,13 +45,16 @@ def test_features_are_those_of_floating_point(fixed, sample):
 
 
 def test_labels_are_those_of_floating_point(fixed, sample):
+    """All but those of clips whose two best scores are close, as one step of a feature may decide them."""
     module, model = fixed
     settings = model.settings
     clips = clips_of(sample, settings.front_end)
-    expected = model.predict(mfcc(clips, settings.front_end)).argmax(1)
+    scores = model.predict(mfcc(clips, settings.front_end))
+    second, best = np.sort(scores, axis=1)[:, -2:].T
+    clear = best - second >= 0.5
     given = [module.call("kws_features", clip, settings.feature_count, np.int8) for clip in clips]
     found = [module.call("kws_classify", one, len(settings.labels), np.int8).argmax() for one in given]
-    assert (found == expected).mean() >= 0.98
+    assert clear.mean() > 0.8 and (np.array(found) == scores.argmax(1))[clear].all()
 
 
 def test_the_module_checks_itself_without_undefined_behaviour(fixed):
