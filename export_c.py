@@ -24,6 +24,9 @@ def parse_arguments():
     # pays after optimisations.py --method clustering
     few = "store at most 8, 16 or 32 distinct weights of fully connected layers in 3, 4 or 5 bits"
     add("--packed", action="store_true", help=few)
+    # without it such processors compute floating-point numbers in many instructions
+    integers = "compute features in integers, for processors without a floating-point unit (M0 to M3)"
+    add("--fixed_point", action="store_true", help=integers)
     # two models in one program
     names = "begin all names in C with NAME_, so that several modules link into one program"
     add("--prefix", default=PREFIX, metavar="NAME", help=names)
@@ -32,7 +35,8 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    write_c_folder(args.tflite_path, args.output, args.data_dir, args.packed, args.verifier, args.prefix)
+    options = args.data_dir, args.packed, args.verifier, args.prefix, args.fixed_point
+    write_c_folder(args.tflite_path, args.output, *options)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@
 
 static kws_stream stream;
 static int8_t scores[KWS_LABELS];
-static float coefficients[KWS_COEFFICIENTS];
+static kws_feature coefficients[KWS_COEFFICIENTS];
 
 static void known_loop(void) {
     uint32_t turns = TURNS;

@@ -32,7 +32,7 @@ extern "C" {
 
 /* How sums of products are computed: with Helium, with the DSP extension, or else in plain C. */
 #ifndef KWS_PLAIN_C
-#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 2) /* with floating-point numbers */
 #define KWS_HELIUM
 #elif defined(__ARM_FEATURE_DSP) && !defined(__ARM_BIG_ENDIAN)
 #define KWS_DSP
@@ -45,8 +45,17 @@ extern "C" {
 #define KWS_TABLES
 #endif
 
+/* Numbers of the features: float, or integers for processors without a floating-point unit (export_c.py
+ * --fixed_point). Features then count steps of 2^-16. */
+#if KWS_FIXED_POINT
+typedef int32_t kws_feature;
+typedef int16_t kws_factor; /* in tables */
+#else
+typedef float kws_feature, kws_factor;
+#endif
+
 typedef struct {
-    float real, imaginary;
+    kws_feature real, imaginary;
 } kws_complex;
 
 /* What functions compute in; nothing in it is kept between calls. The FFT and the layers never run at once. Its size
@@ -54,6 +63,9 @@ typedef struct {
 typedef union {
     kws_complex spectrum[KWS_FFT / 2];
     struct {
+#if defined(__ARM_FEATURE_DSP)
+        uint32_t inputs_of_16[KWS_WIDE]; /* of 16 bits each, as SMLAD takes them */
+#endif
 #if KWS_PACKED && defined(__ARM_FEATURE_MVE)
         int8_t values[KWS_INDICES_4 ? 512 : 256], inputs[KWS_PAIRS / 16 * 32 + 32];
 #elif KWS_PACKED && defined(__ARM_FEATURE_DSP)
@@ -61,7 +73,7 @@ typedef union {
 #endif
         KWS_ALIGNED int8_t even[KWS_EVEN]; /* a layer reads one and writes the other */
         KWS_ALIGNED int8_t odd[KWS_ODD];
-        KWS_ALIGNED int8_t patch[KWS_PATCH]; /* the values under a kernel */
+        KWS_ALIGNED int8_t patch[KWS_PATCH]; /* the values under a kernel, or those beyond the edges */
     } layers;
 } kws_work;
 
@@ -75,12 +87,12 @@ typedef struct {
 #else
     KWS_ALIGNED int8_t input[KWS_INPUTS];
 #endif
-    int16_t frame[KWS_SHARED ? KWS_WINDOW : 1];
+    KWS_ALIGNED int16_t frame[KWS_SHARED ? KWS_WINDOW : 1];
     kws_work work;
 } kws_stream;
 
 /* Compute the features of one frame of KWS_WINDOW samples: MFCCs, or log-mel energies if KWS_DCT is 0. */
-void kws_mfcc(kws_stream *stream, const int16_t *samples, float coefficients[KWS_COEFFICIENTS]);
+void kws_mfcc(kws_stream *stream, const int16_t *samples, kws_feature coefficients[KWS_COEFFICIENTS]);
 
 /* Compute the model's input from a clip of KWS_CLIP samples. */
 void kws_features(kws_stream *stream, const int16_t *samples, int8_t input[KWS_INPUTS]);
@@ -92,7 +104,7 @@ void kws_stream_start(kws_stream *stream);
 void kws_stream_push(kws_stream *stream, const int16_t samples[KWS_STRIDE]);
 
 /* The same with the features of the new frame, if something else computes them. */
-void kws_stream_push_mfcc(kws_stream *stream, const float coefficients[KWS_COEFFICIENTS]);
+void kws_stream_push_mfcc(kws_stream *stream, const kws_feature coefficients[KWS_COEFFICIENTS]);
 
 /* Get the scores of the stream's latest clip, as kws_classify computes them. With KWS_STREAMING they are ready, and of
  * the latest clip that began a multiple of the network's strides after the stream's first one. */
@@ -145,7 +157,8 @@ typedef struct {
  * https://ai.google.dev/edge/litert/models/quantization_spec, and Jacob et al., arXiv:1712.05877, section 2. */
 typedef struct {
     int kind;
-    const int8_t *weights;    /* [outputs][kernel height, width, channels]; depthwise [inputs][outputs] */
+    const int8_t *weights;    /* [outputs][kernel height, width, channels, zeros up to a whole word];
+                                 depthwise [inputs][outputs] */
     const int32_t *bias;      /* [outputs]; includes -input_zero * sum of weights, so that inputs need no subtraction */
     const float *scales;      /* steps of the output in a step of the sum: [outputs], or [1] if scale_step is 0 */
     const kws_packed *packed; /* in place of weights, or 0 */
@@ -167,15 +180,20 @@ extern const float kws_softmax[256]; /* exp(-distance to the highest score) */
 extern const kws_layer kws_verifier_layers[KWS_VERIFIER_LAYERS];
 extern const float kws_verifier_softmax[256];
 #endif
-extern const float kws_window[KWS_WINDOW];      /* for samples of -32768..32767, and halved */
-extern const float kws_twiddle[KWS_FFT / 2][2]; /* cosine and sine of 2 pi k / KWS_FFT */
+extern const kws_factor kws_window[KWS_WINDOW];      /* float: for samples of -32768..32767, and halved */
+extern const kws_factor kws_twiddle[KWS_FFT / 2][2]; /* cosine and sine of 2 pi k / KWS_FFT */
 /* The mel filters, by bins of the spectrum from KWS_FIRST_BIN up. Triangles overlap only with their neighbours: a bin
  * counts in one channel with its first weight, and in the channel above with its second. Bins from kws_mel_ends[i] to
  * before kws_mel_ends[i + 1] count in channels i and i + 1. */
-extern const float kws_mel_weights[KWS_BINS][2];
+extern const kws_factor kws_mel_weights[KWS_BINS][2];
 extern const int16_t kws_mel_ends[KWS_MEL_CHANNELS + 1];
 #if KWS_DCT_ROWS
-extern const float kws_dct[KWS_DCT_ROWS][KWS_MEL_CHANNELS / 2]; /* the lower channels; the others follow */
+extern const kws_factor kws_dct[KWS_DCT_ROWS][KWS_MEL_CHANNELS / 2]; /* the lower channels; the others follow */
+#endif
+
+#if KWS_FIXED_POINT
+extern const uint16_t kws_roots[193];      /* of 64 to 256, in 2^-12 */
+extern const uint16_t kws_logarithms[129]; /* of 1, 1 + 1/128 to 2, in 2^-16 */
 #endif
 
 #ifdef __cplusplus

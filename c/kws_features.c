@@ -1,6 +1,7 @@
 /* MFCCs as TensorFlow's AudioSpectrogram (magnitude_squared) and Mfcc operators define them, in the same steps as
  * kws/base/features.py on the PC and with its tables; log-mel energies are the logarithms before the DCT. (Despite the
- * name magnitude_squared, Mfcc takes the square root again: mel channels are sums of magnitudes.) */
+ * name magnitude_squared, Mfcc takes the square root again: mel channels are sums of magnitudes.) With KWS_FIXED_POINT
+ * all numbers are integers: see kws_fixed.h. */
 #include <math.h>
 #include <string.h>
 
@@ -14,25 +15,6 @@
 #define FIRST (POWER_OF_4 ? 4 : 8)
 
 typedef kws_complex complex_value;
-
-/* Return a b + c, in one instruction and with one rounding if the processor can. */
-KWS_INLINE float multiply_add(float a, float b, float c) {
-#ifdef __FP_FAST_FMAF
-    return fmaf(a, b, c);
-#else
-    return a * b + c;
-#endif
-}
-
-/* Return the square root of a sum of squares. sqrtf would also check whether x is negative. */
-KWS_INLINE float square_root(float x) {
-#if defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && defined(__GNUC__)
-    __asm("vsqrt.f32 %0, %0" : "+t"(x));
-    return x;
-#else
-    return sqrtf(x);
-#endif
-}
 
 KWS_INLINE complex_value plus(complex_value a, complex_value b) {
     const complex_value result = {a.real + b.real, a.imaginary + b.imaginary};
@@ -56,13 +38,6 @@ KWS_INLINE complex_value plus_i_times(complex_value a, complex_value b) {
     return result;
 }
 
-/* Return a exp(-i angle), from the angle's cosine (real) and sine (imaginary). */
-KWS_INLINE complex_value turned(complex_value a, complex_value angle) {
-    const complex_value result = {multiply_add(a.imaginary, angle.imaginary, a.real * angle.real),
-                                  multiply_add(-a.real, angle.imaginary, a.imaginary * angle.real)};
-    return result;
-}
-
 /* Compute the DFT of 4 values in place, in natural order. */
 KWS_INLINE void transform_4(complex_value *a, complex_value *b, complex_value *c, complex_value *d) {
     const complex_value sum = plus(*a, *c), difference = minus(*a, *c);
@@ -73,58 +48,113 @@ KWS_INLINE void transform_4(complex_value *a, complex_value *b, complex_value *c
     *d = plus_i_times(difference, other_difference);
 }
 
-/* Return windowed samples 2i and 2i + 1, zeros beyond the window. Even samples are real parts and odd ones imaginary
- * parts, so that a complex FFT of half the length is enough for real samples. */
-KWS_INLINE complex_value pair(const int16_t *samples, int i) {
-    complex_value result = {0, 0};
-    if (2 * i < KWS_WINDOW) result.real = kws_window[2 * i] * samples[2 * i];
-    if (2 * i + 1 < KWS_WINDOW) result.imaginary = kws_window[2 * i + 1] * samples[2 * i + 1];
+static complex_value twiddle(int i) {
+    const complex_value result = {kws_twiddle[i][0], kws_twiddle[i][1]};
     return result;
 }
 
-KWS_INLINE void first_4(const int16_t *samples, int i, complex_value *to) {
-    complex_value a = pair(samples, i), b = pair(samples, i + POINTS / 4);
-    complex_value c = pair(samples, i + POINTS / 2), d = pair(samples, i + POINTS / 4 * 3);
+#if KWS_FIXED_POINT
+/* Return x / 2^bits, rounded. */
+KWS_INLINE int32_t shifted(int32_t x, int bits) { return (x + ((1 << bits) >> 1)) >> bits; }
+
+#define WINDOWED_BITS 28 /* windowed samples are 2^(bits + 28) times as large as in floating point: 28 bits and a sign */
+KWS_INLINE int32_t windowed(const int16_t *samples, int i, int bits) {
+    return kws_window[i] * (samples[i] * (1 << bits)) >> 3;
+}
+
+/* Return x times the cosine of 45 degrees. */
+KWS_INLINE int32_t times_half_root(int32_t x) {
+    return (x >> 16) * 46341 + (int32_t)((uint32_t)(x & 0xFFFF) * 46341 >> 16);
+}
+#else
+KWS_INLINE float windowed(const int16_t *samples, int i, int bits) {
+    (void)bits;
+    return kws_window[i] * samples[i];
+}
+
+KWS_INLINE float times_half_root(float x) { return 0.707106781f * x; }
+#endif
+
+/* Return windowed samples 2i and 2i + 1, zeros beyond the window. Even samples are real parts and odd ones imaginary
+ * parts, so that a complex FFT of half the length is enough for real samples. */
+KWS_INLINE complex_value pair(const int16_t *samples, int i, int bits) {
+    complex_value result = {0, 0};
+    if (2 * i < KWS_WINDOW) result.real = windowed(samples, 2 * i, bits);
+    if (2 * i + 1 < KWS_WINDOW) result.imaginary = windowed(samples, 2 * i + 1, bits);
+    return result;
+}
+
+KWS_INLINE void first_4(const int16_t *samples, int i, int bits, complex_value *to) {
+    complex_value a = pair(samples, i, bits), b = pair(samples, i + POINTS / 4, bits);
+    complex_value c = pair(samples, i + POINTS / 2, bits), d = pair(samples, i + POINTS / 4 * 3, bits);
     transform_4(&a, &b, &c, &d);
     to[0] = a, to[1] = b, to[2] = c, to[3] = d;
 }
 
 /* The same for 8 values: two transforms of 4, of even and of odd values. */
-KWS_INLINE void first_8(const int16_t *samples, int i, complex_value *to) {
-    const float half = 0.707106781f; /* of a turn by 45 degrees: cosine and sine */
-    complex_value a = pair(samples, i), b = pair(samples, i + POINTS / 8 * 2);
-    complex_value c = pair(samples, i + POINTS / 8 * 4), d = pair(samples, i + POINTS / 8 * 6);
-    complex_value e = pair(samples, i + POINTS / 8), f = pair(samples, i + POINTS / 8 * 3);
-    complex_value g = pair(samples, i + POINTS / 8 * 5), h = pair(samples, i + POINTS / 8 * 7);
+KWS_INLINE void first_8(const int16_t *samples, int i, int bits, complex_value *to) {
+    complex_value a = pair(samples, i, bits), b = pair(samples, i + POINTS / 8 * 2, bits);
+    complex_value c = pair(samples, i + POINTS / 8 * 4, bits), d = pair(samples, i + POINTS / 8 * 6, bits);
+    complex_value e = pair(samples, i + POINTS / 8, bits), f = pair(samples, i + POINTS / 8 * 3, bits);
+    complex_value g = pair(samples, i + POINTS / 8 * 5, bits), h = pair(samples, i + POINTS / 8 * 7, bits);
     transform_4(&a, &b, &c, &d);
     transform_4(&e, &f, &g, &h);
-    const complex_value turned_f = {half * (f.real + f.imaginary), half * (f.imaginary - f.real)};
-    const complex_value turned_h = {half * (h.imaginary - h.real), half * (-h.imaginary - h.real)};
+    const complex_value turned_f = {times_half_root(f.real + f.imaginary), times_half_root(f.imaginary - f.real)};
+    const complex_value turned_h = {times_half_root(h.imaginary - h.real), times_half_root(-h.imaginary - h.real)};
     to[0] = plus(a, e), to[4] = minus(a, e);
     to[1] = plus(b, turned_f), to[5] = minus(b, turned_f);
     to[2] = minus_i_times(c, g), to[6] = plus_i_times(c, g);
     to[3] = plus(d, turned_h), to[7] = minus(d, turned_h);
 }
 
-static complex_value twiddle(int i) {
-    const complex_value result = {kws_twiddle[i][0], kws_twiddle[i][1]};
-    return result;
-}
-
-/* The complex FFT, radix 4, decimation in time (Cooley and Tukey, Mathematics of Computation 19, 1965). The first
- * butterflies read the samples in place. */
-static void transform(const int16_t *samples, complex_value buffer[POINTS]) {
+/* The first butterflies, which read the samples in place. */
+static void first_butterflies(const int16_t *samples, int bits, complex_value buffer[POINTS]) {
     int reversed = 0; /* the bits of i in reverse, so that decimation ends in natural order */
     for (int i = 0; i < POINTS / FIRST; i++) {
         if (POWER_OF_4) {
-            first_4(samples, i, &buffer[FIRST * reversed]);
+            first_4(samples, i, bits, &buffer[FIRST * reversed]);
         } else {
-            first_8(samples, i, &buffer[FIRST * reversed]);
+            first_8(samples, i, bits, &buffer[FIRST * reversed]);
         }
         int bit = POINTS / FIRST / 2;
         for (; reversed & bit; bit >>= 1) reversed ^= bit;
         reversed ^= bit;
     }
+}
+
+#if KWS_FIXED_POINT
+#include "kws_fixed.h"
+#else
+
+/* Return a b + c, in one instruction and with one rounding if the processor can. */
+KWS_INLINE float multiply_add(float a, float b, float c) {
+#ifdef __FP_FAST_FMAF
+    return fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+/* Return the square root of a sum of squares. sqrtf would also check whether x is negative. */
+KWS_INLINE float square_root(float x) {
+#if defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && defined(__GNUC__)
+    __asm("vsqrt.f32 %0, %0" : "+t"(x));
+    return x;
+#else
+    return sqrtf(x);
+#endif
+}
+
+/* Return a exp(-i angle), from the angle's cosine (real) and sine (imaginary). */
+KWS_INLINE complex_value turned(complex_value a, complex_value angle) {
+    const complex_value result = {multiply_add(a.imaginary, angle.imaginary, a.real * angle.real),
+                                  multiply_add(-a.real, angle.imaginary, a.imaginary * angle.real)};
+    return result;
+}
+
+/* The complex FFT, radix 4, decimation in time (Cooley and Tukey, Mathematics of Computation 19, 1965). */
+static void transform(const int16_t *samples, complex_value buffer[POINTS]) {
+    first_butterflies(samples, 0, buffer);
     for (int size = FIRST; size < POINTS; size *= 4) { /* of the transforms that are joined by fours */
         const int step = KWS_FFT / (4 * size);         /* in the table, whose angles are 2 pi / KWS_FFT apart */
         for (int k = 0; k < size; k++) {
@@ -213,32 +243,35 @@ static void log_mel(kws_work *work, const int16_t *samples, float mel[KWS_MEL_CH
     }
 }
 
+/* Quantize as TFLite does: value = scale * (quantized - zero point). Values out of range saturate. */
+KWS_INLINE void quantize(const float *coefficients, int count, float scale, int bits, int zero, int8_t *input) {
+    (void)bits;
+    for (int i = 0; i < count; i++) {
+        float value = rintf(coefficients[i] / scale) + (float)zero;
+        input[i] = (int8_t)(value < -128 ? -128 : value > 127 ? 127 : value);
+    }
+}
+
+#endif
+
 /* Compute the features of a frame: `dct` MFCCs, or the logarithms if that is 0. */
-KWS_INLINE void features_of(kws_work *work, const int16_t *samples, int dct, float *features) {
-    float mel[KWS_MEL_CHANNELS];
+KWS_INLINE void features_of(kws_work *work, const int16_t *samples, int dct, kws_feature *features) {
+    kws_feature mel[KWS_MEL_CHANNELS];
     log_mel(work, samples, dct ? mel : features);
 #if KWS_DCT_ROWS
     if (dct) cosine_transform(mel, dct, features);
 #endif
 }
 
-void kws_mfcc(kws_stream *stream, const int16_t *samples, float coefficients[KWS_COEFFICIENTS]) {
+void kws_mfcc(kws_stream *stream, const int16_t *samples, kws_feature coefficients[KWS_COEFFICIENTS]) {
     features_of(&stream->work, samples, KWS_DCT, coefficients);
 }
 
-/* Quantize as TFLite does: value = scale * (quantized - zero point). Values out of range saturate. */
-KWS_INLINE void quantize(const float *coefficients, int count, float scale, float zero, int8_t *input) {
-    for (int i = 0; i < count; i++) {
-        float value = rintf(coefficients[i] / scale) + zero;
-        input[i] = (int8_t)(value < -128 ? -128 : value > 127 ? 127 : value);
-    }
-}
-
 void kws_features(kws_stream *stream, const int16_t *samples, int8_t input[KWS_INPUTS]) {
-    float coefficients[KWS_COEFFICIENTS];
+    kws_feature coefficients[KWS_COEFFICIENTS];
     for (int i = 0; i < KWS_FRAMES; i++) {
         kws_mfcc(stream, samples + i * KWS_STRIDE, coefficients);
-        quantize(coefficients, KWS_COEFFICIENTS, KWS_INPUT_SCALE, KWS_INPUT_ZERO, input + i * KWS_COEFFICIENTS);
+        quantize(coefficients, KWS_COEFFICIENTS, KWS_INPUT_SCALE, KWS_INPUT_BITS, KWS_INPUT_ZERO, input + i * KWS_COEFFICIENTS);
     }
 }
 
@@ -248,21 +281,21 @@ void kws_stream_start(kws_stream *stream) {
     for (int i = 0; i < KWS_SILENCE; i++) kws_stream_push(stream, silence);
 }
 
-void kws_stream_push_mfcc(kws_stream *stream, const float coefficients[KWS_COEFFICIENTS]) {
+void kws_stream_push_mfcc(kws_stream *stream, const kws_feature coefficients[KWS_COEFFICIENTS]) {
 #if KWS_STREAMING
     int8_t *place = stream->kept + stream->count[0] * KWS_COEFFICIENTS;
 #else
     int8_t *place = stream->input + KWS_INPUTS - KWS_COEFFICIENTS;
     memmove(stream->input, stream->input + KWS_COEFFICIENTS, KWS_INPUTS - KWS_COEFFICIENTS);
 #endif
-    quantize(coefficients, KWS_COEFFICIENTS, KWS_INPUT_SCALE, KWS_INPUT_ZERO, place);
+    quantize(coefficients, KWS_COEFFICIENTS, KWS_INPUT_SCALE, KWS_INPUT_BITS, KWS_INPUT_ZERO, place);
 #if KWS_STREAMING
     kws_stream_compute(stream);
 #endif
 }
 
 void kws_stream_push(kws_stream *stream, const int16_t samples[KWS_STRIDE]) {
-    float coefficients[KWS_COEFFICIENTS];
+    kws_feature coefficients[KWS_COEFFICIENTS];
 #if KWS_SHARED
     memmove(stream->frame, stream->frame + KWS_STRIDE, KWS_SHARED * sizeof *samples);
     memcpy(stream->frame + KWS_SHARED, samples, KWS_STRIDE * sizeof *samples);
@@ -275,8 +308,9 @@ void kws_stream_push(kws_stream *stream, const int16_t samples[KWS_STRIDE]) {
 #if KWS_VERIFIER
 void kws_verifier_frame(kws_stream *stream, const int16_t samples[KWS_WINDOW],
                         int8_t input[KWS_VERIFIER_COEFFICIENTS]) {
-    float coefficients[KWS_VERIFIER_COEFFICIENTS];
+    kws_feature coefficients[KWS_VERIFIER_COEFFICIENTS];
     features_of(&stream->work, samples, KWS_VERIFIER_DCT, coefficients);
-    quantize(coefficients, KWS_VERIFIER_COEFFICIENTS, KWS_VERIFIER_INPUT_SCALE, KWS_VERIFIER_INPUT_ZERO, input);
+    quantize(coefficients, KWS_VERIFIER_COEFFICIENTS, KWS_VERIFIER_INPUT_SCALE, KWS_VERIFIER_INPUT_BITS,
+             KWS_VERIFIER_INPUT_ZERO, input);
 }
 #endif

@@ -263,6 +263,7 @@ KWS_INLINE void add_all_pairs(int bits, const kws_layer *layer, const int8_t *in
 static void packed_layer(kws_work *work, const kws_layer *layer, const int8_t *input, int8_t *output) {
     const kws_packed *kernel = layer->packed;
     const int half = (layer->inputs + 1) / 2;
+    const kws_range range = range_of(layer);
     prepare(work, layer, input);
     for (int i = 0; i < layer->outputs; i += ROWS) {
         const int begin = i / ROWS * (kernel->bits == 3 ? (half + 1) & ~1 : half); /* vld2 takes aligned words only */
@@ -287,6 +288,15 @@ static void packed_layer(kws_work *work, const kws_layer *layer, const int8_t *i
             ADD_TO(sums, 5);
         }
 #endif
-        quantize(layer, sums, i, layer->outputs - i < ROWS ? layer->outputs - i : ROWS, output);
+#ifdef KWS_HELIUM
+        const kws_sums four = vldrwq_s32(sums);
+#else
+        const kws_sums four = {{sums[0], sums[1], sums[2], sums[3]}};
+#endif
+        const float *scales = layer->scales + i * layer->scale_step;
+        int8_t values[ROWS]; /* there may be fewer outputs */
+        const int few = layer->outputs - i < ROWS;
+        quantize(range, four, scales, layer->scale_step, few ? values : output + i);
+        for (int j = 0; few && i + j < layer->outputs; j++) output[i + j] = values[j];
     }
 }

@@ -31,13 +31,20 @@ FLOAT_BYTES = 4
 
 
 def write_c_folder(
-    tflite_path, output, data_dir=SAMPLE_DATA, packed=False, verifier_path=None, prefix=PREFIX
+    tflite_path,
+    output,
+    data_dir=SAMPLE_DATA,
+    packed=False,
+    verifier_path=None,
+    prefix=PREFIX,
+    fixed_point=False,
 ):
     """Write the C module of a TFLite file into the folder `output`, and print what the module costs.
 
     Vectors are made of recordings in `data_dir`. `packed` stores weights of few distinct values as indices
     of 3 to 5 bits. `verifier_path` is a second TFLite file that verifies what the first one detects. Names
-    in C begin with `prefix`.
+    in C begin with `prefix`. `fixed_point` computes features in integers, for processors without a
+    floating-point unit.
     UserError, before anything is written, if a file cannot be exported or there are no recordings.
     """
     # read and check everything first
@@ -65,14 +72,15 @@ def write_c_folder(
 
     # the model, and what the PC computes with it
     made = {
-        "kws_model.h": c_source.provenance(model, verifier) + c_source.header(network, settings, verifier),
-        "kws_model.c": c_source.tables(network, settings, verifier),
+        "kws_model.h": c_source.provenance(model, verifier)
+        + c_source.header(network, settings, verifier, fixed_point),
+        "kws_model.c": c_source.tables(network, settings, verifier, fixed_point),
         "kws_vectors.h": c_source.VECTORS_HEADER.replace("COUNT", str(len(clips))),
         "kws_vectors.c": c_source.vectors(clips, model, verifier),
     }
     dsp_tables = "kws_cmsis_dsp.h"
     # CMSIS-DSP computes MFCCs, but not the logarithms alone
-    if front_end.dct_coefficient_count:
+    if front_end.dct_coefficient_count and not fixed_point:
         made[dsp_tables] = c_source.cmsis_dsp_tables(front_end)
     else:
         (folder / renamed(dsp_tables, prefix)).unlink(missing_ok=True)

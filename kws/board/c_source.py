@@ -21,6 +21,9 @@ from kws.detect.streaming import DetectorOptions, detector_parameters, tuned_det
 from kws.detect.verifier import ASK_MEAN, ASK_MOST, ask_every
 from kws.model.tflite import TFLiteModel, quantize
 
+# with fixed point: bits after the point of tables, and of the steps in a feature of 1
+FIXED_BITS = {"window": 15, "twiddle": 14, "mel_weights": 15, "dct": 17, "steps": 29}
+
 VECTORS_HEADER = """\
 #include "kws.h"
 
@@ -64,7 +67,9 @@ def provenance(model: TFLiteModel, verifier: SecondNetwork | None) -> str:
     return f"/* {text} */\n{macros}\n"
 
 
-def header(network: Network, settings: Settings, verifier: SecondNetwork | None = None) -> str:
+def header(
+    network: Network, settings: Settings, verifier: SecondNetwork | None = None, fixed_point: bool = False
+) -> str:
     """Return kws_model.h: the sizes of the front end, the networks and the detector."""
     networks = [network, verifier.network] if verifier else [network]
     # a function in C is compiled if either network needs it
@@ -90,10 +95,12 @@ def header(network: Network, settings: Settings, verifier: SecondNetwork | None 
         "CONVOLUTIONS": int(any(layer.kind != "FULLY_CONNECTED" for layer in layers)),
         # both networks compute in the same buffers
         "PATCH": max(1, *(one.patch_size for one in networks)),
+        # the most values under a depthwise kernel, and words of inputs with the DSP extension
+        "TAPS": max([1, *(len(layer.weights) for layer in layers if layer.kind == "DEPTHWISE")]),
+        "WIDE": max([1, *(layer.wide_words for layer in layers)]),
         "EVEN": max(one.buffers[0] for one in networks),
         "ODD": max(one.buffers[1] for one in networks),
-        "INPUT_SCALE": _float(network.input[0]),
-        "INPUT_ZERO": network.input[1],
+        **input_sizes(network.input, fixed_point),
         "SCORE_SCALE": _float(network.scores[0]),
         "SCORE_ZERO": network.scores[1],
         "SCORE_STEPS": round(1 / network.scores[0]),
@@ -106,10 +113,19 @@ def header(network: Network, settings: Settings, verifier: SecondNetwork | None 
         every = ask_every(hop / settings.sample_rate)
         sizes |= {"ASK_EVERY": every, "ASK_MEAN": ASK_MEAN, "ASK_MOST": ASK_MOST}
         more = verifier.sizes(every * hop)
-        more["INPUT_SCALE"] = _float(verifier.network.input[0])
+        more |= input_sizes(verifier.network.input, fixed_point)
         sizes |= {f"VERIFIER_{name}": value for name, value in more.items()}
+    sizes["FIXED_POINT"] = int(fixed_point)
     lines = [f"#define KWS_{name} {value}" for name, value in sizes.items()]
     return "\n".join(["/* Sizes in samples, values or labels. */", *lines, ""])
+
+
+def input_sizes(quantization: tuple[float, int], fixed_point: bool) -> dict:
+    """Return the scale and the zero point of a network's input; in fixed point, steps in a feature of 1."""
+    scale, zero = quantization
+    bits = max(0, FIXED_BITS["steps"] - max(0, math.ceil(math.log2(1 / scale)))) if fixed_point else 0
+    value = round(2**bits / scale) if fixed_point else _float(scale)
+    return {"INPUT_SCALE": value, "INPUT_BITS": bits, "INPUT_ZERO": zero}
 
 
 def dct_rows(settings: Settings, verifier: SecondNetwork | None) -> int:
@@ -151,7 +167,9 @@ def ten_thousandths(score: float) -> int:
     return max(1, round(10_000 * score))
 
 
-def tables(network: Network, settings: Settings, verifier: SecondNetwork | None = None) -> str:
+def tables(
+    network: Network, settings: Settings, verifier: SecondNetwork | None = None, fixed_point: bool = False
+) -> str:
     """Return kws_model.c: labels, thresholds, the layers, and the tables of the front end."""
     rows = dct_rows(settings, verifier)
     front_end = replace(settings.front_end, dct_coefficient_count=rows)
@@ -168,15 +186,23 @@ def tables(network: Network, settings: Settings, verifier: SecondNetwork | None 
     if verifier:
         parts += network_tables(verifier.network, "verifier_")
     arrays = [
-        # halved: see magnitude in kws_features.c
-        ("kws_window[KWS_WINDOW]", window / np.float32(2 * 32768)),
-        ("kws_twiddle[KWS_FFT / 2][2]", twiddle),
-        ("kws_mel_weights[KWS_BINS][2]", bands.weights),
+        # float ones are halved: see magnitude in kws_features.c
+        ("window", "[KWS_WINDOW]", window if fixed_point else window / np.float32(2 * 32768)),
+        ("twiddle", "[KWS_FFT / 2][2]", twiddle),
+        ("mel_weights", "[KWS_BINS][2]", bands.weights),
     ]
     if rows:
-        arrays.append(("kws_dct[KWS_DCT_ROWS][KWS_MEL_CHANNELS / 2]", dct.T[:, : MEL_CHANNELS // 2]))
-    for declaration, values in arrays:
-        parts.append(f"const float {declaration} = {{\n{_numbers(values)}}};\n")
+        arrays.append(("dct", "[KWS_DCT_ROWS][KWS_MEL_CHANNELS / 2]", dct.T[:, : MEL_CHANNELS // 2]))
+    for name, shape, values in arrays:
+        if fixed_point:
+            values = np.rint(values * 2.0 ** FIXED_BITS[name]).clip(-32768, 32767).astype(np.int16)
+        parts.append(f"const kws_factor kws_{name}{shape} = {{\n{_numbers(values)}}};\n")
+    if fixed_point:
+        roots = np.sqrt(np.arange(64, 257)) * 2**12
+        logarithms = np.log(np.arange(128, 257) / 128) * 2**16
+        for name, values in (("roots[193]", roots), ("logarithms[129]", logarithms)):
+            values = np.rint(values).clip(0, 65535).astype(int)
+            parts.append(f"const uint16_t kws_{name} = {{\n{_numbers(values)}}};\n")
     parts.append(f"const int16_t kws_mel_ends[KWS_MEL_CHANNELS + 1] = {{\n{_numbers(bands.ends)}}};\n")
     return "\n".join(parts)
 
@@ -204,13 +230,16 @@ def _layer_tables(number: str, layer: Layer) -> str:
         return ""
     outputs = len(layer.bias)
     # kws_nn.c computes ROWS rows at a time; only its depthwise() takes fewer
-    missing = max(0, ROWS - outputs) if layer.kind != "DEPTHWISE" else 0
-    arrays = [("int8_t weights", np.pad(layer.weights, [(0, missing), (0, 0)]))]
+    missing, fill = 0, 0
+    if layer.kind != "DEPTHWISE":
+        missing, fill = max(0, ROWS - outputs), layer.row_bytes - layer.weights.shape[1]
+    arrays = [("KWS_ALIGNED int8_t weights", np.pad(layer.weights, [(0, missing), (0, fill)]))]
     if layer.packed:
         missing = -outputs % ROWS
         arrays = packing.arrays(layer.packed)
     arrays.append(("int32_t bias", np.pad(layer.folded_bias, (0, missing))))
-    arrays.append(("float scales", layer.scales))
+    # a scale for each row of bias, or one for all
+    arrays.append(("float scales", np.pad(layer.scales, (0, missing if len(layer.scales) > 1 else 0))))
     parts = [f"static const {name}_{number}[] = {{\n{_numbers(values)}}};\n" for name, values in arrays]
     if layer.packed:
         parts.append(packing.structure(layer.packed, number))
@@ -305,11 +334,12 @@ def cmsis_dsp_tables(front_end: FrontEnd) -> str:
 
 
 def _numbers(values) -> str:
-    """Return the values of an array as lines of an initialiser; rows of a matrix of floats are in braces."""
+    """Return the values of an array as lines of an initialiser; rows of a matrix not of int8 in braces."""
     values = np.asarray(values)
+    text = _float if values.dtype.kind == "f" else str
     if values.ndim == 2 and values.dtype != np.int8:
-        return "".join(f"    {{{', '.join(map(_float, row))}}},\n" for row in values)
-    shown = [_float(value) if values.dtype.kind == "f" else str(value) for value in values.ravel()]
+        return "".join(f"    {{{', '.join(map(text, row))}}},\n" for row in values)
+    shown = list(map(text, values.ravel()))
     return "".join(f"    {', '.join(shown[start : start + 16])},\n" for start in range(0, len(shown), 16))
 
 

@@ -8,6 +8,9 @@ import numpy as np
 from kws.base.errors import UserError
 from kws.model import tflite
 
+WORD = 4  # bytes
+LONGEST_OF_FOUR = 128  # weights of a row, so that the inputs of four places take at most 1 kB
+
 
 class Shape(NamedTuple):
     """The shape of a layer's input or output; 1 x 1 x inputs if it is a vector."""
@@ -63,17 +66,37 @@ class Layer(NamedTuple):
         return self.bias - self.input_zero * sums
 
     @property
+    def row_bytes(self) -> int:
+        """Return the bytes of a row of weights in C: whole words, so that they can be loaded as words."""
+        return -(-self.weights.shape[1] // WORD) * WORD
+
+    @property
+    def wide_words(self) -> int:
+        """Return the words for inputs of 16 bits with the DSP extension: of four places if they are few."""
+        row = self.row_bytes
+        if self.packed or self.kind not in ("CONVOLUTION", "FULLY_CONNECTED"):
+            return 0
+        return 2 * row if self.kind == "CONVOLUTION" and row <= LONGEST_OF_FOUR else row // 2
+
+    @property
     def patch_size(self) -> int:
-        """Return the number of values under the kernel that are copied for each place of the output."""
-        of_whole_rows = self.kernel[1] == self.from_shape.width and self.to_shape.width == 1
+        """Return the bytes copied for each place: values under the kernel, or beyond the edges."""
+        source, padded = self.from_shape, self.padded_in_time or self.padded_in_width
+        if self.kind == "DEPTHWISE":
+            return source.channels if padded else 0
+        of_whole_rows = self.kernel[1] == source.width and self.to_shape.width == 1
         beside = self.kernel == (1, 1) or (of_whole_rows and not self.padded_in_time)
-        copied = self.kind in ("CONVOLUTION", "DEPTHWISE") and not beside
-        return math.prod(self.kernel) * self.from_shape.channels if copied else 0
+        return math.prod(self.kernel) * source.channels if self.kind == "CONVOLUTION" and not beside else 0
 
     @property
     def padded_in_time(self) -> bool:
         end = (self.to_shape.height - 1) * self.strides[0] + self.kernel[0]
         return self.padding[0] > 0 or end > self.from_shape.height
+
+    @property
+    def padded_in_width(self) -> bool:
+        end = (self.to_shape.width - 1) * self.strides[1] + self.kernel[1]
+        return self.padding[1] > 0 or end > self.from_shape.width
 
     @property
     def kept(self) -> int:
@@ -295,6 +318,8 @@ def _layer(graph: _Graph, operator, kind, weights, shapes) -> Layer:
     if len(layer.bias) != outputs or len(scales) not in (1, outputs) or not weights.size:
         raise ValueError("a layer's weights, bias and scales do not fit")
 
+    if kind == "DEPTHWISE" and (weights == -128).any():
+        raise ValueError("a depthwise weight is -128: C sums two products in 16 bits")
     # C sums in int32, and rounds products of sums and scales exactly up to 2^21
     inputs_axis = 0 if kind == "DEPTHWISE" else 1
     largest = np.abs(layer.folded_bias) + 128 * np.abs(weights.astype(np.int64)).sum(inputs_axis)

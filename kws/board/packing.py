@@ -108,7 +108,8 @@ def structure(kernel: PackedKernel, number: str) -> str:
 def memory(layers: list[Layer]) -> int:
     """Return the bytes of working memory with the DSP extension; other processors need less.
 
-    They hold a table of all pairs of values, and the pairs of inputs.
+    They hold inputs of 16 bits, a table of all pairs of values, and the pairs of inputs.
     """
     needed = sizes(layers)
-    return 4 * (4 ** needed["PACKED"] + needed["PAIRS"]) if needed["PACKED"] else 0
+    tables = 4 ** needed["PACKED"] + needed["PAIRS"] if needed["PACKED"] else 0
+    return 4 * (tables + max(layer.wide_words for layer in layers))
