@@ -59,9 +59,7 @@ NEEDS_RECORDINGS = [
     "python benchmarks/streaming_wakeword.py MODEL --data_dir DIR --speech SPEECH --music MUSIC",
     "python benchmarks/compression.py --checkpoint model_archive/model_source/weights --recipe "
     "recipes/cluster.txt --steps 4000 --data_dir DIR --work_dir work/compression",
-    "python benchmarks/own_words.py marvin sheila house --data_dir DIR --negatives_dir NEGATIVES "
-    '--ambient OTHERS --other_words --synthesize "--count 800" --work_dir work/own_words --real 50 '
-    '--recipe own_words_ds_cnn --train="--start_from model_archive/model_source/pretrained"',
+    "python benchmarks/wake_words.py work/my_words.tflite --phrase RECORDINGS --ambient OTHERS",
     "python benchmarks/every_model.py",
     "python -m piper.download_voices",
 ]
