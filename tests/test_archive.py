@@ -84,7 +84,7 @@ def test_files_for_microphones_carry_their_detector(kind):
     assert dataclasses.replace(settings, detector=None) == expected(folder)
     assert (settings.detector.gate is not None) == (kind in build.VERIFIER)
     points = {point["threshold"]: point for point in definition(folder)["detection"]["points"]}
-    for name, most in (("low", 1), ("normal", 5), ("high", 20)):
+    for name, most in (("low", 2), ("normal", 5), ("high", 20)):
         one = getattr(settings.detector, name)
         assert one.false_alarms_per_hour <= most
         assert points[one.threshold]["miss_rate"] == pytest.approx(one.miss_rate, abs=1e-4)

@@ -284,7 +284,7 @@ def with_gate(path, folder):
     """The same verifier, tuned so that it is asked often and confirms about half."""
     model = TFLiteModel(path)
     folder.mkdir()
-    (folder / "x.tflite").write_bytes(embed_settings(model.content, hop_of(model.settings, 40, 0.3, 0.3)))
+    (folder / "x.tflite").write_bytes(embed_settings(model.content, hop_of(model.settings, 40, 0.1, 0.3)))
     return TFLiteModel(folder / "x.tflite")
 
 
@@ -292,7 +292,7 @@ def test_log_mel_energies_verify_what_mfccs_detect(trained_file, shipped, tmp_pa
     verifier, samples = with_gate(trained_file, tmp_path / "v"), half_hour.samples[: 300 * RATE]
     write_c_folder(SHIPPED_INT8, tmp_path / "c", verifier_path=verifier.path)
     expected = by_the_pc(samples, shipped[1], verifier)
-    assert len(expected) > 10
+    assert len(expected) > 5
     assert_same_detections(detections(tmp_path / "c", samples), expected)
 
 
@@ -307,5 +307,5 @@ def test_mfccs_verify_what_a_stream_of_log_mel_energies_detects(
     write_c_folder(trained_file, tmp_path / "c", verifier_path=verifier.path)
     samples = half_hour.samples[: 300 * RATE]
     expected = by_the_pc(samples, TFLiteModel(trained_file), verifier)
-    assert len(expected) > 10
+    assert len(expected) > 5
     assert_same_detections(detections(tmp_path / "c", samples), expected)
