@@ -247,7 +247,7 @@ def label_clip(samples: np.ndarray, model, verifier=None) -> Finding:
         # a verifier may know more words
         label = label if label in settings.labels else UNKNOWN_LABEL
     led_up = samples[max(0, start - int(BEFORE_S * settings.sample_rate)) : max(0, start)]
-    middle = (start + length / 2) / settings.sample_rate
+    middle = max(0.0, (start + length / 2) / settings.sample_rate)
     return Finding(middle, label, float(scores.max()), True, np.concatenate([led_up, clip]))
 
 
