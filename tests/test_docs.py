@@ -60,6 +60,8 @@ NEEDS_RECORDINGS = [
     "python benchmarks/compression.py --checkpoint model_archive/model_source/weights --recipe "
     "recipes/cluster.txt --steps 4000 --data_dir DIR --work_dir work/compression",
     "python benchmarks/wake_words.py work/my_words.tflite --phrase RECORDINGS --ambient OTHERS",
+    "python benchmarks/wake_words.py jarvis.tflite --phrase recordings/jarvis --ambient radio --engines "
+    "microwakeword:hey_jarvis openwakeword:hey_jarvis",
     "python benchmarks/every_model.py",
     "python -m piper.download_voices",
 ]

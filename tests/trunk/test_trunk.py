@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import kws.trunk.head
 import models
 from conftest import ROOT
 from kws.base.errors import UserError
+from kws.base.quiet_tf import keras
 from kws.base.settings import NO_WORD, UNKNOWN_INDEX
 from kws.data.batches import Batch
 from kws.detect.streaming import DEFAULTS, Detector
@@ -35,6 +37,7 @@ def network():
         clip_duration_ms=1560,
         wanted_words=WORDS,
     )
+    keras.utils.set_random_seed(0)
     network = models.build_model(settings)
     load_start(network, settings, PRETRAINED)
     return network, settings, trunk_layers(checkpoints.read_settings(PRETRAINED), settings)
@@ -111,7 +114,8 @@ def batch_of(rows, length):
     return Batch(np.zeros((rows, length, 1, 64), np.float32), np.full(rows, 2, np.int32))
 
 
-def test_negatives_are_added_to_each_batch_and_hard_ones_half_way(network, stored, tmp_path):
+def test_negatives_are_added_to_each_batch_and_hard_ones_half_way(network, stored, tmp_path, monkeypatch):
+    monkeypatch.setattr(kws.trunk.head, "HARDEST", 100)
     built, _, frozen = network
     head, some = split(built, frozen)[1], few(stored)
     added = AddedNegatives(some, head, options(tmp_path))
