@@ -23,7 +23,9 @@ def test_a_model_is_measured_without_the_other_engines():
     assert heard == f"{count} recordings of the phrase, 0.00 hours without it"
     # 79,200 multiply-accumulates in each of 25 windows a second
     size = f"{SHIPPED_INT8.stat().st_size:,}"
-    assert line.split() == [SHIPPED_INT8.name, size, "1,980,000", *"0.0 / 0.0 / 0.0 %".split()]
+    name, *costs, at_5, _, at_1, _, at_half, percent = line.split()
+    assert [name, *costs, percent] == [SHIPPED_INT8.name, size, "1,980,000", "%"]
+    assert 0 <= float(at_5) <= float(at_1) <= float(at_half) < 10
 
 
 @pytest.mark.fast
