@@ -10,7 +10,7 @@ from pathlib import Path
 import input_data
 import models
 from kws.audio.folders import parse_flags
-from kws.base.errors import run
+from kws.base.errors import UserError, run
 from kws.base.files import fingerprint
 from kws.base.flags import bounded, flag_adder, new_parser, options_from
 from kws.base.quiet_tf import keras
@@ -134,6 +134,11 @@ def new_trainee(
             start = fingerprint(checkpoints.checkpoint_files(start_options.start_checkpoint))
         if start_options.freeze_start:
             frozen = trunk_layers(checkpoints.read_settings(start_options.start_checkpoint), settings)
+            if frozen is None and start_options.trunk_negatives:
+                what = f"--trunk_negatives: {start_options.start_checkpoint} has this network's head already"
+                raise UserError(
+                    f"{what}; --start_from its trunk, model_archive/model_source/pretrained_stream"
+                )
             if frozen is None:
                 freeze(network)
     start_weights = network.get_weights()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kws.base.errors import UserError
 from kws.base.files import appears_complete
 from kws.base.settings import NO_WORD, UNKNOWN_INDEX, Settings
 from kws.data.batches import Batch
@@ -35,6 +36,14 @@ def head_trainee(
     outputs, stored = predictor(trunk), None
     if options.trunk_negatives:
         stored = StoredOutputs.read(options.trunk_negatives, trunk).without(settings.wanted_words)
+        longest, outputs_of_clip = stored.windows.shape[1], trunk.output_shape[1]
+        if outputs_of_clip > longest:
+            what = (
+                f"--clip_duration_ms {settings.clip_duration_ms} gives {outputs_of_clip} outputs of the trunk"
+            )
+            raise UserError(
+                f"{what}, and {options.trunk_negatives} has windows of {longest}: shorten the clips"
+            )
 
     def of_features(features):
         values = outputs(features)

@@ -9,6 +9,7 @@ import soundfile
 
 import models
 from conftest import (
+    DATA,
     RATE,
     ROOT,
     SAMPLE_DATA,
@@ -145,3 +146,19 @@ def test_own_words_keep_the_trunk_and_learn_what_comes_behind_it(tmp_path):
 def test_what_is_frozen_needs_a_start(tmp_path):
     result = train_here(tmp_path, "--freeze_start", check=False)
     assert_one_clear_line(result, "--freeze_start", "--start_from")
+    result = train_here(tmp_path, "--start_from", WEIGHTS, "--trunk_negatives", "x.npz", check=False)
+    assert_one_clear_line(result, "--trunk_negatives", "--freeze_start")
+
+
+def test_stored_negatives_need_a_trunk_that_goes_on_and_clips_that_fit(tmp_path):
+    recipe = f"@{ROOT}/recipes/own_words.txt"
+    finished = call_here(
+        "train.py", *DATA, "--start_from", ROOT / "model_archive/model_source/stream", "--freeze_start",
+        "--trunk_negatives", "x.npz", "--train_dir", tmp_path / "same", check=False,
+    )  # fmt: skip
+    assert_one_clear_line(finished, "--trunk_negatives", "model_source/stream", "pretrained_stream")
+    long = call_here(
+        "train.py", recipe, *DATA, "--wanted_words", "yes", "--clip_duration_ms", "2600", "--train_dir",
+        tmp_path / "long", check=False,
+    )  # fmt: skip
+    assert_one_clear_line(long, "--clip_duration_ms 2600", "negatives.npz")
