@@ -162,6 +162,9 @@ def new_trainee(
     if frozen:
         # the trunk is computed once for each clip, and the head alone is in training
         devices.check_single("--freeze_start")
+        if options.training.teacher or start_options.blend_start:
+            what = "--freeze_start learns a new head on the trunk, by labels"
+            raise UserError(f"{what}: leave out --teacher and --blend_start")
         trainee = head_trainee(network, settings, frozen, start_options, options.training, start)
         return adjusted(trainee, start_options, data, lambda: models.build_model(settings))
     trainee = Trainee(

@@ -68,6 +68,8 @@ class AddedNegatives:
         self.rows = int(ADDED * training.batch_size)
         self._stored, self._seed = stored, training.seed
         self._length = head.input_shape[1]  # outputs in a window
+        self._windows, outputs, _ = stored.windows.shape
+        self._starts = outputs - self._length + 1  # places in a stored window where one can begin
         self._mined_at = int(MINED_AT * training.total_steps)
         self._predict, self._file = keras_predictor(head), Path(training.train_dir) / FILE_NAME
         self._hard = None  # int [2, hard]: the window of each, and its first output
@@ -75,10 +77,10 @@ class AddedNegatives:
     def to(self, batch: Batch, step: int) -> Batch:
         """Return the batch of a step with `rows` more rows, whose label is NO_WORD."""
         rng = np.random.default_rng([self._seed, STORED, step])
-        windows, outputs, _ = self._stored.windows.shape
-        starts = outputs - self._length + 1
         # [2, rows]
-        drawn = np.stack([rng.integers(0, windows, self.rows), rng.integers(0, starts, self.rows)])
+        drawn = np.stack(
+            [rng.integers(0, self._windows, self.rows), rng.integers(0, self._starts, self.rows)]
+        )
         if step >= self._mined_at:
             hard = self._hard_negatives(resumed=step > self._mined_at)
             count = int(HARD * self.rows)
@@ -98,9 +100,7 @@ class AddedNegatives:
         if self._hard is None and resumed and self._file.exists():
             self._hard = np.load(self._file)
         if self._hard is None:
-            windows, outputs, _ = self._stored.windows.shape
-            starts = outputs - self._length + 1
-            every = np.stack(np.divmod(np.arange(windows * starts), starts))  # [2, all]
+            every = np.stack(np.divmod(np.arange(self._windows * self._starts), self._starts))  # [2, all]
             scores = np.concatenate(
                 [
                     self._predict(self._values(part))[:, UNKNOWN_INDEX + 1 :].max(1)

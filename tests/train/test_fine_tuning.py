@@ -162,3 +162,10 @@ def test_stored_negatives_need_a_trunk_that_goes_on_and_clips_that_fit(tmp_path)
         tmp_path / "long", check=False,
     )  # fmt: skip
     assert_one_clear_line(long, "--clip_duration_ms 2600", "negatives.npz")
+
+
+def test_a_new_head_on_a_trunk_has_no_teacher_and_nothing_to_blend(tmp_path):
+    command = "train.py", f"@{ROOT}/recipes/own_words.txt", *DATA, "--wanted_words", "yes"
+    for flags in (("--teacher", WEIGHTS), ("--blend_start", "30")):
+        result = call_here(*command, *flags, "--train_dir", tmp_path / "x", check=False)
+        assert_one_clear_line(result, "--freeze_start", "--teacher", "--blend_start")
