@@ -1,11 +1,13 @@
 """Store what a pretrained trunk computes of audio without the words, for train.py's --trunk_negatives.
 
-    python model_archive/negatives.py @recipes/own_words.txt --data_dir DIR --negatives_dir NEGATIVES \\
-        --streams OTHERS --output model_archive/model_source/pretrained_stream/negatives.npz
+    python model_archive/negatives.py --volume_change_db 6 --background_volume 0.2 --reverb_percentage 50 \\
+        --colour_db 6 --level_db -40 0 --data_dir DIR --negatives_dir NEGATIVES --streams OTHERS \\
+        --start_from model_archive/model_source/pretrained_stream \\
+        --output model_archive/model_source/pretrained_stream/negatives.npz
 
 Windows to learn from are of recordings in NEGATIVES and of the words in --data_dir, augmented as the other
-flags say. Recordings in OTHERS are stored whole: thresholds are chosen on them. docs/own_words.md says whose
-audio is in the file of the archive.
+flags say, which are those of recipes/own_words.txt. Recordings in OTHERS are stored whole: thresholds are
+chosen on them. training_data.md says whose audio is in the file of the archive.
 """
 
 import sys
@@ -26,8 +28,9 @@ from kws.data.augmentation import Augmentation, augment, draw_variations  # noqa
 from kws.data.dataset import DataOptions  # noqa: E402
 from kws.data.negatives import open_long_recordings, recordings_below  # noqa: E402
 from kws.model import checkpoints  # noqa: E402
+from kws.model.inspection import output_hop  # noqa: E402
 from kws.model.transfer import load_start, trunk_layers  # noqa: E402
-from kws.trunk.outputs import LEVELS, StoredOutputs, fingerprint_of, hop_s, levels_of, predictor, split  # noqa: E402
+from kws.trunk.outputs import LEVELS, StoredOutputs, fingerprint_of, levels_of, predictor, split  # noqa: E402
 
 AT_ONCE = 200  # windows
 WINDOW_MS, STREAM_MS = 2400, 20000  # a window that is learnt from, and a part of a recording
@@ -91,9 +94,10 @@ def main():
         fingerprint_of(trunk), step, levels_of(windows, step), np.array(words), streams, names
     )
     stored.write(args.output)
+    hop_s = output_hop(trunk, settings.front_end) / settings.sample_rate
     print(
         f"wrote {args.output}: {Path(args.output).stat().st_size:,} bytes, {len(windows):,} windows and "
-        f"{sum(map(len, streams)) * hop_s(trunk, settings) / 3600:.2f} hours"
+        f"{sum(map(len, streams)) * hop_s / 3600:.2f} hours"
     )
 
 
@@ -110,7 +114,7 @@ def outputs_of_recording(path, trunk, settings: Settings) -> np.ndarray:
     with open_audio(path) as file:
         samples = np.concatenate(list(audio_blocks(file, settings.sample_rate)))
     long = replace(settings, clip_duration_ms=STREAM_MS).front_end
-    hop = round(hop_s(trunk, settings) * settings.sample_rate)
+    hop = output_hop(trunk, settings.front_end)
     count = trunk.output_shape[1]  # outputs of one part
     needed = long.clip_samples - (count - 1) * hop  # samples of one output
     total = max(0, len(samples) - needed) // hop + 1

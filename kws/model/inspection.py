@@ -2,6 +2,7 @@
 
 import math
 
+from kws.base.features import FrontEnd
 from kws.base.quiet_tf import keras
 
 
@@ -14,6 +15,12 @@ def kernels(layer) -> list:
 def fully_connected(model) -> bool:
     """Return whether all weights of a Keras model are in fully connected layers."""
     return all(isinstance(layer, keras.layers.Dense) for layer in model.layers if layer.weights)
+
+
+def output_hop(model, front_end: FrontEnd) -> int:
+    """Return the samples from one output of a Keras model's convolutions to the next one in time."""
+    strides = [layer.strides[0] for layer in model.layers if hasattr(layer, "strides")]
+    return math.prod(strides) * front_end.stride_samples
 
 
 def operations(model) -> int:

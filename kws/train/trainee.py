@@ -16,6 +16,7 @@ from kws.base.settings import DATA_FIELDS, UNKNOWN_INDEX, Settings, SettingsFlag
 from kws.base.text import show
 from kws.data.dataset import Data
 from kws.model.checkpoints import KerasModel, keras_predictor, load_checkpoint, read_settings
+from kws.model.inspection import output_hop
 from kws.model.transfer import load_start
 from kws.train.validation import Validated
 
@@ -182,8 +183,7 @@ def embedding_trainee(network, data: Data, settings: Settings, start: str, made_
 
     # [outputs, 1, channels], one each `hop` samples
     outputs = [layer.output for layer in network.layers if isinstance(layer, keras.layers.ReLU)]
-    strides = (layer.strides[0] for layer in network.layers if hasattr(layer, "strides"))
-    hop = settings.front_end.stride_samples * math.prod(strides)
+    hop = output_hop(network, settings.front_end)
     if (
         settings.model_architecture != "stream_cnn"
         or settings.sample_rate != SAMPLE_RATE

@@ -5,7 +5,6 @@ behind it, the head, learn from. openWakeWord trains on such a file too.
 """
 
 import hashlib
-import math
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import numpy as np
 from kws.base.errors import UserError
 from kws.base.files import appears_complete
 from kws.base.quiet_tf import keras
-from kws.base.settings import Settings
 from kws.base.text import folded
 from kws.model.checkpoints import keras_predictor
 
@@ -39,12 +37,6 @@ def split(network, frozen: int):
     for layer in network.layers[place + 1 : -1]:
         x = layer(x)
     return trunk, keras.Model(outputs, keras.layers.Activation("softmax")(x))
-
-
-def hop_s(trunk, settings: Settings) -> float:
-    """Return the seconds from one output of the trunk to the next."""
-    strides = [layer.strides[0] for layer in trunk.layers if hasattr(layer, "strides")]
-    return math.prod(strides) * settings.front_end.stride_samples / settings.sample_rate
 
 
 def fingerprint_of(trunk) -> str:

@@ -11,7 +11,8 @@ from kws.detect import held_out, measure
 from kws.detect.labelled_streams import make_stream
 from kws.detect.streaming import WINDOWS_AT_ONCE, Detector, DetectorOptions, detector_parameters
 from kws.model.checkpoints import KerasModel, keras_predictor
-from kws.trunk.outputs import StoredOutputs, hop_s, split
+from kws.model.inspection import output_hop
+from kws.trunk.outputs import StoredOutputs, split
 
 STREAM_MINUTES = 10  # of validation clips
 SMOOTHING_MS = 240  # people's scores are high for a moment alone
@@ -28,14 +29,15 @@ def chosen_detector(
     trunk, head = split(model.network, frozen)
     settings = model.settings
     parameters = detector_parameters(DetectorOptions(), replace(settings, detector=None))
-    parameters = replace(parameters, hop_ms=1000 * hop_s(trunk, settings), smoothing_ms=SMOOTHING_MS)
+    hop_s = output_hop(trunk, settings.front_end) / settings.sample_rate
+    parameters = replace(parameters, hop_ms=1000 * hop_s, smoothing_ms=SMOOTHING_MS)
 
     # 1. A track of each stored recording, and of a stream of validation clips.
     negatives = []
     for name, levels in zip(stored.names, stored.streams, strict=True):
         detector = Detector(parameters, settings)
         parts = [detector.smoothed(scores) for scores in _scores(head, stored, levels)]
-        hours = len(levels) * hop_s(trunk, settings) / 3600
+        hours = len(levels) * hop_s / 3600
         negatives.append(measure.Track(name, measure.Smoothed.joined(parts), hours))
     words = make_stream("validation", data.validation, data.noise, STREAM_MINUTES, 0, settings)
     track = measure.track(words.name, [words.samples], model, parameters)
