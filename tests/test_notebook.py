@@ -16,11 +16,10 @@ OF_COLAB = "matplotlib", "threadpoolctl", "tqdm"
 
 
 def printed(notebook):
+    """Return what each cell prints; a slow machine delivers it in several outputs."""
     return [
-        output["text"]
+        "".join(output["text"] for output in cell.get("outputs", ()) if output.get("name") == "stdout")
         for cell in notebook.cells
-        for output in cell.get("outputs", ())
-        if output.get("name") == "stdout"
     ]
 
 
