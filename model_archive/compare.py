@@ -11,7 +11,7 @@ from kws.base.errors import run  # noqa: E402
 from kws.base.flags import new_parser  # noqa: E402
 from kws.model.tflite import zipped_size  # noqa: E402
 
-README_ROW = re.compile(r"^\| `(\S+\.tflite)` \|.*\| ([\d.]+ %) \| [\d.]+ % \|$", re.MULTILINE)
+README_ROW = re.compile(r"^\| `(\S+\.tflite)` \|.*? ([\d.]+ %) \|", re.MULTILINE)
 WORTH_A_LINE = 0.02  # of accuracy below the start
 
 
@@ -29,7 +29,7 @@ def main():
     accuracy = {path.name: figures["accuracy"] for path, figures in testing.items()}
     stated = dict(README_ROW.findall((ROOT / "README.md").read_text()))
     count = max(figures["N"] for figures in testing.values())
-    rows = [["file", "bytes", "zipped", f"here, N = {count:,}", "from its start", "README.md, N = 2,717"]]
+    rows = [["file", "bytes", "zipped", f"here, N = {count:,}", "from its start", "README.md, N = 2,689"]]
     worse = []
     for path in testing:
         name, start = path.name, start_of(path.name)

@@ -13,8 +13,10 @@ import models
 from conftest import ROOT, WEIGHTS, call_here
 from kws.base.settings import Settings
 from kws.board import firmware
+from kws.board.incremental import incremental, macs_of_a_second
+from kws.board.layers import read_network
 from kws.model import checkpoints
-from kws.model.tflite import TFLiteModel, operator_names, settings_text, zipped_size
+from kws.model.tflite import TFLiteModel, operator_names, parameters_and_macs, settings_text, zipped_size
 
 ARCHIVE = ROOT / "model_archive"
 TFLITE_FOLDERS = sorted((ARCHIVE / "TFLite").iterdir())
@@ -226,12 +228,27 @@ def test_the_stated_accuracies_are_measured_again(real_speech, tmp_path):
 
 @pytest.mark.fast
 @pytest.mark.parametrize("folder", TFLITE_FOLDERS, ids=by_name)
-def test_the_readme_states_the_figures_of_the_definitions(folder):
+def test_the_pages_state_the_figures_of_the_definitions(folder):
     stated = definition(folder)
-    (row,) = [
-        line for line in (ROOT / "README.md").read_text().splitlines() if f"| `{stated['file']}` |" in line
-    ]
-    figures = {name.split(",")[0]: figures for name, figures in ((f["set"], f) for f in stated["accuracy"])}
-    expected = [f"{stated['bytes']:,}", f"{stated['zipped_bytes']:,}"]
-    expected += [f"{100 * figures[name]['accuracy']:.2f} %" for name in ("testing", "canonical")]
-    assert [cell.strip() for cell in row.strip("|").split("|")][2:] == expected
+    accuracy = {f["set"].split(",")[0]: f"{100 * f['accuracy']:.2f} %" for f in stated["accuracy"]}
+    size, clips = f"{stated['bytes']:,}", accuracy["canonical"]
+    (row,) = rows_of(stated["file"], "docs/accuracy.md")
+    assert row[1:] == [size, f"{stated['zipped_bytes']:,}", accuracy["testing"], clips]
+    for _, _, *figures in rows_of(stated["file"], "README.md"):
+        macs = macs_of_a_second_of(tflite_file(folder)) / 1e6
+        assert figures[:3] == [size, f"{macs:.2f} M", clips]
+
+
+def rows_of(file, page):
+    """Return the rows of a table of `page` that begin with the name of a file."""
+    rows = [line.strip("|").split("|") for line in (ROOT / page).read_text().splitlines()]
+    return [[cell.strip() for cell in row] for row in rows if row[0].strip() == f"`{file}`"]
+
+
+def macs_of_a_second_of(path):
+    """Return the multiply-accumulates of a second of a stream that is scored each 40 ms."""
+    model = TFLiteModel(path)
+    if model.settings.model_architecture != "stream_cnn":
+        return 25 * parameters_and_macs(model.content)[1]
+    network = incremental(read_network(model.content, path), model.settings.frame_count, hop_frames=2)
+    return macs_of_a_second(network, model.settings)

@@ -70,8 +70,8 @@ def add_arguments(parser):
     add("silence_volume", silence, type=ratio, metavar="V")
     add(
         "noise_floor_db",
-        "loudest noise floor, in dB of full scale, of clips of silence and of what shifts leave empty; if "
-        f"not given, {NOISE_FLOOR_DB:g} without background noise and none with it",
+        "loudest noise floor, in dB of full scale, of clips of silence and of what shifts leave empty, with "
+        f"--word_end_ms of all clips; if not given, {NOISE_FLOOR_DB:g} without background noise, else none",
         type=bounded(float, DIGITAL_SILENCE_DB, 0),
         metavar="DB",
     )
@@ -151,7 +151,8 @@ def draw_variations(
         noise_volume=np.where(has_floor, np.float32(0), noise_volume),
         noise_place=noise_place,
         floor=floor if wanted else None,
-        floor_everywhere=is_silence if wanted else None,
+        # in a stream it is behind the words too
+        floor_everywhere=is_silence | (latest > 0) if wanted else None,
         room=in_rooms if augmentation.reverb_percentage else None,
         colour=microphones(colouring, augmentation.colour_db) if augmentation.colour_db else None,
         level=(low + (high - low) * level).astype(np.float32) if augmentation.level_db else None,

@@ -17,7 +17,7 @@ from kws.base.quiet_tf import keras
 from kws.base.text import folded
 from kws.model.checkpoints import keras_predictor
 
-DROPOUT = 0.1  # of channels; people's words differ from synthetic ones in some
+DROPOUT = 0.3  # of channels; people's words differ from synthetic ones in some
 LEVELS = 7  # of an output in the file: as good as 15 in trials, and a third smaller
 
 

@@ -138,6 +138,16 @@ def test_where_a_shift_leaves_a_clip_empty_there_is_the_noise_floor():
     assert 0.25 < with_floor.mean() < 0.45
 
 
+def test_in_a_stream_the_noise_floor_is_behind_the_words_too():
+    # a word of 0.5 s, whose digital silence is the recording's
+    clip = np.zeros(RATE, np.int16)
+    clip[4000:12000:2] = 9000
+    for end, expected in ((300, True), (0, False)):
+        audio = varied(clip, 300, time_shift_ms=0, word_end_ms=end, noise_floor_db=-40) * 32768
+        gaps = ((audio != 9000) & (audio != 0)).mean(1)
+        assert (0.25 < (gaps > 0.4).mean() < 0.45) == expected and gaps.any() == expected
+
+
 def test_without_background_noise_there_is_a_noise_floor_and_with_it_where_it_is_asked_for():
     quiet = np.zeros(RATE, np.int16)
     assert not varied(quiet, is_silence=True).any()
