@@ -1,9 +1,10 @@
 """Recordings that come through a pipe: raw samples, and formats that can be decoded as they come."""
 
 import contextlib
+import io
 import math
-import struct
 import sys
+import wave
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -20,8 +21,7 @@ from kws.audio.decoders import (
 from kws.audio.raw import RawFormat, guess
 from kws.audio.recordings import SILENT_RANGE, open_audio, spooled, survey
 
-HEAD_BYTES = 4096  # enough for three frames of an MP3 file
-LARGEST_HEADER = 2**20  # bytes; of a WAV file with a larger one, FFmpeg reads it
+HEAD_BYTES = 4096  # enough for three frames of an MP3 file, and a WAV file's header
 # first bytes of formats that are decoded as they come, WebM's last but one
 AS_THEY_COME = b"RIFF", b"RF64", b"BW64", b"fLaC", b"OggS", b"ID3", b"\x1aE\xdf\xa3", b"#!AMR"
 # and of those that need seeking, WMA's and MPEG video's last
@@ -74,7 +74,7 @@ def open_pipe(
     if not head:
         raise BadAudio("is empty")
     if head.startswith(AS_THEY_COME) or begins_with_frames(head, PIPE):
-        wav = _wav_recording(pipe, block_ms)
+        wav = _wav_recording(pipe, head, block_ms)
         opened = contextlib.nullcontext(wav)
         if not wav:
             # FFmpeg need not look ahead for what the first frame says
@@ -132,26 +132,23 @@ def _is_text(head):
     return all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head[:64])
 
 
-def _wav_recording(pipe, block_ms) -> Recording | None:
+def _wav_recording(pipe, head, block_ms) -> Recording | None:
     """Return the Recording of a WAV file of 16-bit samples; None if it is another file, which stays unread.
 
     FFmpeg would first look for other formats in 64 KiB of these samples.
     """
-    if pipe.peek(4) != b"RIFF" or pipe.peek(12)[8:] != b"WAVE":
+    content = io.BytesIO(head)
+    try:
+        with wave.open(content) as file:
+            channels, width, rate, frames, *_ = file.getparams()
+    except (wave.Error, EOFError):
         return None
-    channels, rate, place = 0, 0, 12
-    while place < LARGEST_HEADER and len(chunk := pipe.peek(place + 24)[place:]) >= 8:
-        name, size = struct.unpack_from("<4sI", chunk)
-        if name == b"fmt " and len(chunk) == 24:
-            tag, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunk, 8)
-            if (tag, bits) != (1, 16):
-                return None
-        if name == b"data" and channels and rate:
-            pipe.take(place + 8)
-            frames = 0 if is_placeholder(size) else size // (2 * channels)
-            return _pcm_recording(pipe, rate, RawFormat("s16le", channels), block_ms, frames)
-        place += 8 + size + size % 2
-    return None
+    if width != 2:
+        return None
+    # it was read up to the first sample
+    pipe.take(content.tell())
+    frames = 0 if is_placeholder(2 * channels * frames) else frames
+    return _pcm_recording(pipe, rate, RawFormat("s16le", channels), block_ms, frames)
 
 
 def _pcm_recording(pipe, rate, raw_format, block_ms, frames=0) -> Recording:
