@@ -49,7 +49,7 @@ class Augmentation:
 
     @property
     def uses_noise(self) -> bool:
-        """Whether recordings of background noise are needed."""
+        """Return whether recordings of background noise are needed."""
         return bool(self.background_frequency and max(self.background_volume, self.silence_volume or 0))
 
 

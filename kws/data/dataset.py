@@ -29,7 +29,7 @@ class DataOptions:
 
     @property
     def unknown_in_training(self) -> float:
-        """Clips of unknown words in an epoch of training, in % of the wanted words' clips."""
+        """Return the clips of unknown words in an epoch of training, in % of the wanted words' clips."""
         percentage = self.training_unknown_percentage
         return self.unknown_percentage if percentage is None else percentage
 

@@ -70,7 +70,7 @@ def ask_every(hop_s: float) -> int:
 
 
 class Questions:
-    """What a verifier is asked about a word, as in c/kws_detect.c; a hop takes `hop_s` seconds."""
+    """The questions to a verifier about a word, as in c/kws_detect.c; a hop takes `hop_s` seconds."""
 
     def __init__(self, hop_s: float):
         self._every = ask_every(hop_s)

@@ -31,7 +31,7 @@ class Validated(NamedTuple):
 
     @property
     def merit(self) -> float:
-        """The number to choose checkpoints by: accuracy, or its mean with the share of words detected."""
+        """Return what checkpoints are chosen by: accuracy, or its mean with the share of words detected."""
         return self.accuracy if math.isnan(self.miss_rate) else (self.accuracy + 1 - self.miss_rate) / 2
 
     def is_better(self, merit: float, loss: float) -> bool:
