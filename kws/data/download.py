@@ -9,17 +9,7 @@ import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from kws.audio.folders import (
-    entries,
-    folder_of,
-    hint,
-    is_system_folder,
-    left_out,
-    list_recordings,
-    subfolders,
-    unused_files,
-    word_folders,
-)
+from kws.audio import folders
 from kws.base.errors import UserError
 from kws.base.files import errors_name, lock
 
@@ -49,10 +39,11 @@ def prepare_recordings(data_dir, data_url: str, wanted_words=()) -> Path:
             raise UserError(f"{folder} has no recordings, and there is no --data_url to get them from")
         fetch_archive(data_url, folder)
     # no words: perhaps they are one folder further down, or in files of other kinds
-    if not word_folders(folder) or _is_wrapped(folder, wanted_words):
-        expected = f"{folder}/<word>/<clip>.wav{hint(folder, wanted_words) or hint(folder)}"
+    if not folders.word_folders(folder) or _is_wrapped(folder, wanted_words):
+        expected = f"{folder}/<word>/<clip>.wav{folders.hint(folder, wanted_words) or folders.hint(folder)}"
         if populated:
-            unused = ", ".join(filter(None, [unused_files(folder, subfolders(folder)), *left_out(folder)]))
+            others = folders.unused_files(folder, folders.subfolders(folder))
+            unused = ", ".join(filter(None, [others, *folders.left_out(folder)]))
             unused = f"; it has {unused}" if unused else ""
             raise UserError(f"{folder} has no recordings: expected {expected}{unused}")
         raise UserError(f"{data_url} has no recordings at {expected}")
@@ -65,16 +56,16 @@ def is_populated(folder: Path, url: str) -> bool:
     """Return whether `folder` holds more than the archive at `url`, and no extraction was interrupted."""
     archive = PurePosixPath(url).name
     # a user may have put the archive there
-    others = any(not is_system_folder(name) and name != archive for name in entries(folder))
+    others = any(not folders.is_system_folder(name) and name != archive for name in folders.entries(folder))
     return others and not (folder / UNFINISHED_FOLDER).exists()
 
 
 def _is_wrapped(folder, wanted_words):
     """Return whether the only folder in `folder` is one around the words, not a word with its speakers."""
-    words = word_folders(folder)
+    words = folders.word_folders(folder)
     if len(words) != 1 or words[0] in wanted_words:
         return False
-    return all("/" in name for name, _, _ in list_recordings(folder_of(folder, words[0])))
+    return all("/" in name for name, _, _ in folders.list_recordings(folders.folder_of(folder, words[0])))
 
 
 def fetch_archive(url: str, folder: Path):
@@ -158,7 +149,7 @@ def extract(archive: Path, folder: Path):
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     # all complete: each folder moves in one step, in place of one that an interrupted run moved
-    for name in entries(unfinished):
+    for name in folders.entries(unfinished):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
         os.replace(unfinished / name, folder / name)

@@ -3,15 +3,7 @@
 import dataclasses
 
 from kws.base.settings import DATA_FIELDS, Settings, SettingsFlags
-from kws.model.checkpoints import (
-    assign_layer,
-    assign_weights,
-    fits,
-    read_settings,
-    read_weights,
-    shapes,
-    weight_of,
-)
+from kws.model import checkpoints
 
 MOST_LISTED = 12  # labels in a line of output: a pretrained network has hundreds
 
@@ -22,7 +14,7 @@ def settings_to_start(path, flags: SettingsFlags) -> Settings:
     The network's settings are the checkpoint's, and so are the others unless a flag says otherwise. Raises
     UserError if a flag asks for another network. Longer or shorter clips may fit: `load_start` says if not.
     """
-    stored = read_settings(path)
+    stored = checkpoints.read_settings(path)
     if stored is None:
         return flags.resolve()
     names = (*DATA_FIELDS, "clip_duration_ms")
@@ -61,22 +53,22 @@ def load_start(network, settings: Settings, path) -> list[str]:
     its weights. Returns a line for each layer that says what it has. Raises UserError if the weights do not
     fit.
     """
-    stored, weights = read_settings(path), read_weights(path)
+    stored, weights = checkpoints.read_settings(path), checkpoints.read_weights(path)
     layers = [layer for layer in network.layers if layer.weights]
     shared = trunk_layers(stored, settings)
     if shared is not None:
         for layer, values in zip(layers[:shared], weights, strict=False):
-            assign_layer(layer, values)
-        lines = [f"{layer.name}: kept ({shapes(layer.weights)})" for layer in layers[:shared]]
+            checkpoints.assign_layer(layer, values)
+        lines = [f"{layer.name}: kept ({checkpoints.shapes(layer.weights)})" for layer in layers[:shared]]
         return [*lines, *(f"{layer.name}: new, at random" for layer in layers[shared:])]
     # without settings, a last layer of the same shape is taken to be for the same labels
-    unnamed = settings.labels if fits(layers[-1], weights[-1]) else ()
+    unnamed = settings.labels if checkpoints.fits(layers[-1], weights[-1]) else ()
     theirs = stored.labels if stored else unnamed
-    lines = [f"{layer.name}: kept ({shapes(layer.weights)})" for layer in layers]
+    lines = [f"{layer.name}: kept ({checkpoints.shapes(layer.weights)})" for layer in layers]
     if theirs != settings.labels:
         weights[-1] = _with_shared_labels(layers[-1], weights[-1], theirs, settings.labels)
         lines[-1] = _what_was_kept(layers[-1], theirs, settings.labels)
-    assign_weights(network, weights, path, settings)
+    checkpoints.assign_weights(network, weights, path, settings)
     return lines
 
 
@@ -89,7 +81,7 @@ def _with_shared_labels(layer, values, theirs, ours):
     to, source = ([labels.index(label) for label in both] for labels in (ours, theirs))
     result = {}
     for name, value in values.items():
-        own = weight_of(layer, name)  # [..., labels]: a kernel or a bias
+        own = checkpoints.weight_of(layer, name)  # [..., labels]: a kernel or a bias
         if own is None or own.shape[:-1] != value.shape[:-1] or theirs and value.shape[-1] != len(theirs):
             return values  # they do not fit, as the caller finds out
         result[name] = own.numpy()

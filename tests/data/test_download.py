@@ -11,6 +11,7 @@ import pytest
 
 import input_data
 from conftest import ON_OFF, SPEAKERS, call_here, make_words, web_server
+from kws.audio import folders
 from kws.base.errors import UserError
 from kws.base.settings import Settings
 from kws.data import download
@@ -77,7 +78,7 @@ def test_a_right_hash_is_accepted(tmp_path, server, monkeypatch):
     archive = pack(tmp_path)
     url = f"{server}/words.tar.gz"
     monkeypatch.setitem(download.SHA256, url, hashlib.sha256(archive.read_bytes()).hexdigest())
-    assert download.word_folders(download.prepare_recordings(tmp_path / "data", url)) == ["cat", "off", "on"]
+    assert folders.word_folders(download.prepare_recordings(tmp_path / "data", url)) == ["cat", "off", "on"]
 
 
 def test_a_wrong_hash_leaves_nothing_behind(tmp_path, server, monkeypatch):
@@ -124,7 +125,7 @@ def test_an_interrupted_extraction_is_done_again(tmp_path, server):
     shutil.rmtree(folder / "cat")
     (folder / download.UNFINISHED_FOLDER).mkdir()
     download.prepare_recordings(folder, f"{server}/words.tar.gz")
-    assert download.word_folders(folder) == ["cat", "off", "on"]
+    assert folders.word_folders(folder) == ["cat", "off", "on"]
 
 
 def test_no_server_and_no_page_are_one_clear_line(tmp_path, server):
