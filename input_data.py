@@ -126,20 +126,18 @@ def _used_folders(folder, options, settings):
 def _partitions(folder, shards, used, settings):
     """Return the rows of each word's shard that are in a partition: {partition: {word: [row, ...]}}."""
     members = {partition: {} for partition in PARTITIONS}
-    silent = {word: {*shards[word].silent} for word in used}
     recordings = [
-        (word, name, digest)
+        (word, name, digest, row)
         for word in used
-        for name, digest in zip(shards[word].names, shards[word].digests, strict=True)
-        if name not in silent[word]
+        for row, (name, digest) in enumerate(zip(shards[word].names, shards[word].digests, strict=True))
     ]
-    first_copies = report_copies(folder, recordings)
+    silent = {(word, name) for word in used for name in shards[word].silent}
+    first_copies = report_copies(folder, [one[:3] for one in recordings if one[:2] not in silent])
     # the name holds the speaker, so a partition is the same on every machine and after additions
-    for word in used:
-        for row, (name, digest) in enumerate(zip(shards[word].names, shards[word].digests, strict=True)):
-            name = first_copies.get(digest, name)
-            partition = which_partition(name, settings.validation_percentage, settings.testing_percentage)
-            members[partition].setdefault(word, []).append(row)
+    for word, name, digest, row in recordings:
+        name = first_copies.get(digest, name)
+        partition = which_partition(name, settings.validation_percentage, settings.testing_percentage)
+        members[partition].setdefault(word, []).append(row)
     return members
 
 

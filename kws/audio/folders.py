@@ -28,7 +28,8 @@ FFMPEG_SUFFIXES = (".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".aac", ".amr", ".wma
 AUDIO_SUFFIXES = SNDFILE_SUFFIXES + FFMPEG_SUFFIXES
 # samples that do not say their rate
 RAW_SUFFIXES = (".raw", ".pcm")
-SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+# how files begin that nobody takes for recordings
+NO_AUDIO = ("thumbs.db", "desktop.ini", "readme", "license")
 # deleted files, snapshots and previews; others begin with one of these signs: #recycle, $RECYCLE.BIN, @eaDir
 SYSTEM_FOLDERS = ("lost+found", "system volume information", "__macosx", "recycler", "network trash folder")
 SYSTEM_SIGNS = ".#$@~"
@@ -265,7 +266,7 @@ def unused_files(folder: Path, names, others=()) -> str:
         (name, file, entry)
         for name in (*names, *others)
         for file, entry in _files(folder_of(folder, name))
-        if not _is_recording(entry) and not _is_no_audio(entry.name)
+        if not _is_recording(entry) and not entry.name.lower().startswith(NO_AUDIO)
         if not (file.endswith("/") and _why_left_out(entry.path))
     ]
     unused = [item for item in found if item[0] in names or item[1].lower().endswith(RAW_SUFFIXES)]
@@ -277,10 +278,6 @@ def unused_files(folder: Path, names, others=()) -> str:
     name, file = min(item[:2] for item in unused)
     read = "WAV, FLAC, OGG, Opus, MP3, M4A, WebM, AIFF, CAF, AU and W64 files are read"
     return f"{counts}{more}, such as {name}/{file} ({read})"
-
-
-def _is_no_audio(name):
-    return name.lower() in SYSTEM_FILES or name.lower().startswith(("readme", "license"))
 
 
 def _kind(file, entry):

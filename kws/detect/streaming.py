@@ -225,7 +225,8 @@ class Detector:
         for window in np.flatnonzero((labels > UNKNOWN_INDEX) & reached):
             now, label, score = float(seconds[window]), int(labels[window]), float(scores[window])
             self._questions.follow(self._searched + window, label)
-            if now - self._last < self._refractory - self._rounding or not self._listens_to(label, now):
+            is_awake = self._wake_label in (None, label) or now <= self._awake_until + self._rounding
+            if now - self._last < self._refractory - self._rounding or not is_awake:
                 continue
             if verified is not None:
                 score = self._questions.mean(float(verified[window]))
@@ -237,9 +238,6 @@ class Detector:
                 found.append(Detection(now, label, score))
         self._searched += len(labels)
         return found
-
-    def _listens_to(self, label, now):
-        return self._wake_label in (None, label) or now <= self._awake_until + self._rounding
 
     def _keep_best(self, seconds, scores_of_words):
         if not scores_of_words.size:

@@ -225,7 +225,10 @@ class TFLiteModel:
     """
 
     def __init__(self, path, flags: SettingsFlags | None = None):
-        self.path, self.content = Path(path), _read_bytes(Path(path))
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(f"{path} {'is not a file' if self.path.exists() else 'does not exist'}")
+        self.content = self.path.read_bytes()
         # without a graph the interpreter would crash
         if not _has_graph(self.content):
             raise UserError(f"{path} is not a TFLite model that can run: it has no graph")
@@ -317,12 +320,6 @@ class TFLiteModel:
         """Return the size of the file and the cost of the network."""
         parameters, macs = parameters_and_macs(self.content)
         return Cost(len(self.content), zipped_size(self.content), parameters, macs)
-
-
-def _read_bytes(path):
-    if not path.is_file():
-        raise UserError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
-    return path.read_bytes()
 
 
 def _interpreter(content):

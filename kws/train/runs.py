@@ -155,19 +155,15 @@ def run_identity(trainee: Trainee, data: Data, settings: Settings, options: RunO
     }
     # files by their contents, data by its size
     teacher, windows = options.training.teacher, data.negatives.windows if data.negatives else 0
+    if teacher not in (None, speech_embedding.NAME):
+        teacher = fingerprint(checkpoint_files(teacher))
     return identity | {
         "--data_dir": str(Path(options.data.data_dir).resolve()),
-        "--teacher": _teacher_identity(teacher),
+        "--teacher": teacher or "none",
         "starting weights": trainee.start,
         "number of training clips": str(len(data.training)),
         "number of windows of negatives": str(windows) if windows else "not given",
     }
-
-
-def _teacher_identity(teacher):
-    if teacher is None or teacher == speech_embedding.NAME:
-        return teacher or "none"
-    return fingerprint(checkpoint_files(teacher))
 
 
 @contextlib.contextmanager

@@ -193,7 +193,9 @@ def embedding_trainee(network, data: Data, settings: Settings, start: str, made_
 
     # 1. The teacher: its values of validation clips standardise all.
     embedding = SpeechEmbedding()
-    audio = data.validation.audio(_evenly(len(data.validation))) / np.float32(32768)
+    clips = len(data.validation)
+    spread = np.unique(np.linspace(0, clips - 1, min(clips, VALIDATION_CLIPS)).astype(int))
+    audio = data.validation.audio(spread) / np.float32(32768)  # [clips, clip_samples]
     known = embedding.embed(audio)  # [clips, n, 96]
     mean, deviation = known.mean((0, 1)), known.std((0, 1))
     taken = range(0, outputs[-1].shape[1], HOP_SAMPLES // hop)[: known.shape[1]]
@@ -228,8 +230,3 @@ def embedding_trainee(network, data: Data, settings: Settings, start: str, made_
         objective=objective,
         validate=validate,
     )
-
-
-def _evenly(count):
-    """Return the indices of at most VALIDATION_CLIPS of `count` clips, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, VALIDATION_CLIPS)).astype(int))
