@@ -2,7 +2,7 @@
 
 Every synthesiser that is installed is used. Natural voices make half of the recordings, as far fewer words of
 people are missed with them. pip install -r requirements-own-words.txt gets two that speak English. MBROLA's
-voices, and some of RHVoice's and festival's, are licensed for non-commercial use alone.
+voices, and some of RHVoice's, are licensed for non-commercial use alone.
 
 train.py takes the folder as it is. The same command makes what is missing; with more words or larger numbers
 it makes what is new.
@@ -89,14 +89,14 @@ def no_natural_voice(language) -> str:
 
 def check_words(words, options, voices):
     """Raise UserError if the synthesisers cannot read a word."""
-    # espeak-ng reads every script; without it only what flite and festival cannot read is known
+    # espeak-ng reads every script; without it only what flite cannot read is known
     if confusables.can_tell_phonemes():
         confusables.check_readable(words.values(), options.language)
     else:
         odd = [text for text in words.values() if not text.isascii()]
-        if odd and not voices.keys() - {"flite", "festival"}:
+        if odd and not voices.keys() - {"flite"}:
             install = ENGINES["espeak-ng"].install
-            raise UserError(f"{odd[0]!r}: flite and festival read ASCII alone; {install}")
+            raise UserError(f"{odd[0]!r}: flite reads ASCII alone; {install}")
 
 
 def synthesize(folder, words, options, voices):

@@ -19,7 +19,7 @@ from kws.base.text import composed
 
 CLIPS_AT_ONCE = 400  # of a thread, whose buffers are made once for them
 PARTITIONS = ("training", "validation", "testing")
-# The speakers of synthetic recordings have names that begin with these (kws.synth.engines).
+# The speakers of synthetic recordings have names that begin with these (kws.synth.engines; and festival).
 SYNTHESISERS = "hibari", "piper", "espeak-ng", "mbrola", "rhvoice", "flite", "festival", "pico"
 # A few natural voices teach most, so that none can be spared, except speakers of a voice that has several.
 NATURAL_VOICE = re.compile(r"(hibari|piper)-(?!.*-s\d+$)")

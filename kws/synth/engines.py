@@ -25,7 +25,7 @@ MBROLA_WORDS_PER_MINUTE = 110  # as people say single words
 NO_PEOPLE = re.compile(  # variants of espeak-ng's voices that nobody would speak with
     "robosoft|.*robot|demonic|croak|whisper|storm|tweaky|ricishay|anxious|fast|kaukovalta", re.IGNORECASE
 )
-# voices of festvox for one task cannot say other things, and kal is kal16 at half its rate
+# voices for one task cannot say other things, and kal is kal16 at half its rate
 UNSUITABLE = re.compile(".*_time$|kal$")
 TIMEOUT = 120  # s, of one call: if it takes longer, something hangs
 NOTHING = np.zeros(0, np.float32), 16000  # what a voice says of a text that it cannot say
@@ -191,20 +191,11 @@ def _mbrola(utterances) -> Iterator:
         yield said
 
 
-# ---- flite and festival, which speak English ----
-
-
-def _speaks_english(program, language):
-    return shutil.which(program) and language.split("-")[0] == "en"
-
-
-def _ascii(text):
-    """Return a text without accents, which these synthesisers do not read."""
-    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+# ---- flite, which speaks English ----
 
 
 def _flite_voices(language, _):
-    if not _speaks_english("flite", language):
+    if not shutil.which("flite") or language.split("-")[0] != "en":
         return []
     names = _run(["flite", "-lv"]).decode().partition(":")[2].split()
     return [Voice("flite", name) for name in sorted(names) if not UNSUITABLE.match(name)]
@@ -213,41 +204,12 @@ def _flite_voices(language, _):
 def _flite(utterances) -> Iterator:
     def command(path, said):
         how = ["-voice", said.voice.name, "--setf", f"duration_stretch={said.pitch / said.speed:.4f}"]
-        return ["flite", *how, "-t", f" {_ascii(said.text)}", "-o", path]
+        # it does not read accents
+        plain = unicodedata.normalize("NFKD", said.text).encode("ascii", "ignore").decode()
+        return ["flite", *how, "-t", f" {plain}", "-o", path]
 
     spoken = _by_file(command, utterances)
     return ((samples, rate * said.pitch) for (samples, rate), said in zip(spoken, utterances, strict=True))
-
-
-def _festival_voices(language, _):
-    if not _speaks_english("festival", language):
-        return []
-    # voices that cannot be loaded are left out of the list
-    line = '(format t "%s %s\\n" voice (cadr (assoc \'language (cadr (voice.description voice)))))'
-    listing = f"(mapcar (lambda (voice) (unwind-protect {line} nil)) (voice.list))"
-    listed = _run(["festival", "-b", listing]).decode(errors="replace")
-    names = sorted(re.findall(r"^(\S+) english$", listed, re.MULTILINE))
-    return [Voice("festival", name) for name in names if not UNSUITABLE.match(name)]
-
-
-def _festival(utterances) -> Iterator:
-    with tempfile.TemporaryDirectory() as folder:
-        lines = []
-        for number, said in enumerate(utterances):
-            quoted = re.sub(r'["\\]', " ", _ascii(said.text))
-            # choosing a voice sets the stretch to the voice's own
-            lines += [
-                f"(voice_{said.voice.name})",
-                f"(Parameter.set 'Duration_Stretch {said.pitch / said.speed:.4f})",
-                f'(utt.save.wave (utt.synth (Utterance Text "{quoted}")) "{folder}/{number}.wav" \'riff)',
-            ]
-        script = Path(folder, "script.scm")
-        script.write_text("\n".join(lines))
-        _run(["festival", "-b", str(script)])
-        for number, utterance in enumerate(utterances):
-            path = Path(folder, f"{number}.wav")
-            samples, rate = _decoded(path) if path.exists() else NOTHING
-            yield samples, rate * utterance.pitch
 
 
 # ---- RHVoice ----
@@ -403,7 +365,6 @@ def _piper(utterances) -> Iterator:
 EXTRA = "pip install -r requirements-own-words.txt"
 APT = "apt-get install "
 MBROLA = "espeak-ng mbrola mbrola-us1 mbrola-us2 mbrola-us3 mbrola-en1, of Debian's contrib and non-free"
-FESTIVAL = "festival festvox-us-slt-hts festvox-kallpc16k festvox-kdlpc16k"
 RHVOICE = "rhvoice rhvoice-english, of Debian's non-free"
 ENGINES = {
     engine.name: engine
@@ -415,7 +376,6 @@ ENGINES = {
         Engine("espeak-ng", f"{APT}espeak-ng", _espeak_voices, _espeak, 8, weight=0.25),
         Engine("mbrola", APT + MBROLA, _mbrola_voices, _mbrola, 8),
         Engine("flite", f"{APT}flite", _flite_voices, _flite, 8),
-        Engine("festival", APT + FESTIVAL, _festival_voices, _festival, 16),
         Engine("rhvoice", APT + RHVOICE, _rhvoice_voices, _rhvoice, 4),
         Engine("pico", f"{APT}libttspico-utils, of Debian's non-free", _pico_voices, _pico, 8),
     )

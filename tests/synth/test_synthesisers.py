@@ -10,9 +10,7 @@ from kws.synth import corpus, engines
 from kws.synth.engines import Utterance, Voice, finished
 
 
-@pytest.mark.parametrize(
-    "engine", ["hibari", "piper", "espeak-ng", "mbrola", "flite", "festival", "rhvoice", "pico"]
-)
+@pytest.mark.parametrize("engine", ["hibari", "piper", "espeak-ng", "mbrola", "flite", "rhvoice", "pico"])
 def test_a_synthesiser_speaks_faster_and_higher_as_it_is_told(engine):
     voices = engines.ENGINES[engine].voices("en", None)
     if not voices:
@@ -141,16 +139,10 @@ def test_a_synthesiser_that_hangs_is_an_error(program, monkeypatch, engine):
 
 @pytest.mark.fast
 def test_every_synthesiser_is_known_by_the_names_of_its_recordings():
-    assert sorted(SYNTHESISERS) == sorted(engines.ENGINES)
+    # festival has made data sets that are still trained on
+    assert {*SYNTHESISERS} == {*engines.ENGINES, "festival"}
     for name, engine in engines.ENGINES.items():
         assert engine.name == name and is_synthetic(f"hello/{Voice(name, 'x')}_nohash_0.wav")
-
-
-def test_festivals_voices_of_other_languages_and_broken_ones_are_not_used(program):
-    program(
-        "festival", "printf 'el_diphone spanish\\nkal_diphone english\\nSIOD: unknown voice x\\nx nil\\n'"
-    )
-    assert engines.ENGINES["festival"].voices("en", None) == [Voice("festival", "kal_diphone")]
 
 
 def test_rhvoices_voices_are_those_of_the_language(program, tmp_path, monkeypatch):

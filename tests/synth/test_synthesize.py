@@ -233,7 +233,7 @@ def test_without_a_synthesiser_there_is_one_line_that_says_how_to_install_them(t
     monkeypatch.setenv("PATH", str(tmp_path))
     hide_natural_voices(monkeypatch)
     result = call_here("synthesize.py", "hello", "--output", tmp_path / "x", check=False)
-    commands = "apt-get install espeak-ng", "apt-get install flite", "festival", f"hibari: {engines.EXTRA}"
+    commands = "apt-get install espeak-ng", "apt-get install flite", f"hibari: {engines.EXTRA}"
     others = "mbrola-us1", "libttspico-utils, of Debian's non-free", "rhvoice-english, of Debian's non-free"
     assert_one_clear_line(result, *commands, *others)
     assert not (tmp_path / "x").exists()
