@@ -105,7 +105,7 @@ def header(
         "LABELS": len(settings.labels),
         "LAYERS": len(network.layers),
         "MACS": network.macs,
-        "CONVOLUTIONS": int(any(layer.kind != "FULLY_CONNECTED" or len(layer.scales) > 1 for layer in layers)),
+        "CONVOLUTIONS": int(any(layer.convolves for layer in layers)),
         # both networks compute in the same buffers
         "PATCH": max(1, *(one.patch_size for one in networks)),
         # the most values under a depthwise kernel, and words of inputs with the DSP extension

@@ -91,6 +91,11 @@ class Layer(NamedTuple):
         return math.prod(self.kernel) * source.channels if self.kind == "CONVOLUTION" and not beside else 0
 
     @property
+    def convolves(self) -> bool:
+        """Return whether C needs more than fully connected layers of one scale; CMSIS-NN has no others."""
+        return self.kind != "FULLY_CONNECTED" or len(self.scales) > 1
+
+    @property
     def scratch(self) -> int:
         """Return the bytes that CMSIS-NN computes the layer in, at most; without Helium."""
         if self.kind == "AVERAGE":
@@ -99,7 +104,7 @@ class Layer(NamedTuple):
             of_its_own = self.kernel == (3, 3) and max(self.padding) <= 1
             return 0 if of_its_own else 2 * self.weights.size
         # inputs of two places, of 16 bits each
-        return 4 * self.row_bytes if self.kind == "CONVOLUTION" or len(self.scales) > 1 else 0
+        return 4 * self.row_bytes if self.convolves else 0
 
     @property
     def scratch_helium(self) -> int:
