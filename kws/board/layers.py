@@ -92,7 +92,7 @@ class Layer(NamedTuple):
 
     @property
     def convolves(self) -> bool:
-        """Return whether C needs more than fully connected layers of one scale; CMSIS-NN has no others."""
+        """Return whether CMSIS-NN takes the layer as a convolution or a mean over places."""
         return self.kind != "FULLY_CONNECTED" or len(self.scales) > 1
 
     @property
