@@ -36,7 +36,7 @@ static void compute_by_cmsis_nn(kws_work *work, const kws_layer *layer, int rows
 #if KWS_CONVOLUTIONS
     /* a stream computes one row at a time, from the inputs under the kernel */
     const int height = rows == layer->to.height ? layer->from.height : layer->kernel_height;
-    const cmsis_nn_dims from = {1, height, layer->from.width, layer->from.channels};
+    cmsis_nn_dims from = {1, height, layer->from.width, layer->from.channels};
     const cmsis_nn_dims to = {1, rows, layer->to.width, layer->outputs};
     const cmsis_nn_context context = {work->layers.scratch, (int32_t)sizeof work->layers.scratch};
     const cmsis_nn_per_channel_quant_params scales = {work->layers.multipliers, work->layers.shifts};
@@ -44,6 +44,9 @@ static void compute_by_cmsis_nn(kws_work *work, const kws_layer *layer, int rows
     const cmsis_nn_tile padding = {layer->pad_left, layer->pad_top};
     const cmsis_nn_activation range = {layer->output_min, 127};
     cmsis_nn_dims kernel = {1, layer->kernel_height, layer->kernel_width, layer->outputs};
+    /* with Helium it refuses a single row whose last inputs are not used */
+    const int32_t used = (to.w - 1) * stride.w + kernel.w - padding.w;
+    if (height == 1 && used < from.w) from.w = used;
     if (layer->kind == KWS_AVERAGE) {
         const cmsis_nn_pool_params parameters = {stride, padding, {-128, 127}};
         arm_avgpool_s8(&context, &parameters, &from, input, &kernel, &to, output);
