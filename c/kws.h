@@ -58,12 +58,27 @@ typedef struct {
     kws_feature real, imaginary;
 } kws_complex;
 
+/* With CMSIS-NN a stream has another size. These names keep a program that was compiled without it from linking. */
+#ifdef KWS_CMSIS_NN
+#define kws_detect_start kws_detect_start_with_cmsis_nn
+#define kws_stream_start kws_stream_start_with_cmsis_nn
+#define kws_classify kws_classify_with_cmsis_nn
+#endif
+
 /* What functions compute in; nothing in it is kept between calls. The FFT and the layers never run at once. Its size
- * follows from the model and the processor alone, so that a program may be compiled with other options than these files. */
+ * follows from the model, the processor and KWS_CMSIS_NN alone, so that a program may be compiled with other options
+ * than these files. */
 typedef union {
     kws_complex spectrum[KWS_FFT / 2];
     struct {
-#if defined(__ARM_FEATURE_DSP)
+#ifdef KWS_CMSIS_NN
+#ifdef __ARM_FEATURE_MVE
+        KWS_ALIGNED int8_t scratch[KWS_SCRATCH_HELIUM];
+#else
+        KWS_ALIGNED int8_t scratch[KWS_SCRATCH];
+#endif
+        int32_t multipliers[KWS_SCALES], shifts[KWS_SCALES];
+#elif defined(__ARM_FEATURE_DSP)
         uint32_t inputs_of_16[KWS_WIDE]; /* of 16 bits each, as SMLAD takes them */
 #endif
 #if KWS_PACKED && defined(__ARM_FEATURE_MVE)
@@ -73,7 +88,9 @@ typedef union {
 #endif
         KWS_ALIGNED int8_t even[KWS_EVEN]; /* a layer reads one and writes the other */
         KWS_ALIGNED int8_t odd[KWS_ODD];
+#ifndef KWS_CMSIS_NN
         KWS_ALIGNED int8_t patch[KWS_PATCH]; /* the values under a kernel, or those beyond the edges */
+#endif
     } layers;
 } kws_work;
 
@@ -157,17 +174,17 @@ typedef struct {
  * https://ai.google.dev/edge/litert/models/quantization_spec, and Jacob et al., arXiv:1712.05877, section 2. */
 typedef struct {
     int kind;
-    const int8_t *weights;    /* [outputs][kernel height, width, channels, zeros up to a whole word];
+    const int8_t *weights;    /* [outputs][kernel height, width, channels, zeros up to a whole word but for CMSIS-NN];
                                  depthwise [inputs][outputs] */
-    const int32_t *bias;      /* [outputs]; includes -input_zero * sum of weights, so that inputs need no subtraction */
+    const int32_t *bias;      /* [outputs]; includes -zero point * sum of weights, so that inputs need no subtraction;
+                                 not so in padded layers for CMSIS-NN, which subtracts it */
     const float *scales;      /* steps of the output in a step of the sum: [outputs], or [1] if scale_step is 0 */
     const kws_packed *packed; /* in place of weights, or 0 */
     int scale_step;
     int inputs, outputs; /* at one place: values in a sum, and number of sums */
-    int32_t input_zero, output_zero;
+    int32_t input_zero; /* beyond the edges of padded layers, else 0 */
+    int32_t output_zero;
     int32_t output_min; /* output_zero with ReLU, else -128 */
-    int32_t multiplier; /* the first scale as multiplier * 2^(shift - 31), for CMSIS-NN */
-    int shift;
     kws_shape from, to;
     int kernel_height, kernel_width, stride_height, stride_width, pad_top, pad_left;
 } kws_layer;

@@ -2,7 +2,8 @@
  *
  * Sums of products take most of the time. The compiler's macros choose how they are computed: with Helium (Cortex-M55,
  * M85), with the DSP extension (Cortex-M4, M7, M33), or in plain C, as always if KWS_PLAIN_C is defined. With
- * KWS_CMSIS_NN defined, CMSIS-NN computes the fully connected layers. A convolution is such a layer at each place. */
+ * KWS_CMSIS_NN defined, CMSIS-NN computes all layers whose weights are not packed (kws_cmsis_nn.h). A convolution is a
+ * fully connected layer at each place. */
 #include <string.h>
 
 #include "kws.h"
@@ -21,7 +22,7 @@ typedef struct {
 /* Rows of weights are filled up to whole words with zeros, so that words can be loaded; they lie `pitch` apart.
  * add_products returns, for row i, bias[i] plus the products of `count` inputs with the weights. */
 
-#if KWS_UNPACKED
+#if KWS_UNPACKED && !defined(KWS_CMSIS_NN)
 #if defined(KWS_HELIUM)
 
 typedef int8_t kws_value; /* of an input, as add_products takes it */
@@ -238,7 +239,7 @@ KWS_INLINE void quantize(kws_range range, kws_sums sums, const float *scales, in
 
 KWS_INLINE int pitch_of(const kws_layer *layer) { return (layer->inputs + 3) & ~3; }
 
-#if KWS_UNPACKED
+#if KWS_UNPACKED && !defined(KWS_CMSIS_NN)
 /* Weights, bias and scales have at least ROWS rows, outputs may have fewer. */
 static void fully_connected(kws_work *work, const kws_layer *layer, const int8_t *input, int8_t *output) {
     const kws_value *values = prepared(work, layer, input);
@@ -266,27 +267,8 @@ static void fully_connected(kws_work *work, const kws_layer *layer, const int8_t
 #endif
 
 #ifdef KWS_CMSIS_NN
-#include "arm_nnfunctions.h"
-
-static void fully_connected_by_cmsis_nn(const kws_layer *layer, const int8_t *input, int8_t *output) {
-    /* CMSIS-NN takes rows of inputs and weights that are as long as each other */
-    const int inputs = pitch_of(layer);
-    int8_t filled[2 * KWS_WIDE] = {0};
-    if (inputs != layer->inputs) input = (const int8_t *)memcpy(filled, input, (size_t)layer->inputs);
-    /* CMSIS-NN begins sums with the context on processors with Helium, with the bias on others. */
-    const cmsis_nn_context context = {(void *)layer->bias, layer->outputs * (int32_t)sizeof *layer->bias};
-    cmsis_nn_fc_params parameters = {0, 0, 0, {0, 127}};
-    parameters.output_offset = layer->output_zero;
-    parameters.activation.min = layer->output_min;
-    const cmsis_nn_per_tensor_quant_params scale = {layer->multiplier, layer->shift};
-    const cmsis_nn_dims from = {1, 1, 1, inputs}, to = {1, 1, 1, layer->outputs};
-    const cmsis_nn_dims kernel = {inputs, 1, 1, layer->outputs};
-    arm_fully_connected_s8(&context, &parameters, &scale, &from, input, &kernel, layer->weights, &to,
-                           layer->bias, &to, output);
-}
+#include "kws_cmsis_nn.h"
 #endif
-
-#if KWS_CONVOLUTIONS
 
 /* Copy a few values. memcpy takes longer, and may load words from any address. */
 KWS_INLINE void copy(int8_t *to, const int8_t *from, int count) {
@@ -299,6 +281,8 @@ KWS_INLINE void copy(int8_t *to, const int8_t *from, int count) {
     for (const int8_t *end = from + count; from != end;) *to++ = *from++;
 #endif
 }
+
+#if KWS_CONVOLUTIONS && !defined(KWS_CMSIS_NN)
 
 /* Return the values under the kernel at a place of the output, in the order of its weights: a copy, unless they lie
  * beside each other in the input. Beyond the edges of the input lies its zero point. */
@@ -600,11 +584,8 @@ static void compute(kws_work *work, const kws_layer *layer, int rows, const int8
     }
 #endif
 #ifdef KWS_CMSIS_NN
-    if (layer->kind == KWS_FULLY_CONNECTED && layer->scale_step == 0) {
-        fully_connected_by_cmsis_nn(layer, input, output);
-        return;
-    }
-#endif
+    compute_by_cmsis_nn(work, layer, rows, input, output);
+#else
 #if KWS_UNPACKED
     if (layer->kind == KWS_FULLY_CONNECTED) fully_connected(work, layer, input, output);
 #endif
@@ -612,6 +593,7 @@ static void compute(kws_work *work, const kws_layer *layer, int rows, const int8
     if (layer->kind == KWS_AVERAGE) average(layer, input, output);
     if (layer->kind == KWS_CONVOLUTION) convolution(work, layer, rows * layer->to.width, input, output);
     if (layer->kind == KWS_DEPTHWISE) depthwise(work, layer, rows * layer->to.width, input, output);
+#endif
 #endif
 }
 

@@ -12,7 +12,7 @@ from kws.base.features import MEL_CHANNELS, FrontEnd, mfcc, mfcc_tables
 from kws.base.settings import SENSITIVITIES, UNKNOWN_INDEX, Settings
 from kws.board import incremental, packing
 from kws.board.firmware import c_string
-from kws.board.layers import Layer, Network, multiplier_and_shift
+from kws.board.layers import Layer, Network
 from kws.board.library import VERSION
 from kws.board.packing import ROWS
 from kws.board.second_network import SecondNetwork
@@ -48,6 +48,19 @@ extern const kws_vector kws_vectors[KWS_VECTORS];
 
 #ifdef __cplusplus
 }
+#endif
+"""
+
+
+# What fills a row of weights up to a whole word.
+FILL = "FILL"
+TABLES_HEADER = f"""\
+#include "kws.h"
+
+#ifdef KWS_CMSIS_NN
+#define {FILL} /* it takes rows as they are */
+#else
+#define {FILL} 0,
 #endif
 """
 
@@ -92,12 +105,16 @@ def header(
         "LABELS": len(settings.labels),
         "LAYERS": len(network.layers),
         "MACS": network.macs,
-        "CONVOLUTIONS": int(any(layer.kind != "FULLY_CONNECTED" for layer in layers)),
+        "CONVOLUTIONS": int(any(layer.convolves for layer in layers)),
         # both networks compute in the same buffers
         "PATCH": max(1, *(one.patch_size for one in networks)),
         # the most values under a depthwise kernel, and words of inputs with the DSP extension
         "TAPS": max([1, *(len(layer.weights) for layer in layers if layer.kind == "DEPTHWISE")]),
         "WIDE": max([1, *(layer.wide_words for layer in layers)]),
+        # with CMSIS-NN: bytes that its functions compute in, and the most scales of a layer
+        "SCRATCH": max(1, *(layer.scratch for layer in layers)),
+        "SCRATCH_HELIUM": max(1, *(layer.scratch_helium for layer in layers)),
+        "SCALES": max(layer.to_shape.channels for layer in layers),
         "EVEN": max(one.buffers[0] for one in networks),
         "ODD": max(one.buffers[1] for one in networks),
         **input_sizes(network.input, fixed_point),
@@ -178,7 +195,7 @@ def tables(
     # [KWS_FFT / 2, 2]: cosine and sine
     angles = 2 * np.pi * np.arange(fft_length // 2) / fft_length
     twiddle = np.stack([np.cos(angles), np.sin(angles)], 1)
-    parts = ['#include "kws.h"\n']
+    parts = [TABLES_HEADER]
     names = ", ".join(map(c_string, settings.labels))
     parts.append(f"const char *const kws_labels[KWS_LABELS] = {{{names}}};\n")
     parts.append(f"const int16_t kws_thresholds[3] = {{{thresholds(settings, verifier)}}};\n")
@@ -233,14 +250,19 @@ def _layer_tables(number: str, layer: Layer) -> str:
     missing, fill = 0, 0
     if layer.kind != "DEPTHWISE":
         missing, fill = max(0, ROWS - outputs), layer.row_bytes - layer.weights.shape[1]
-    arrays = [("KWS_ALIGNED int8_t weights", np.pad(layer.weights, [(0, missing), (0, fill)]))]
+    arrays = [("KWS_ALIGNED int8_t weights", _rows(np.pad(layer.weights, [(0, missing), (0, 0)]), fill))]
     if layer.packed:
         missing = -outputs % ROWS
-        arrays = packing.arrays(layer.packed)
-    arrays.append(("int32_t bias", np.pad(layer.folded_bias, (0, missing))))
+        arrays = [(name, _numbers(values)) for name, values in packing.arrays(layer.packed)]
+    bias = _numbers(np.pad(layer.folded_bias, (0, missing)))
+    if layer.padded:
+        # CMSIS-NN subtracts the zero point, so that zeros lie beyond the edges
+        bias = f"#ifdef KWS_CMSIS_NN\n{_numbers(np.pad(layer.bias, (0, missing)))}#else\n{bias}#endif\n"
+    arrays.append(("int32_t bias", bias))
     # a scale for each row of bias, or one for all
-    arrays.append(("float scales", np.pad(layer.scales, (0, missing if len(layer.scales) > 1 else 0))))
-    parts = [f"static const {name}_{number}[] = {{\n{_numbers(values)}}};\n" for name, values in arrays]
+    scales = np.pad(layer.scales, (0, missing if len(layer.scales) > 1 else 0))
+    arrays.append(("float scales", _numbers(scales)))
+    parts = [f"static const {name}_{number}[] = {{\n{text}}};\n" for name, text in arrays]
     if layer.packed:
         parts.append(packing.structure(layer.packed, number))
     return "\n".join(parts)
@@ -256,8 +278,8 @@ def _layer_entry(number: str, layer: Layer) -> str:
     values.append(int(len(layer.scales) > 1))
     values += [layer.weights.shape[0 if layer.kind == "DEPTHWISE" else 1], layer.to_shape.channels]
     # ReLU is the lowest value that an output may have
-    values += [layer.input_zero, layer.output_zero, layer.output_zero if layer.relu else -128]
-    values += multiplier_and_shift(float(layer.scales[0]))
+    values += [layer.input_zero if layer.padded else 0, layer.output_zero]
+    values.append(layer.output_zero if layer.relu else -128)
     values += [f"{{{', '.join(map(str, shape))}}}" for shape in (layer.from_shape, layer.to_shape)]
     values += [*layer.kernel, *layer.strides, *layer.padding]
     return f"    {{{', '.join(map(str, values))}}},\n"
@@ -341,6 +363,14 @@ def _numbers(values) -> str:
         return "".join(f"    {{{', '.join(map(text, row))}}},\n" for row in values)
     shown = list(map(text, values.ravel()))
     return "".join(f"    {', '.join(shown[start : start + 16])},\n" for start in range(0, len(shown), 16))
+
+
+def _rows(weights: np.ndarray, fill: int) -> str:
+    """Return int8 weights as lines of an initialiser, with `fill` zeros behind each row."""
+    if not fill:
+        return _numbers(weights)
+    end = " ".join([FILL] * fill)
+    return "".join(f"    {', '.join(map(str, row))}, {end}\n" for row in weights)
 
 
 def _float(value) -> str:

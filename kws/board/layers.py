@@ -9,6 +9,8 @@ from kws.base.errors import UserError
 from kws.model import tflite
 
 WORD = 4  # bytes
+LANES = 16  # of a Helium vector
+HELIUM_CHANNELS = 124  # that CMSIS-NN copies at a time
 LONGEST_OF_FOUR = 128  # weights of a row, so that the inputs of four places take at most 1 kB
 
 
@@ -81,12 +83,40 @@ class Layer(NamedTuple):
     @property
     def patch_size(self) -> int:
         """Return the bytes copied for each place: values under the kernel, or beyond the edges."""
-        source, padded = self.from_shape, self.padded_in_time or self.padded_in_width
+        source = self.from_shape
         if self.kind == "DEPTHWISE":
-            return source.channels if padded else 0
+            return source.channels if self.padded else 0
         of_whole_rows = self.kernel[1] == source.width and self.to_shape.width == 1
         beside = self.kernel == (1, 1) or (of_whole_rows and not self.padded_in_time)
         return math.prod(self.kernel) * source.channels if self.kind == "CONVOLUTION" and not beside else 0
+
+    @property
+    def convolves(self) -> bool:
+        """Return whether CMSIS-NN takes the layer as a convolution or a mean over places."""
+        return self.kind != "FULLY_CONNECTED" or len(self.scales) > 1
+
+    @property
+    def scratch(self) -> int:
+        """Return the bytes that CMSIS-NN computes the layer in, at most; without Helium."""
+        if self.kind == "AVERAGE":
+            return 4 * self.to_shape.channels
+        if self.kind == "DEPTHWISE":
+            of_its_own = self.kernel == (3, 3) and max(self.padding) <= 1
+            return 0 if of_its_own else 2 * self.weights.size
+        # inputs of two places, of 16 bits each
+        return 4 * self.row_bytes if self.convolves else 0
+
+    @property
+    def scratch_helium(self) -> int:
+        """Return the same with Helium: inputs of four places."""
+        if self.kind == "DEPTHWISE":
+            return 4 * HELIUM_CHANNELS * len(self.weights)
+        row = -(-self.weights.shape[1] // LANES) * LANES
+        return 4 * row if self.kind == "CONVOLUTION" else 0
+
+    @property
+    def padded(self) -> bool:
+        return self.padded_in_time or self.padded_in_width
 
     @property
     def padded_in_time(self) -> bool:
@@ -326,10 +356,3 @@ def _layer(graph: _Graph, operator, kind, weights, shapes) -> Layer:
     if (largest >= 2**31).any() or (largest * scales.astype(float) >= 2**21).any():
         raise ValueError("the sums of a layer are too large")
     return layer
-
-
-def multiplier_and_shift(scale: float) -> tuple[int, int]:
-    """Return `scale` as multiplier * 2^(shift - 31), with a multiplier of 31 bits."""
-    fraction, shift = math.frexp(scale)
-    multiplier = round(fraction * 2**31)
-    return (multiplier // 2, shift + 1) if multiplier == 2**31 else (multiplier, shift)

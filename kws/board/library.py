@@ -35,6 +35,7 @@ def library_values(settings: Settings, macs: int, prefix: str) -> dict[str, str]
     """Return what replaces the names between two @ in the templates."""
     return {
         "NAME": prefix,
+        "CAPITALS": prefix.upper(),
         "VERSION": VERSION,
         "AUTHOR": "DNN Small maintainers",
         "URL": "https://arxiv.org/abs/1711.07128",

@@ -15,10 +15,9 @@ c/kws_packed.h reads this layout, with half = ceil(inputs / 2):
 import numpy as np
 
 from kws.base.errors import UserError
-from kws.board.layers import Layer, Network, PackedKernel
+from kws.board.layers import LANES, Layer, Network, PackedKernel
 
 ROWS = 4  # as in c/kws_nn.c
-LANES = 16  # of a Helium vector
 WORDS = {3: np.uint16, 4: np.uint32, 5: np.uint32}  # by bits of an index
 MOST_VALUES = 2 ** max(WORDS)
 

@@ -12,6 +12,8 @@ from kws.base.settings import Settings
 from kws.board import library
 
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-pedantic", "-Werror"]
+STAND_IN = ROOT / "tests" / "cmsis_nn"  # for Arm's CMSIS-NN
+WITH_CMSIS_NN = ["-DKWS_CMSIS_NN", "-isystem", str(STAND_IN / "Include")]
 PROCESSORS = {
     "host": [],
     "m0+": ["-mcpu=cortex-m0plus"],
@@ -23,20 +25,23 @@ PROCESSORS = {
 }
 
 
+@pytest.mark.parametrize(
+    "flags", [[], ["-DKWS_CMSIS_NN", "-isystem", str(STAND_IN / "Include")]], ids=["", "cmsis_nn"]
+)
 @pytest.mark.parametrize(("language", "standard"), [("c", "c99"), ("c++", "c++17")])
 @pytest.mark.parametrize(
     "processor",
     [pytest.param(name, marks=needs("arm-none-eabi-gcc") if name != "host" else ()) for name in PROCESSORS],
 )
-def test_no_source_has_a_warning(verified, tmp_path, processor, language, standard):
+def test_no_source_has_a_warning(verified, tmp_path, processor, language, standard, flags):
     """The module has packed weights, convolutions and a verifier, so that nothing is left out."""
     sources = sorted(verified[0].folder.glob("*.c"))
     assert len(sources) == 8
     if processor == "host":
         sources = [path for path in sources if path.name != "startup.c"]
     compiler = "cc" if processor == "host" else "arm-none-eabi-gcc"
-    command = [compiler, "-x", language, f"-std={standard}", "-O2", *WARNINGS, *PROCESSORS[processor], "-c"]
-    subprocess.run([*command, *sources], cwd=tmp_path, check=True)
+    command = [compiler, "-x", language, f"-std={standard}", "-O2", *WARNINGS, *PROCESSORS[processor], *flags]
+    subprocess.run([*command, "-c", *sources], cwd=tmp_path, check=True)
 
 
 # ---- CMake ----
@@ -60,6 +65,12 @@ PROGRAM = """
 #include <kws_detect.h>
 int main(void) { int8_t scores[KWS_LABELS] = {0, 0, 9}; return kws_best(scores) == 2 ? 0 : 1; }
 """
+# with the functions whose names and streams are others with CMSIS-NN
+WITH_A_DETECTOR = """
+#include <kws_detect.h>
+static kws_detector detector;
+int main(void) { return kws_detect_start(&detector, KWS_NORMAL) == KWS_OK ? 0 : 1; }
+"""
 START = "cmake_minimum_required(VERSION 3.13)\nproject(app C)\n"
 
 
@@ -72,6 +83,20 @@ def test_cmake_builds_the_folder_and_a_project_that_adds_it(shipped, tmp_path):
     listing = f"add_subdirectory({shipped[0].folder} kws)\nadd_executable(app main.c)\n"
     build = cmake(tmp_path, f"{START}{listing}target_link_libraries(app kws)\n")
     subprocess.run([build / "app"], check=True)
+
+
+@needs("cmake")
+def test_cmake_builds_the_folder_and_a_project_that_adds_it_with_cmsis_nn(shipped, tmp_path):
+    given = f"-DCMSIS_NN={STAND_IN}"
+    build = cmake_folder(shipped[0].folder, tmp_path / "by_itself", given)
+    result = subprocess.run(["ctest", "--test-dir", build, "-V"], capture_output=True, text=True)
+    assert result.returncode == 0 and "4 of 4 clips as on the PC" in result.stdout
+    (tmp_path / "main.c").write_text(WITH_A_DETECTOR)
+    listing = f"add_subdirectory({shipped[0].folder} kws)\nadd_executable(app main.c)\n"
+    build = cmake(tmp_path, f"{START}{listing}target_link_libraries(app kws)\n", given)
+    subprocess.run([build / "app"], check=True)
+    programs = build / "app", tmp_path / "by_itself" / "kws_check"
+    assert all(b"arm_fully_connected_s8" in path.read_bytes() for path in programs)
 
 
 CROSS = """
@@ -129,6 +154,17 @@ function(zephyr_include_directories)
         target_include_directories(zephyr_interface INTERFACE ${path})
     endforeach()
 endfunction()
+function(zephyr_compile_definitions)
+    target_compile_definitions(zephyr_interface INTERFACE ${ARGN})
+endfunction()
+"""
+# what Zephyr does with its own module if CONFIG_KWS_CMSIS_NN selects it
+ZEPHYR_CMSIS_NN = f"""
+file(GLOB sources {STAND_IN}/Source/*/*.c)
+add_library(cmsis_nn STATIC ${{sources}})
+target_include_directories(zephyr_interface INTERFACE {STAND_IN}/Include)
+target_link_libraries(cmsis_nn PUBLIC zephyr_interface)
+set(CONFIG_KWS_CMSIS_NN y)
 """
 
 
@@ -139,6 +175,16 @@ def test_cmake_registers_a_component(shipped, tmp_path, system):
     added = f"add_subdirectory({shipped[0].folder} kws)\nadd_executable(app main.c)\n"
     build = cmake(tmp_path, f"{START}{system}{added}target_link_libraries(app component m)\n")
     subprocess.run([build / "app"], check=True)
+
+
+@needs("cmake")
+def test_zephyr_gives_the_layers_to_its_own_cmsis_nn(shipped, tmp_path):
+    (tmp_path / "main.c").write_text(WITH_A_DETECTOR)
+    added = f"add_subdirectory({shipped[0].folder} kws)\nadd_executable(app main.c)\n"
+    linked = "target_link_libraries(app component cmsis_nn m)\n"
+    build = cmake(tmp_path, f"{START}{ZEPHYR}{ZEPHYR_CMSIS_NN}{added}{linked}")
+    subprocess.run([build / "app"], check=True)
+    assert b"arm_fully_connected_s8" in (build / "app").read_bytes()
 
 
 @needs("cmake")
@@ -200,7 +246,13 @@ def test_the_manifest_is_one_of_platformio(written):
 @pytest.mark.fast
 def test_the_manifests_of_zephyr_and_esp_idf(written):
     """Zephyr's doc/develop/modules.rst; ESP-IDF's IDF Component Manager, manifest file reference."""
-    assert (written / "zephyr" / "module.yml").read_text() == "name: kws\nbuild:\n  cmake: .\n"
+    assert (written / "zephyr" / "module.yml").read_text() == (
+        "name: kws\nbuild:\n  cmake: .\n  kconfig: zephyr/Kconfig\n"
+    )
+    # a menu of its own modules: zephyr/modules/cmsis-nn/Kconfig
+    option = (written / "zephyr" / "Kconfig").read_text()
+    assert option.startswith("config KWS_CMSIS_NN\n\tbool ") and "\n\tselect CMSIS_NN\n" in option
+    assert "if(CONFIG_KWS_CMSIS_NN)" in (written / "CMakeLists.txt").read_text()
     lines = [line.split(": ", 1) for line in (written / "idf_component.yml").read_text().splitlines()]
     values = {key: json.loads(value) for key, value in lines}  # YAML takes strings of JSON
     assert list(values) == ["version", "description", "url", "license"]

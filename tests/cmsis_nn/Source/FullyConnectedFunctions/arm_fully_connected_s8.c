@@ -2,17 +2,11 @@
 
 #include "arm_nnfunctions.h"
 
-static int32_t requantize(int32_t value, int32_t multiplier, int32_t shift) {
-#ifdef CMSIS_NN_USE_SINGLE_ROUNDING
-    int places = 31 - shift;
-    return (int32_t)(((int64_t)value * multiplier + ((int64_t)1 << (places - 1))) >> places);
-#else
+#ifndef CMSIS_NN_USE_SINGLE_ROUNDING
 #error the layers of a PC are rounded once
 #endif
-}
 
-arm_cmsis_nn_status arm_fully_connected_s8(const cmsis_nn_context *context,
-                                           const cmsis_nn_fc_params *parameters,
+arm_cmsis_nn_status arm_fully_connected_s8(const cmsis_nn_context *context, const cmsis_nn_fc_params *parameters,
                                            const cmsis_nn_per_tensor_quant_params *scale,
                                            const cmsis_nn_dims *input_dims, const int8_t *input,
                                            const cmsis_nn_dims *filter_dims, const int8_t *kernel,
@@ -33,10 +27,8 @@ arm_cmsis_nn_status arm_fully_connected_s8(const cmsis_nn_context *context,
             for (int i = 0; i < filter_dims->n; i++) {
                 sum += (input[i] + (sums ? 0 : parameters->input_offset)) * weights[i];
             }
-            sum = requantize(sum, scale->multiplier, scale->shift) + parameters->output_offset;
-            if (sum < parameters->activation.min) sum = parameters->activation.min;
-            if (sum > parameters->activation.max) sum = parameters->activation.max;
-            *output++ = (int8_t)sum;
+            *output++ = requantized(sum, scale->multiplier, scale->shift, parameters->output_offset,
+                                    parameters->activation);
         }
     }
     return ARM_CMSIS_NN_SUCCESS;
