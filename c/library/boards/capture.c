@@ -50,6 +50,7 @@ static int16_t filtered(const capture *state) {
 
 int32_t capture_samples(capture *state, const void *given, int32_t count, int16_t *samples) {
     int32_t made = 0;
+    if (!state->every) return 0; /* not started */
     for (int32_t i = 0; i < count; i++) {
         const int32_t moving = sample_at(state->format, given, i * state->step) - (state->mean >> MEAN_SHIFT);
         const int16_t sample = clipped(moving * state->gain, BITS - 16 + 4); /* 4: gain in 1/16 */

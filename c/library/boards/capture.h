@@ -31,7 +31,7 @@ typedef struct {
 } capture;
 
 /* Start. The rate is 48000 or 16000. `step` is how many places the next sample is away: 2 if only one of two slots is
- * used. The gain counts in 1/CAPTURE_UNITY, 1 to 1023. Return 1; or 0, and silence follows, if an argument is none of
+ * used. The gain counts in 1/CAPTURE_UNITY, 1 to 1023. Return 1; or 0, and no samples follow, if an argument is none of
  * these. */
 int capture_start(capture *state, capture_format format, int32_t rate, int32_t step, int32_t gain);
 

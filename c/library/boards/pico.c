@@ -32,14 +32,14 @@ static const uint16_t i2s[] = {
     0xe03d, /*        set x, 29        side 0b00   WS falls one bit before the sample begins */
     0xa842, /*        nop              side 0b01 */
     0xa042, /*        nop              side 0b00 */
-    0x4801, /* left:  in pins, 1       side 0b01 */
-    0x0043, /*        jmp x--, left    side 0b00 */
+    0x4801, /* mine:  in pins, 1       side 0b01 */
+    0x0043, /*        jmp x--, mine    side 0b00 */
     0x4801, /*        in pins, 1       side 0b01 */
     0xf03d, /*        set x, 29        side 0b10   and rises one before its end */
     0x5801, /*        in pins, 1       side 0b11   the last of 32 bits */
     0xb042, /*        nop              side 0b10 */
-    0xb842, /* right: nop              side 0b11 */
-    0x1049, /*        jmp x--, right   side 0b10 */
+    0xb842, /* other: nop              side 0b11 */
+    0x1049, /*        jmp x--, other   side 0b10 */
     0xb842, /*        nop              side 0b11 */
 };
 
