@@ -10,8 +10,8 @@
 #include "kws_detect.h"
 #include "stm32f4xx_hal.h"
 
-#define RATE 48000   /* of the microphone */
-#define FRAMES 960   /* in half the buffer, 20 ms; what takes longer than that loses samples */
+#define RATE 48000 /* of the microphone; 16000 for one that goes so low, with FRAMES 320 */
+#define FRAMES 960 /* in half the buffer, 20 ms; what takes longer than that loses samples */
 #define SAMPLES (FRAMES * KWS_SAMPLE_RATE / RATE)
 #define GAIN (8 * CAPTURE_UNITY) /* so that speech is as loud as in the recordings of training */
 
@@ -42,7 +42,7 @@ int _write(int file, char *text, int length) {
 /* Stop if a call failed: a debugger shows which. */
 static void must(HAL_StatusTypeDef status) { while (status != HAL_OK) continue; }
 
-/* 84 MHz, and 76.8 MHz for I2S, which are 48,000 frames of 64 bits 25 times; both from the inner oscillator. */
+/* 84 MHz, and 76.8 MHz for I2S, 25 times 48,000 frames of 64 bits, 75 times 16,000; both from the inner oscillator. */
 static void start_clocks(void) {
     RCC_OscInitTypeDef oscillator = {.OscillatorType = RCC_OSCILLATORTYPE_HSI, .HSIState = RCC_HSI_ON};
     oscillator.HSICalibrationValue = RCC_HSICALIBRATION_DEFAULT;
@@ -73,6 +73,7 @@ static void start_pins(void) {
     serial.Init.BaudRate = 115200;
     serial.Init.Mode = UART_MODE_TX;
     must(HAL_UART_Init(&serial));
+    setvbuf(stdout, NULL, _IONBF, 0); /* words are sent at once */
 }
 
 static void start_microphone(void) {
