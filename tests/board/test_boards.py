@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import signal
 from test_c_library import PROCESSORS, WARNINGS
+from test_export_c import stated_by_the_page
 
 from c_modules import CDetector, needs
 from conftest import RATE, ROOT, SHIPPED_INT8
@@ -366,3 +367,17 @@ def test_the_pico_reads_the_left_slot_of_i2s():
             place = operand if x else place
             x -= 1
     assert received == sent
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("row", "place", "megahertz"),
+    [("Cortex-M4, 64 MHz", 0, 64), ("120 MHz", 0, 120), ("M55, 160 MHz", 1, 160)],
+)
+def test_the_page_computes_times_from_the_instructions_that_it_states(row, place, megahertz):
+    """An instruction in each cycle, and 25 hops a second."""
+    features, network = map(stated_by_the_page, ("for a second of audio", "the network, scored each 40 ms"))
+    cells = re.search(rf"^\| {row}.*? \|(.*)\|$", (ROOT / "c" / "README.md").read_text(), re.M)[1]
+    for cell, model in zip(cells.split("|"), (0, 4), strict=True):
+        milliseconds = (features[model + place] + network[model + place]) / 25 / megahertz / 1000
+        assert cell.strip() == f"{milliseconds:.1f} ({milliseconds / 40:.1%})".replace("%", " %")
