@@ -68,8 +68,8 @@ static inline esp_err_t i2s_channel_init_std_mode(i2s_chan_handle_t channel, con
     channel->ready = true;
     return ESP_OK;
 }
-static inline esp_err_t i2s_channel_register_event_callback(i2s_chan_handle_t channel, const i2s_event_callbacks_t *callbacks,
-                                                            void *data) {
+static inline esp_err_t i2s_channel_register_event_callback(i2s_chan_handle_t channel,
+                                                            const i2s_event_callbacks_t *callbacks, void *data) {
     REQUIRE(!data && !channel->enabled);
     channel->callbacks = *callbacks;
     return ESP_OK;

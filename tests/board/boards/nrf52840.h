@@ -45,8 +45,7 @@ void PDM_IRQHandler(void);
 static nrfx_pdm_event_handler_t stand_in_handler;
 static int16_t *stand_in_buffers[2]; /* the one that is filled, and the next one */
 static uint16_t stand_in_length = 0;
-static bool stand_in_power = false, stand_in_masked = false, stand_in_crystal = false;
-static int stand_in_waiting = 0;
+static bool stand_in_power = false, stand_in_crystal = false;
 
 static inline void nrf_clock_task_trigger(int clock, int task) {
     stand_in_crystal = clock == NRF_CLOCK && task == NRF_CLOCK_TASK_HFCLKSTART;
@@ -84,7 +83,8 @@ static inline void nrfx_pdm_irq_handler(nrfx_pdm_t *pdm) {
     stand_in_buffers[1] = NULL;
     stand_in_handler(&full);
 }
-static inline int nrfx_wdt_init(nrfx_wdt_t *watchdog, const nrfx_wdt_config_t *config, void (*handler)(void), void *context) {
+static inline int nrfx_wdt_init(nrfx_wdt_t *watchdog, const nrfx_wdt_config_t *config, void (*handler)(void),
+                                void *context) {
     (void)config, (void)handler, (void)context;
     return watchdog->p_reg == NRF_WDT ? 0 : -1;
 }
@@ -98,14 +98,8 @@ static inline void nrfx_wdt_feed(const nrfx_wdt_t *watchdog) {
     (void)watchdog;
     feed();
 }
-static inline void __disable_irq(void) { stand_in_masked = true; }
-static inline void __WFI(void) {
-    REQUIRE(stand_in_masked); /* else an interrupt before it is slept through */
-    stand_in_waiting = parts_now();
-}
 static inline void __enable_irq(void) {
-    stand_in_masked = false;
-    for (; stand_in_waiting > 0; stand_in_waiting--) {
+    for (interrupts_masked = false; parts_waiting > 0; parts_waiting--) {
         play(stand_in_buffers[0], stand_in_length * sizeof(int16_t));
         PDM_IRQHandler();
     }

@@ -36,8 +36,8 @@ static struct {
     uint32_t count;
     bool interrupt, done;
 } stand_in_dma[12];
-static int stand_in_claimed = 3, stand_in_channel = -1, stand_in_waiting = 0;
-static bool stand_in_masked = false, stand_in_running = false, stand_in_enabled = false;
+static int stand_in_claimed = 3, stand_in_channel = -1;
+static bool stand_in_running = false, stand_in_enabled = false;
 static uint32_t stand_in_outputs = 0;
 static void (*stand_in_handler)(void);
 
@@ -64,7 +64,9 @@ static inline pio_sm_config pio_get_default_sm_config(void) {
     const pio_sm_config config = {0, 31, 0, 0, 0, true, false, 1.0f};
     return config;
 }
-static inline void sm_config_set_wrap(pio_sm_config *config, uint first, uint last) { config->first = first, config->last = last; }
+static inline void sm_config_set_wrap(pio_sm_config *config, uint first, uint last) {
+    config->first = first, config->last = last;
+}
 static inline void sm_config_set_sideset(pio_sm_config *config, uint bits, bool optional, bool pindirs) {
     REQUIRE(!optional && !pindirs);
     config->sideset = bits;
@@ -103,8 +105,12 @@ static inline dma_channel_config dma_channel_get_default_config(uint channel) {
     const dma_channel_config config = {true, false, 0x3f, channel};
     return config;
 }
-static inline void channel_config_set_read_increment(dma_channel_config *config, bool on) { config->read_increment = on; }
-static inline void channel_config_set_write_increment(dma_channel_config *config, bool on) { config->write_increment = on; }
+static inline void channel_config_set_read_increment(dma_channel_config *config, bool on) {
+    config->read_increment = on;
+}
+static inline void channel_config_set_write_increment(dma_channel_config *config, bool on) {
+    config->write_increment = on;
+}
 static inline void channel_config_set_dreq(dma_channel_config *config, uint request) { config->request = request; }
 static inline void channel_config_set_chain_to(dma_channel_config *config, uint other) { config->chain_to = other; }
 static inline void dma_channel_set_irq0_enabled(uint channel, bool on) { stand_in_dma[channel].interrupt = on; }
@@ -130,17 +136,13 @@ static inline void irq_set_exclusive_handler(uint number, void (*handler)(void))
 static inline void irq_set_enabled(uint number, bool on) { stand_in_enabled = number == DMA_IRQ_0 && on; }
 
 static inline uint32_t save_and_disable_interrupts(void) {
-    stand_in_masked = true;
+    __disable_irq();
     return 7;
 }
-static inline void __wfi(void) {
-    REQUIRE(stand_in_masked); /* else an interrupt before it is slept through */
-    stand_in_waiting = parts_now();
-}
+static inline void __wfi(void) { __WFI(); }
 static inline void restore_interrupts(uint32_t status) {
     REQUIRE(status == 7 && stand_in_enabled && stand_in_running && stand_in_channel >= 0);
-    stand_in_masked = false;
-    for (; stand_in_waiting > 0; stand_in_waiting--) {
+    for (interrupts_masked = false; parts_waiting > 0; parts_waiting--) {
         const int channel = stand_in_channel;
         const size_t bytes = stand_in_dma[channel].count * 4;
         REQUIRE(stand_in_dma[channel].to == stand_in_dma[channel].from); /* DMA goes on behind the half otherwise */

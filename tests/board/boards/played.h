@@ -31,6 +31,15 @@ static inline int parts_now(void) {
     return parts;
 }
 
+static bool interrupts_masked = false;
+static int parts_waiting = 0; /* until interrupts are no longer masked */
+
+static inline void __disable_irq(void) { interrupts_masked = true; }
+static inline void __WFI(void) {
+    REQUIRE(interrupts_masked); /* else an interrupt before it is slept through */
+    parts_waiting = parts_now();
+}
+
 static inline void show(bool on) {
     static bool before = false;
     if (on && !before) puts("LED");

@@ -78,10 +78,10 @@ void HAL_I2S_RxCpltCallback(I2S_HandleTypeDef *);
 
 static uint32_t stand_in_clocks = 0; /* of what is switched on */
 static uint32_t stand_in_i2s_clock = 0;
-static bool stand_in_interrupt = false, stand_in_masked = false;
+static bool stand_in_interrupt = false;
 static unsigned char *stand_in_buffer;
 static size_t stand_in_half = 0; /* bytes */
-static int stand_in_waiting = 0, stand_in_place = 0;
+static int stand_in_place = 0;
 
 #define __HAL_RCC_GPIOA_CLK_ENABLE() (stand_in_clocks |= 1u << GPIOA)
 #define __HAL_RCC_GPIOB_CLK_ENABLE() (stand_in_clocks |= 1u << GPIOB)
@@ -112,7 +112,8 @@ static inline void HAL_GPIO_WritePin(int port, uint32_t pin, GPIO_PinState level
 static inline HAL_StatusTypeDef HAL_UART_Init(UART_HandleTypeDef *serial) {
     return stand_in_clocks & 1u << serial->Instance ? HAL_OK : HAL_ERROR;
 }
-static inline HAL_StatusTypeDef HAL_UART_Transmit(UART_HandleTypeDef *serial, uint8_t *text, uint16_t length, uint32_t ms) {
+static inline HAL_StatusTypeDef HAL_UART_Transmit(UART_HandleTypeDef *serial, uint8_t *text, uint16_t length,
+                                                  uint32_t ms) {
     (void)serial, (void)text, (void)length, (void)ms;
     return HAL_OK;
 }
@@ -143,15 +144,9 @@ static inline HAL_StatusTypeDef HAL_IWDG_Refresh(IWDG_HandleTypeDef *watchdog) {
     feed();
     return HAL_OK;
 }
-static inline void __disable_irq(void) { stand_in_masked = true; }
-static inline void __WFI(void) {
-    REQUIRE(stand_in_masked); /* else an interrupt before it is slept through */
-    stand_in_waiting = parts_now();
-}
 static inline void __enable_irq(void) {
-    stand_in_masked = false;
     REQUIRE(stand_in_interrupt);
-    for (; stand_in_waiting > 0; stand_in_waiting--) {
+    for (interrupts_masked = false; parts_waiting > 0; parts_waiting--) {
         play(stand_in_buffer + (size_t)stand_in_place * stand_in_half, stand_in_half);
         stand_in_place = 1 - stand_in_place;
         DMA1_Stream3_IRQHandler();
