@@ -12,6 +12,7 @@ from kws.board.firmware import c_name
 TEMPLATES = Path(__file__).resolve().parents[2] / "c" / "library"
 VERSION = "2.0.0"  # of the functions in the headers: major.minor.patch, https://semver.org
 QUOTED = ".json", ".yml"  # files with JSON's strings, which YAML takes too
+PROGRAMS = ".ino", ".c", ".h"  # an example and starting points, which call the module
 # Names of the module in C, which begin with this unless the user says otherwise.
 PREFIX = "kws"
 # Strings hold words of the user, but #include names a file of the module.
@@ -21,14 +22,15 @@ STRINGS_AND_NAMES = re.compile(r'(?<!#include )"(?:[^"\\\n]|\\.)*"|\b(kws|KWS)(?
 def write_library(folder: Path, settings: Settings, macs: int, prefix: str):
     """Write the files of the build systems, filled in, beside the sources in the folder of a module.
 
-    The folder stays flat: Arduino takes sources beside library.properties, too.
+    The module stays flat: Arduino takes sources beside library.properties, too. Programs lie in folders of
+    their own, where no build system looks for sources.
     """
     values = library_values(settings, macs, prefix)
     for template in sorted(path for path in TEMPLATES.rglob("*") if path.is_file()):
         path = folder / template.relative_to(TEMPLATES)
         path.parent.mkdir(parents=True, exist_ok=True)
         text = filled(template.read_text(), values, template.suffix in QUOTED)
-        write_text(path, renamed(text, prefix) if template.suffix == ".ino" else text)
+        write_text(path, renamed(text, prefix) if template.suffix in PROGRAMS else text)
 
 
 def library_values(settings: Settings, macs: int, prefix: str) -> dict[str, str]:

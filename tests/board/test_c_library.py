@@ -271,6 +271,17 @@ def test_each_build_system_takes_the_same_sources(written):
     assert set(listed) == ours
 
 
+@pytest.mark.fast
+def test_no_build_system_compiles_the_programs_for_boards(written):
+    """Each has a main. Arduino compiles the folder itself, `src` and `utility`."""
+    programs = [path.relative_to(written) for path in written.rglob("*.c")]
+    assert {path.parts[0] for path in programs} == {"boards"} and len(programs) == 5
+    assert not {"src", "utility"} & {path.name for path in written.iterdir()}
+    assert "boards" not in (written / "CMakeLists.txt").read_text()
+    chosen = json.loads((written / "library.json").read_text())["build"]["srcFilter"][0]
+    assert chosen == "+<kws*.c>" and not any(path.match("kws*.c") for path in programs)
+
+
 # ---- the sketch ----
 
 ARDUINO = """
