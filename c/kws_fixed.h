@@ -13,6 +13,9 @@
 /* Return |x|, or |x| - 1 if x is negative: it has as many bits. */
 KWS_INLINE int32_t size_of(int32_t x) { return x ^ (x >> 31); }
 
+/* Return the bits of a sample that differ from the next lower one: the highest is that of its size. */
+KWS_INLINE uint32_t changes_of(int16_t sample) { return (uint16_t)sample ^ (uint32_t)(uint16_t)sample << 1; }
+
 KWS_INLINE complex_value quarter(complex_value a) {
     const complex_value result = {a.real >> 2, a.imaginary >> 2};
     return result;
@@ -137,16 +140,18 @@ static void join_real(complex_value buffer[2 * POINTS]) {
         const complex_value imaginary = {one.imaginary + other.imaginary, other.real - one.real};
         const complex_value second = turned(imaginary, once), fourth = turned_back(real, once);
         const complex_value both = plus(second, fourth), difference = minus(second, fourth);
-        const complex_value even = a[POINTS], odd = b[POINTS];
-        a->real = magnitude(plus(even, both));
-        b->real = magnitude(plus_i_times(odd, difference));
+        a->real = magnitude(plus(a[POINTS], both));
+        b->real = magnitude(plus_i_times(b[POINTS], difference));
         if (KWS_FIRST_BIN + KWS_BINS > POINTS) { /* at less than 16 kHz */
+            const complex_value even = a[POINTS], odd = b[POINTS];
             a[POINTS].real = magnitude(plus_i_times(conjugate(odd), conjugate(difference)));
             b[POINTS].real = magnitude(minus(even, both));
         }
     }
-    const complex_value middle = {(even_0.real - even_0.imaginary) >> 1, (odd_0.real - odd_0.imaginary) >> 1};
-    buffer[POINTS].real = magnitude(middle);
+    if (KWS_FIRST_BIN + KWS_BINS > POINTS) {
+        const complex_value middle = {(even_0.real - even_0.imaginary) >> 1, (odd_0.real - odd_0.imaginary) >> 1};
+        buffer[POINTS].real = magnitude(middle);
+    }
 }
 
 /* Return the natural logarithm of x / 2^scale / 1.1643. */
@@ -161,12 +166,9 @@ static int32_t logarithm(uint32_t x, int scale) {
 
 /* Compute the logarithms of the mel channels of a frame. */
 static void log_mel(kws_work *work, const int16_t *samples, int32_t mel[KWS_MEL_CHANNELS]) {
-    uint32_t changes = 0, above = 0; /* changes: bits that differ from their lower neighbours, up to the sign */
+    uint32_t changes = changes_of(samples[KWS_WINDOW - 1]), above = 0;
     int bits = 0;
-    for (int i = 0; i < KWS_WINDOW; i++) {
-        const uint32_t sample = (uint16_t)samples[i];
-        changes |= sample ^ sample << 1;
-    }
+    for (int i = 0; i + 1 < KWS_WINDOW; i += 2) changes |= changes_of(samples[i]) | changes_of(samples[i + 1]);
     while (bits < 14 && !(changes << bits & 0x8000)) bits++;
     first_butterflies(samples, 0, bits, work->spectrum);
     first_butterflies(samples, 1, bits, work->spectrum + POINTS);
@@ -187,9 +189,9 @@ static void log_mel(kws_work *work, const int16_t *samples, int32_t mel[KWS_MEL_
 }
 
 #if KWS_DCT_ROWS
-/* The DCT of kws_features.c; logarithms are multiplied in two parts. */
+/* The DCT of kws_features.c; logarithms are multiplied in two parts, so that sums fit. */
 static void cosine_transform(int32_t mel[KWS_MEL_CHANNELS], int count, int32_t *coefficients) {
-    const int less = 3; /* bits, so that sums fit */
+    const int bits = 11; /* of the lower part */
     for (int i = 0; i < KWS_MEL_CHANNELS / 2; i++) {
         int32_t *one = &mel[i], *other = &mel[KWS_MEL_CHANNELS - 1 - i];
         const int32_t sum = *one + *other;
@@ -199,12 +201,13 @@ static void cosine_transform(int32_t mel[KWS_MEL_CHANNELS], int count, int32_t *
     for (int i = 0; i < count; i++) {
         const int32_t *value = i % 2 ? &mel[KWS_MEL_CHANNELS - 1] : mel;
         const int forward = i % 2 ? -1 : 1;
-        int32_t sum = 0;
+        int32_t high = 0, low = 0;
         for (int j = 0; j < KWS_MEL_CHANNELS / 2; j++, value += forward) {
             const int32_t cosine = kws_dct[i][j];
-            sum += shifted(cosine * (*value >> 8) + (cosine * (*value & 255) >> 8), less);
+            high += cosine * (*value >> bits);
+            low += cosine * (*value & ((1 << bits) - 1));
         }
-        coefficients[i] = shifted(sum, DCT_BITS - less - 8);
+        coefficients[i] = shifted(high + (low >> bits), DCT_BITS - bits);
     }
 }
 #endif
