@@ -49,9 +49,10 @@ extern "C" {
  * --fixed_point). Features then count steps of 2^-16. */
 #if KWS_FIXED_POINT
 typedef int32_t kws_feature;
-typedef int16_t kws_factor; /* in tables */
+typedef int16_t kws_factor;  /* in tables */
+typedef uint16_t kws_weight; /* in tables without negative values */
 #else
-typedef float kws_feature, kws_factor;
+typedef float kws_feature, kws_factor, kws_weight;
 #endif
 
 typedef struct {
@@ -197,20 +198,24 @@ extern const float kws_softmax[256]; /* exp(-distance to the highest score) */
 extern const kws_layer kws_verifier_layers[KWS_VERIFIER_LAYERS];
 extern const float kws_verifier_softmax[256];
 #endif
-extern const kws_factor kws_window[KWS_WINDOW];      /* float: for samples of -32768..32767, and halved */
+extern const kws_weight kws_window[KWS_WINDOW];      /* float: for samples of -32768..32767, and halved */
 extern const kws_factor kws_twiddle[KWS_FFT / 2][2]; /* cosine and sine of 2 pi k / KWS_FFT */
 /* The mel filters, by bins of the spectrum from KWS_FIRST_BIN up. Triangles overlap only with their neighbours: a bin
  * counts in one channel with its first weight, and in the channel above with its second. Bins from kws_mel_ends[i] to
- * before kws_mel_ends[i + 1] count in channels i and i + 1. */
-extern const kws_factor kws_mel_weights[KWS_BINS][2];
+ * before kws_mel_ends[i + 1] count in channels i and i + 1. In fixed point there is the second weight alone: the first is
+ * what is left to 1. */
+#if KWS_FIXED_POINT
+extern const kws_weight kws_mel_weights[KWS_BINS];
+#else
+extern const kws_weight kws_mel_weights[KWS_BINS][2];
+#endif
 extern const int16_t kws_mel_ends[KWS_MEL_CHANNELS + 1];
 #if KWS_DCT_ROWS
 extern const kws_factor kws_dct[KWS_DCT_ROWS][KWS_MEL_CHANNELS / 2]; /* the lower channels; the others follow */
 #endif
 
 #if KWS_FIXED_POINT
-extern const uint16_t kws_roots[193];      /* of 64 to 256, in 2^-12 */
-extern const uint16_t kws_logarithms[129]; /* of 1, 1 + 1/128 to 2, in 2^-16 */
+extern const kws_weight kws_logarithms[129]; /* of 1, 1 + 1/128 to 2, in 2^-16 */
 #endif
 
 #ifdef __cplusplus

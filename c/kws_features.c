@@ -7,12 +7,21 @@
 
 #include "kws.h"
 
-#define POINTS (KWS_FFT / 2) /* of the complex FFT that transforms KWS_FFT real values */
+/* The samples are transformed by a complex FFT, in fixed point by two (see join_real in kws_fixed.h). */
+#define STEP (KWS_FIXED_POINT ? 4 : 2) /* from a real part to the next, in samples */
+#define POINTS (KWS_FFT / STEP)        /* of a complex FFT */
 #define SMALLEST 1e-12f      /* floor of the logarithm, as in TensorFlow's Mfcc: digital silence has no energy */
 
 /* The first butterflies have 4 inputs, or 8 if POINTS is no power of 4; all later ones have 4. */
 #define POWER_OF_4 ((POINTS & 0x55555555) != 0)
 #define FIRST (POWER_OF_4 ? 4 : 8)
+
+/* The order in which the first butterflies read: in fixed point see join in kws_fixed.h. */
+#if KWS_FIXED_POINT
+#define ORDER(i) (((i) ^ ((i) & 0x55555555) << 1 ^ 0x55555555) & (POINTS / FIRST - 1))
+#else
+#define ORDER(i) (i)
+#endif
 
 typedef kws_complex complex_value;
 
@@ -38,6 +47,11 @@ KWS_INLINE complex_value plus_i_times(complex_value a, complex_value b) {
     return result;
 }
 
+KWS_INLINE complex_value conjugate(complex_value a) {
+    const complex_value result = {a.real, -a.imaginary};
+    return result;
+}
+
 /* Compute the DFT of 4 values in place, in natural order. */
 KWS_INLINE void transform_4(complex_value *a, complex_value *b, complex_value *c, complex_value *d) {
     const complex_value sum = plus(*a, *c), difference = minus(*a, *c);
@@ -57,9 +71,9 @@ static complex_value twiddle(int i) {
 /* Return x / 2^bits, rounded. */
 KWS_INLINE int32_t shifted(int32_t x, int bits) { return (x + ((1 << bits) >> 1)) >> bits; }
 
-#define WINDOWED_BITS 28 /* windowed samples are 2^(bits + 28) times as large as in floating point: 28 bits and a sign */
-KWS_INLINE int32_t windowed(const int16_t *samples, int i, int bits) {
-    return kws_window[i] * (samples[i] * (1 << bits)) >> 3;
+/* Return a windowed sample of up to 28 bits and a sign, or 27 if 8 are added. The sample is shifted to 15 bits first. */
+KWS_INLINE int32_t windowed(int16_t sample, kws_weight weight, int bits) {
+    return weight * (sample * (1 << bits)) >> (POWER_OF_4 ? 2 : 3);
 }
 
 /* Return x times the cosine of 45 degrees. */
@@ -67,36 +81,39 @@ KWS_INLINE int32_t times_half_root(int32_t x) {
     return (x >> 16) * 46341 + (int32_t)((uint32_t)(x & 0xFFFF) * 46341 >> 16);
 }
 #else
-KWS_INLINE float windowed(const int16_t *samples, int i, int bits) {
+KWS_INLINE float windowed(int16_t sample, kws_weight weight, int bits) {
     (void)bits;
-    return kws_window[i] * samples[i];
+    return weight * sample;
 }
 
 KWS_INLINE float times_half_root(float x) { return 0.707106781f * x; }
 #endif
 
-/* Return windowed samples 2i and 2i + 1, zeros beyond the window. Even samples are real parts and odd ones imaginary
- * parts, so that a complex FFT of half the length is enough for real samples. */
-KWS_INLINE complex_value pair(const int16_t *samples, int i, int bits) {
+/* Return the windowed samples `start + later` and STEP / 2 after it, zeros beyond the window. They are real and imaginary
+ * parts, so that complex FFTs of half the length are enough for real samples. */
+KWS_INLINE complex_value pair(const int16_t *samples, int start, int later, int bits) {
+    const int16_t *from = samples + start;
+    const kws_weight *window = kws_window + start;
+    const int other = later + STEP / 2;
     complex_value result = {0, 0};
-    if (2 * i < KWS_WINDOW) result.real = windowed(samples, 2 * i, bits);
-    if (2 * i + 1 < KWS_WINDOW) result.imaginary = windowed(samples, 2 * i + 1, bits);
+    if (start + later < KWS_WINDOW) result.real = windowed(from[later], window[later], bits);
+    if (start + other < KWS_WINDOW) result.imaginary = windowed(from[other], window[other], bits);
     return result;
 }
 
 KWS_INLINE void first_4(const int16_t *samples, int i, int bits, complex_value *to) {
-    complex_value a = pair(samples, i, bits), b = pair(samples, i + POINTS / 4, bits);
-    complex_value c = pair(samples, i + POINTS / 2, bits), d = pair(samples, i + POINTS / 4 * 3, bits);
+    complex_value a = pair(samples, i, 0, bits), b = pair(samples, i, KWS_FFT / 4, bits);
+    complex_value c = pair(samples, i, KWS_FFT / 2, bits), d = pair(samples, i, KWS_FFT / 4 * 3, bits);
     transform_4(&a, &b, &c, &d);
     to[0] = a, to[1] = b, to[2] = c, to[3] = d;
 }
 
 /* The same for 8 values: two transforms of 4, of even and of odd values. */
 KWS_INLINE void first_8(const int16_t *samples, int i, int bits, complex_value *to) {
-    complex_value a = pair(samples, i, bits), b = pair(samples, i + POINTS / 8 * 2, bits);
-    complex_value c = pair(samples, i + POINTS / 8 * 4, bits), d = pair(samples, i + POINTS / 8 * 6, bits);
-    complex_value e = pair(samples, i + POINTS / 8, bits), f = pair(samples, i + POINTS / 8 * 3, bits);
-    complex_value g = pair(samples, i + POINTS / 8 * 5, bits), h = pair(samples, i + POINTS / 8 * 7, bits);
+    complex_value a = pair(samples, i, 0, bits), b = pair(samples, i, KWS_FFT / 8 * 2, bits);
+    complex_value c = pair(samples, i, KWS_FFT / 8 * 4, bits), d = pair(samples, i, KWS_FFT / 8 * 6, bits);
+    complex_value e = pair(samples, i, KWS_FFT / 8, bits), f = pair(samples, i, KWS_FFT / 8 * 3, bits);
+    complex_value g = pair(samples, i, KWS_FFT / 8 * 5, bits), h = pair(samples, i, KWS_FFT / 8 * 7, bits);
     transform_4(&a, &b, &c, &d);
     transform_4(&e, &f, &g, &h);
     const complex_value turned_f = {times_half_root(f.real + f.imaginary), times_half_root(f.imaginary - f.real)};
@@ -107,14 +124,15 @@ KWS_INLINE void first_8(const int16_t *samples, int i, int bits, complex_value *
     to[3] = plus(d, turned_h), to[7] = minus(d, turned_h);
 }
 
-/* The first butterflies, which read the samples in place. */
-static void first_butterflies(const int16_t *samples, int bits, complex_value buffer[POINTS]) {
+/* The first butterflies, which read the samples in place, from sample `first` on. */
+static void first_butterflies(const int16_t *samples, int first, int bits, complex_value buffer[POINTS]) {
     int reversed = 0; /* the bits of i in reverse, so that decimation ends in natural order */
     for (int i = 0; i < POINTS / FIRST; i++) {
+        const int start = first + STEP * ORDER(i);
         if (POWER_OF_4) {
-            first_4(samples, i, bits, &buffer[FIRST * reversed]);
+            first_4(samples, start, bits, &buffer[FIRST * reversed]);
         } else {
-            first_8(samples, i, bits, &buffer[FIRST * reversed]);
+            first_8(samples, start, bits, &buffer[FIRST * reversed]);
         }
         int bit = POINTS / FIRST / 2;
         for (; reversed & bit; bit >>= 1) reversed ^= bit;
@@ -154,7 +172,7 @@ KWS_INLINE complex_value turned(complex_value a, complex_value angle) {
 
 /* The complex FFT, radix 4, decimation in time (Cooley and Tukey, Mathematics of Computation 19, 1965). */
 static void transform(const int16_t *samples, complex_value buffer[POINTS]) {
-    first_butterflies(samples, 0, buffer);
+    first_butterflies(samples, 0, 0, buffer);
     for (int size = FIRST; size < POINTS; size *= 4) { /* of the transforms that are joined by fours */
         const int step = KWS_FFT / (4 * size);         /* in the table, whose angles are 2 pi / KWS_FFT apart */
         for (int k = 0; k < size; k++) {

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from kws.detect.verifier import ASK_MEAN, ASK_MOST, ask_every
 from kws.model.tflite import TFLiteModel, quantize
 
 # with fixed point: bits after the point of tables, and of the steps in a feature of 1
-FIXED_BITS = {"window": 15, "twiddle": 14, "mel_weights": 15, "dct": 17, "steps": 29}
+FIXED_BITS = {"window": 15, "twiddle": 14, "mel_weights": 16, "logarithms": 16, "dct": 17, "steps": 29}
 
 VECTORS_HEADER = """\
 #include "kws.h"
@@ -204,22 +205,24 @@ def tables(
         parts += network_tables(verifier.network, "verifier_")
     arrays = [
         # float ones are halved: see magnitude in kws_features.c
-        ("window", "[KWS_WINDOW]", window if fixed_point else window / np.float32(2 * 32768)),
-        ("twiddle", "[KWS_FFT / 2][2]", twiddle),
-        ("mel_weights", "[KWS_BINS][2]", bands.weights),
+        ("weight kws_window[KWS_WINDOW]", window if fixed_point else window / np.float32(2 * 32768)),
+        ("factor kws_twiddle[KWS_FFT / 2][2]", twiddle),
     ]
-    if rows:
-        arrays.append(("dct", "[KWS_DCT_ROWS][KWS_MEL_CHANNELS / 2]", dct.T[:, : MEL_CHANNELS // 2]))
-    for name, shape, values in arrays:
-        if fixed_point:
-            values = np.rint(values * 2.0 ** FIXED_BITS[name]).clip(-32768, 32767).astype(np.int16)
-        parts.append(f"const kws_factor kws_{name}{shape} = {{\n{_numbers(values)}}};\n")
     if fixed_point:
-        roots = np.sqrt(np.arange(64, 257)) * 2**12
-        logarithms = np.log(np.arange(128, 257) / 128) * 2**16
-        for name, values in (("roots[193]", roots), ("logarithms[129]", logarithms)):
-            values = np.rint(values).clip(0, 65535).astype(int)
-            parts.append(f"const uint16_t kws_{name} = {{\n{_numbers(values)}}};\n")
+        numbers = np.arange(len(bands.weights))
+        upper = np.where(numbers < bands.ends[0], bands.weights[:, 1], 1 - bands.weights[:, 0])
+        arrays.append(("weight kws_mel_weights[KWS_BINS]", upper))
+        arrays.append(("weight kws_logarithms[129]", np.log(np.arange(128, 257) / 128)))
+    else:
+        arrays.append(("factor kws_mel_weights[KWS_BINS][2]", bands.weights))
+    if rows:
+        arrays.append(("factor kws_dct[KWS_DCT_ROWS][KWS_MEL_CHANNELS / 2]", dct.T[:, : MEL_CHANNELS // 2]))
+    for declaration, values in arrays:
+        if fixed_point:
+            kind, name = re.match(r"(\w+) kws_(\w+)", declaration).groups()
+            limits = np.iinfo(np.uint16 if kind == "weight" else np.int16)
+            values = np.rint(values * 2.0 ** FIXED_BITS[name]).clip(limits.min, limits.max).astype(int)
+        parts.append(f"const kws_{declaration} = {{\n{_numbers(values)}}};\n")
     parts.append(f"const int16_t kws_mel_ends[KWS_MEL_CHANNELS + 1] = {{\n{_numbers(bands.ends)}}};\n")
     return "\n".join(parts)
 
