@@ -47,7 +47,7 @@ def main():
 
 def start_of(name: str) -> str:
     """Return the file that holds the weights before: of a clustered one the other, of an int8 one fp32."""
-    before = re.sub("_(clustered|entropy)_", "_", name)
+    before = re.sub("_(clustered|entropy)(_16)?_", "_", name)
     return before if before != name else re.sub("_int(8|16)", "_fp32", name)
 
 
