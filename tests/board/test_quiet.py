@@ -64,7 +64,7 @@ def detect(request, tmp_path_factory, c_tools):
 
 
 def words_with_pauses(sample, pause):
-    """Return 20 words of the sample data, before each the next seconds that `pause(samples)` gives: int16."""
+    """Return 20 words of the sample data with `pause(samples)` before each and at the end, int16."""
     rng = np.random.default_rng(0)
     parts = []
     for clip in range(0, len(sample.testing), len(sample.testing) // 20):
@@ -72,13 +72,14 @@ def words_with_pauses(sample, pause):
     return np.concatenate([*parts, pause(2 * RATE)]).astype(np.int16)
 
 
-def test_pauses_that_repeat_are_left_out_and_change_nothing(detect, sample):
-    """Any hop of these pauses is like any other, so that the detector cannot tell that some are missing."""
-    hop = np.random.default_rng(0).normal(scale=3, size=HOP)
-    samples = words_with_pauses(sample, lambda length: np.tile(hop, length // HOP))
+def test_quiet_that_repeats_is_left_out_and_changes_nothing(detect, sample):
+    """All hops of quiet are the same, so that the detector cannot tell that some are missing."""
+    hops = words_with_pauses(sample, lambda length: np.zeros(length)).reshape(-1, HOP)
+    hops[hops.std(axis=1) <= LEVEL] = np.random.default_rng(0).normal(scale=3, size=HOP)
+    samples = hops.ravel()
     expected, _ = detect(samples)
     found, left_out = detect(samples, LEVEL)
-    assert found == expected and len(expected) > 10
+    assert found == expected and len(expected) > 8
     assert left_out > 0.4
 
 
@@ -87,7 +88,7 @@ def test_in_a_quiet_room_the_words_are_detected_within_a_hop(detect, sample):
     samples = words_with_pauses(sample, lambda length: rng.normal(scale=3, size=length))
     expected, _ = detect(samples)
     found, left_out = detect(samples, LEVEL)
-    assert [word for _, word, _ in found] == [word for _, word, _ in expected] and len(expected) > 10
+    assert [word for _, word, _ in found] == [word for _, word, _ in expected] and len(expected) > 8
     apart = [abs(int(ours[0]) - int(theirs[0])) for ours, theirs in zip(found, expected, strict=True)]
     assert max(apart) <= HOP and left_out > 0.4
 
