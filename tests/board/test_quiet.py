@@ -84,7 +84,7 @@ def test_quiet_that_repeats_is_left_out_and_changes_nothing(detect, sample):
 
 
 def test_in_a_quiet_room_the_same_words_are_detected(detect, sample):
-    """Windows hold other noise than without the gate, so that scores reach the threshold up to two hops apart."""
+    """Windows hold other noise than without the gate: times differ by up to two hops."""
     rng = np.random.default_rng(0)
     samples = words_with_pauses(sample, lambda length: rng.normal(scale=3, size=length))
     expected, _ = detect(samples)
