@@ -3,11 +3,13 @@
     python benchmarks/board.py              # prints them
     python benchmarks/board.py --write      # replaces those in c/README.md
 
+--data_dir adds the table that takes recordings: features in fixed point beside those in float.
 Needs make, arm-none-eabi-gcc and qemu-system-arm (Debian: gcc-arm-none-eabi, libnewlib-arm-none-eabi,
 qemu-system-arm).
 """
 
 import contextlib
+import ctypes
 import io
 import re
 import subprocess
@@ -17,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from kws.base.errors import UserError, run
@@ -29,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "c" / "README.md"
 BOARDS = {"m4": "M4", "m55": "M55", "m3": "M3", "m0plus": "M0+"}  # targets of c/Makefile
 SHIPPED = {"dnn_small": "DNN Small", "ds_cnn_small": "DS-CNN Small", "stream_cnn_small": "`stream_cnn_small`"}
+CLIPS = 500
 # what `make BOARD count_BOARD` prints; a network whose layers stream says what it takes in a second
 PRINTED = {
     "flash": r"^ +(\d+)\t +\d+\t",
@@ -45,9 +49,8 @@ PRINTED = {
 
 def parse_arguments():
     parser = new_parser(__doc__)
-    parser.add_argument(
-        "--write", action="store_true", help=f"replace the tables in {PAGE.relative_to(ROOT)}"
-    )
+    parser.add_argument("--data_dir", type=Path, metavar="DIR", help="Speech Commands")
+    parser.add_argument("--write", action="store_true", help="replace the tables in c/README.md")
     return parser.parse_args()
 
 
@@ -55,16 +58,18 @@ def main():
     args = parse_arguments()
     text = PAGE.read_text()
     with tempfile.TemporaryDirectory() as work:
-        for table in tables(Measurements(Path(work))):
+        for table in tables(Measurements(Path(work)), args.data_dir):
             print(f"{table}\n")
             text = text.replace(table_like(table, text), table)
     if args.write:
         write_text(PAGE, text)
 
 
-def tables(measured) -> list[str]:
-    """Return the tables of c/README.md, in Markdown."""
-    parts = shipped_files(measured), packed(measured), fixed_point(measured), verified(measured)
+def tables(measured, data_dir: Path | None = None) -> list[str]:
+    """Return the tables of c/README.md, in Markdown; the one on recordings only with `data_dir`."""
+    parts = [shipped_files(measured), packed(measured), fixed_point(measured), verified(measured)]
+    if data_dir:
+        parts.append(fixed_point_on_clips(measured, validation_clips(data_dir)))
     return ["\n".join(f"| {' | '.join(row)} |" for row in rows) for rows in parts]
 
 
@@ -140,6 +145,32 @@ def with_half_the_values(path, work: Path) -> Path:
     return copy
 
 
+def validation_clips(data_dir: Path) -> np.ndarray:
+    """Return CLIPS recordings of the validation partition, int16 [CLIPS, 16000], drawn by a fixed seed."""
+    listed = (data_dir / "validation_list.txt").read_text().split()
+    present = [data_dir / name for name in sorted(listed) if (data_dir / name).exists()]
+    chosen = np.random.default_rng(0).permutation(present)[:CLIPS]
+    clips = [soundfile.read(path, dtype="int16")[0][:16000] for path in chosen]
+    return np.stack([np.pad(clip, (0, 16000 - len(clip))) for clip in clips])
+
+
+def computed(folder: Path, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return features [clips, inputs] and scores [clips, labels] as a module computes them here, int8."""
+    sources = [folder / f"kws_{name}.c" for name in ("features", "nn", "model")]
+    command = ["cc", "-std=c99", "-O2", "-shared", "-fPIC", "-o", folder / "kws.so", *sources, "-lm"]
+    subprocess.run(command, check=True)
+    library = ctypes.CDLL(str(folder / "kws.so"))
+    stream = np.zeros(2**20, np.int8)  # more than any kws_stream
+    sizes = dict(re.findall(r"define KWS_(\w+) (\d+)\n", (folder / "kws_model.h").read_text()))
+    inputs = int(sizes["FRAMES"]) * int(sizes["COEFFICIENTS"])
+    features = np.zeros((len(clips), inputs), np.int8)
+    scores = np.zeros((len(clips), int(sizes["LABELS"])), np.int8)
+    for clip, given, found in zip(clips, features, scores, strict=True):
+        library.kws_features(stream.ctypes, clip.ctypes, given.ctypes)
+        library.kws_classify(stream.ctypes, given.ctypes, found.ctypes)
+    return features, scores
+
+
 # ---- the tables, as rows of cells ----
 
 
@@ -203,6 +234,23 @@ def fixed_point(measured) -> list[list[str]]:
             costs = [measured.of(shipped(name), board, fixed_point=fixed) for fixed in (False, True)]
             rows.append([first + BOARDS[board], *map(number(cost), costs)])
     return rows
+
+
+def fixed_point_on_clips(measured, clips) -> list[list[str]]:
+    """Return how far features in fixed point, and the scores from them, are from those in float."""
+    names = ["fixed point beside float", "---", "most steps that a feature is off", "features one step off"]
+    names += ["clips whose scores are all within 1/256", "largest difference of a score", "same label"]
+    columns = [names]
+    for name in ("dnn_small", "stream_cnn_small"):
+        modules = [measured.folder(shipped(f"{name}_int8"), fixed_point=fixed) for fixed in (False, True)]
+        (features, scores), (fixed_features, fixed_scores) = (computed(one, clips) for one in modules)
+        steps = np.abs(features.astype(int) - fixed_features)
+        apart = np.abs(scores.astype(int) - fixed_scores).max(1)  # [clips]
+        same = scores.argmax(1) == fixed_scores.argmax(1)
+        column = [SHIPPED[name], "---:", f"{steps.max()}", f"{100 * (steps > 0).mean():.3f} %"]
+        column += [f"{100 * (apart <= 1).mean():.1f} %", f"{apart.max()}/256", f"{100 * same.mean():.1f} %"]
+        columns.append(column)
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def verified(measured) -> list[list[str]]:

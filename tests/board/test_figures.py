@@ -34,6 +34,13 @@ def test_every_number_in_the_tables_of_the_page_is_measured_again(measured):
             assert numbers(line) == pytest.approx(numbers(stated_line), rel=tolerance, abs=0.01), line
 
 
+def test_features_in_fixed_point_are_as_near_on_recordings_as_the_page_states(measured, real_speech):
+    (*_, table) = board.tables(measured, real_speech / "speech_commands_v0.02")
+    stated = board.table_like(table, board.PAGE.read_text())
+    assert re.sub(NUMBER, "", table) == re.sub(NUMBER, "", stated)
+    assert numbers(table) == pytest.approx(numbers(stated), rel=0.005, abs=0.005)
+
+
 @pytest.mark.parametrize(
     ("name", "flash", "m4_each", "m55_each"),
     [("clustered", 68500, 2.6, 0.45), ("clustered_16", 58500, 2.1, 0.36)],
