@@ -53,6 +53,8 @@ def detect(request, tmp_path_factory, c_tools):
     warnings = "-Wconversion", "-Wshadow", "-pedantic"
     program = ["program.c", *sources, "-o", "program", "-lm"]
     subprocess.run(["cc", *STRICT, *warnings, *program], cwd=folder, check=True)
+    cxx = ["c++", "-x", "c++", "-std=c++17", *STRICT[1:], *warnings, "-fsyntax-only", "program.c"]
+    subprocess.run(cxx, cwd=folder, check=True)
 
     def detected(samples, *level):
         command = [folder / "program", *map(str, level)]
