@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "c" / "README.md"
 BOARDS = {"m4": "M4", "m55": "M55", "m3": "M3", "m0plus": "M0+"}  # targets of c/Makefile
 SHIPPED = {"dnn_small": "DNN Small", "ds_cnn_small": "DS-CNN Small", "stream_cnn_small": "`stream_cnn_small`"}
+FORMS = {}, {"fixed_point": True}  # of features
 CLIPS = 500
 # what `make BOARD count_BOARD` prints; a network whose layers stream says what it takes in a second
 PRINTED = {
@@ -231,7 +232,7 @@ def fixed_point(measured) -> list[list[str]]:
         ("flash of DNN Small, bytes, ", "flash", "dnn_small_int8"),
     ):
         for first, board in ((what, "m0plus"), ("", "m3")):
-            costs = [measured.of(shipped(name), board, fixed_point=fixed) for fixed in (False, True)]
+            costs = [measured.of(shipped(name), board, **options) for options in FORMS]
             rows.append([first + BOARDS[board], *map(number(cost), costs)])
     return rows
 
@@ -242,7 +243,7 @@ def fixed_point_on_clips(measured, clips) -> list[list[str]]:
     names += ["clips whose scores are all within 1/256", "largest difference of a score", "same label"]
     columns = [names]
     for name in ("dnn_small", "stream_cnn_small"):
-        modules = [measured.folder(shipped(f"{name}_int8"), fixed_point=fixed) for fixed in (False, True)]
+        modules = [measured.folder(shipped(f"{name}_int8"), **options) for options in FORMS]
         (features, scores), (fixed_features, fixed_scores) = (computed(one, clips) for one in modules)
         steps = np.abs(features.astype(int) - fixed_features)
         apart = np.abs(scores.astype(int) - fixed_scores).max(1)  # [clips]
