@@ -1,5 +1,5 @@
 /* Count the instructions of a classification, of the features of a frame and of the longest hop of the detector on an
- * emulated Cortex-M: `make count`.
+ * emulated Cortex-M, and the bytes of a detector: `make count`.
  *
  * With -icount shift=0 QEMU's clock advances equally for each instruction, so a timer counts instructions, not cycles.
  * A loop of known length shows how many instructions a tick of the timer is. */
@@ -99,6 +99,8 @@ int main(void) {
 #endif
     const uint64_t of_push = (uint64_t)longest_push() * REPEATS * 2 * TURNS / of_loop;
     printf("%lu instructions for the longest kws_push of %d samples\n", (unsigned long)of_push, KWS_STRIDE);
+    printf("%lu bytes of RAM for a detector, %lu of them for its stream\n", (unsigned long)sizeof(kws_detector),
+           (unsigned long)sizeof(kws_stream));
     return 0;
 }
 #endif

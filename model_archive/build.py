@@ -42,7 +42,17 @@ NAME = "dnn_small"
 MICROPHONE = "microphone_fp32", "microphone_int8"
 VERIFIER = "ds_cnn_small_fp32", "ds_cnn_small_int8"
 STREAM = "stream_cnn_small_fp32", "stream_cnn_small_int8"
-KINDS = ("fp32", "int8", "int16", "clustered_int8", "entropy_int8", *MICROPHONE, *VERIFIER, *STREAM)
+KINDS = (
+    "fp32",
+    "int8",
+    "int16",
+    "clustered_int8",
+    "clustered_16_int8",
+    "entropy_int8",
+    *MICROPHONE,
+    *VERIFIER,
+    *STREAM,
+)
 WEIGHTS_STAGE = "quantized"
 # folders of model_source: the stage of recreate_model.sh whose best checkpoint goes there
 STAGES = {

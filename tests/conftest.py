@@ -45,7 +45,7 @@ CMSIS_NN = os.environ.pop("CMSIS_NN", "")
 WEIGHTS = ROOT / "model_archive" / "model_source" / "weights"
 SHIPPED = {
     kind: ROOT / "model_archive" / "TFLite" / f"tflite_{kind}" / f"dnn_small_{kind}.tflite"
-    for kind in ("fp32", "int8", "int16", "clustered_int8", "entropy_int8")
+    for kind in ("fp32", "int8", "int16", "clustered_int8", "clustered_16_int8", "entropy_int8")
 }
 SHIPPED_INT8 = SHIPPED["int8"]
 RATE = 16000  # Hz

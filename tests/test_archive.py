@@ -137,6 +137,7 @@ def test_tensorflow_lite_micro_needs_what_is_stated(folder):
     [
         "int8",
         "clustered_int8",
+        "clustered_16_int8",
         "entropy_int8",
         "int16",
         "microphone_int8",
@@ -154,12 +155,15 @@ def test_an_npu_needs_what_is_stated(kind):
 def test_the_integer_files_are_small():
     assert definition(ARCHIVE / "TFLite" / "tflite_int8")["bytes"] <= 84_000
     assert definition(ARCHIVE / "TFLite" / "tflite_clustered_int8")["zipped_bytes"] <= 57_000
+    assert definition(ARCHIVE / "TFLite" / "tflite_clustered_16_int8")["zipped_bytes"] <= 46_000
     assert definition(ARCHIVE / "TFLite" / "tflite_entropy_int8")["zipped_bytes"] <= 50_000
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("kind", ["clustered_int8", "entropy_int8"])
-def test_the_clustered_kernels_have_32_values(kind):
+@pytest.mark.parametrize(
+    ("kind", "most"), [("clustered_int8", 32), ("clustered_16_int8", 16), ("entropy_int8", 32)]
+)
+def test_the_clustered_kernels_have_few_values(kind, most):
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(tflite_file(ARCHIVE / "TFLite" / f"tflite_{kind}")))
@@ -169,7 +173,7 @@ def test_the_clustered_kernels_have_32_values(kind):
         for detail in interpreter.get_tensor_details()
         if detail["dtype"] == np.int8 and len(detail["shape"]) == 2 and detail["shape"][0] > 1
     ]
-    assert len(kernels) == 4 and all(len(np.unique(kernel)) <= 32 for kernel in kernels)
+    assert len(kernels) == 4 and all(len(np.unique(kernel)) <= most for kernel in kernels)
 
 
 @pytest.mark.fast
@@ -221,6 +225,7 @@ def test_the_stated_accuracies_are_measured_again(real_speech, tmp_path):
             ("int8", 0.003),
             ("int16", 0.001),
             ("clustered_int8", 0.005),
+            ("clustered_16_int8", 0.02),
             ("entropy_int8", 0.005),
         ):
             assert accuracy[f"tflite_{kind}", test_set] >= accuracy["tflite_fp32", test_set] - loss

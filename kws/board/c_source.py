@@ -74,11 +74,22 @@ def provenance(model: TFLiteModel, verifier: SecondNetwork | None) -> str:
             values |= {role: Path(one.path).name, f"{role}_SHA256": hashlib.sha256(one.content).hexdigest()}
     chosen = tuned_detector(model.settings, verifier and verifier.settings)
     measured = sensitivities_text(chosen).split("\n") if chosen else ["No threshold was chosen for it."]
-    text = "\n".join([f"Labels: {', '.join(map(c_string, model.settings.labels))}", *measured])
+    labels = f"Labels: {', '.join(map(c_string, model.settings.labels))}"
+    text = "\n".join([labels, *accuracies(model, values["MODEL_SHA256"]), *measured])
     # a label may hold the signs of comments
     text = text.replace("*/", "* /").replace("/*", "/ *").replace("\n", "\n * ")
     macros = "".join(f"#define KWS_{name} {c_string(value)}\n" for name, value in values.items())
     return f"/* {text} */\n{macros}\n"
+
+
+def accuracies(model: TFLiteModel, sha256: str) -> list[str]:
+    """Return a line for each accuracy that a definition.yaml beside a TFLite file states of that file."""
+    path = Path(model.path).parent / "definition.yaml"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if f"sha256: {sha256}\n" not in text:
+        return []
+    stated = re.findall(r"^- set: (.*)\n  N: (\d+)\n  correct: (\d+)$", text, re.M)
+    return [f"Accuracy, {where}: {100 * int(right) / int(n):.2f} %, N = {n}" for where, n, right in stated]
 
 
 def header(

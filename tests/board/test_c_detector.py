@@ -306,6 +306,20 @@ def test_the_header_says_what_the_module_was_made_of_and_is_always_the_same(tmp_
     normal = TFLiteModel(second).settings.detector.normal
     assert re.search(rf"normal: threshold {normal.threshold:g}, .* % of the words missed", header)
     assert '"yes", "no", "up"' in header
+    assert (
+        "\n * Accuracy, testing, paper protocol (10 % silence of zeros" in header and ", N = 2717\n" in header
+    )
+
+
+def test_the_header_states_no_accuracy_of_another_file(tmp_path):
+    definition = (MICROPHONE.parent / "definition.yaml").read_text()
+    for name, text in (("same", definition), ("other", definition.replace("sha256: ", "sha256: 0"))):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / MICROPHONE.name
+        path.write_bytes(MICROPHONE.read_bytes())
+        (path.parent / "definition.yaml").write_text(text)
+        write_c_folder(path, tmp_path / name / "c")
+        assert ("Accuracy" in (tmp_path / name / "c" / "kws_model.h").read_text()) == (name == "same")
 
 
 @needs("arm-none-eabi-gcc")

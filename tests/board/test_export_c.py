@@ -191,31 +191,6 @@ def test_ds_cnn_small_fits_microcontrollers(ds_cnn_small):
     assert result.stdout.count("4 of 4 clips as on the PC") == 2
 
 
-def stated_by_the_page(row):
-    """Return the numbers of a row of c/README.md's first table of costs: M4 and M55 of each network."""
-    cells = re.search(rf"^\| {row}[^|]* \|(.*)\|$", (ROOT / "c" / "README.md").read_text(), re.M)[1]
-    return [int(cell.replace(",", "")) for cell in cells.split("|")]
-
-
-@needs("arm-none-eabi-gcc", "qemu-system-arm")
-@pytest.mark.parametrize(("name", "place"), [("dnn_small", 0), ("stream_cnn_small", 4)])
-def test_the_page_states_what_is_counted(tmp_path, name, place):
-    """Within 2 %, as other compilers and their libraries differ by a little."""
-    archive = ROOT / "model_archive" / "TFLite"
-    path = next(archive.glob(f"*/{name}_int8.tflite"))
-    write_c_folder(path, tmp_path / "c")
-    command = ["make", "-C", tmp_path / "c", "m4", "m55", "count"]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
-    counted = {
-        "instructions for a classification": r"(\d+) instructions for a classification",
-        "instructions for the features of a frame": r"(\d+) instructions for the \w+ of a frame",
-        "flash, bytes": r"^ +(\d+)\t +0\t",
-    }
-    for row, pattern in counted.items():
-        found = [int(number) for number in re.findall(pattern, output, re.M)]
-        assert found == pytest.approx(stated_by_the_page(row)[place : place + 2], rel=0.02), row
-
-
 @pytest.mark.parametrize("architecture", ["gru", "tc_resnet"])
 def test_other_architectures_are_refused_in_one_line(tmp_path, architecture):
     settings = replace(networks.tiny(architecture), window_size_ms=500, window_stride_ms=500)  # two frames

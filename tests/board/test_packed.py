@@ -176,22 +176,6 @@ def test_it_compiles_without_warnings(mixed, tmp_path, language):
         subprocess.run(command, check=True)
 
 
-@emulated
-@pytest.mark.parametrize(
-    ("clusters", "flash", "m4_each", "m55_each"),
-    [(32, 68500, 2.6, 0.45), (16, 58500, 2.1, 0.36)],
-)
-def test_flash_is_saved_for_few_more_instructions(dnn_small_modules, clusters, flash, m4_each, m55_each):
-    """Unpacked, DNN Small takes 98 kB, and 1.60 instructions for a product on an M4, 0.23 on an M55."""
-    command = ["make", "-C", dnn_small_modules[clusters][0].folder, "m4", "m55", "count"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
-    sizes = [int(size) for size in re.findall(r"^ +(\d+)\t +0\t", result.stdout, re.M)]
-    assert len(sizes) == 2 and max(sizes) < flash
-    m4, m55 = map(int, re.findall(r"(\d+) instructions for a classification", result.stdout))
-    assert m4 < m4_each * 79200 and m55 < m55_each * 79200
-
-
 def test_the_script_says_what_was_packed_and_refuses_where_nothing_can_be(mixed, tmp_path):
     model = mixed[1].path
     output = call_here("export_c.py", model, "--packed", "--output", tmp_path / "c").stdout
