@@ -1,4 +1,4 @@
-"""Print the files that recreate_model.sh made, each beside its start and beside what it has on people's recordings."""
+"""Print the files that recreate_model.sh made, each beside its start and its figure on people's words."""
 
 import json
 import re

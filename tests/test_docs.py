@@ -70,7 +70,7 @@ SHORTER = {
     "python train.py --data_dir": "--how_many_training_steps 4,4,4",
     "python train.py @recipes/own_words.txt": "--how_many_training_steps 4 --echo_factor 1",
     "python optimisations.py": "--how_many_training_steps 4,4",
-    "python synthesize.py": "--count 12 --confusables 2 --sentences 4 --word_list words.txt",
+    "python synthesize.py": "--count 30 --confusables 2 --sentences 4 --word_list words.txt",
 }
 ON_STREAMS = "--stream_minutes 1"
 
