@@ -47,11 +47,6 @@ KWS_INLINE complex_value plus_i_times(complex_value a, complex_value b) {
     return result;
 }
 
-KWS_INLINE complex_value conjugate(complex_value a) {
-    const complex_value result = {a.real, -a.imaginary};
-    return result;
-}
-
 /* Compute the DFT of 4 values in place, in natural order. */
 KWS_INLINE void transform_4(complex_value *a, complex_value *b, complex_value *c, complex_value *d) {
     const complex_value sum = plus(*a, *c), difference = minus(*a, *c);

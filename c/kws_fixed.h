@@ -144,8 +144,8 @@ static void join_real(complex_value buffer[2 * POINTS]) {
         b->real = magnitude(plus_i_times(b[POINTS], difference));
         if (KWS_FIRST_BIN + KWS_BINS > POINTS) { /* at less than 16 kHz */
             const complex_value even = a[POINTS], odd = b[POINTS];
-            a[POINTS].real = magnitude(plus_i_times(conjugate(odd), conjugate(difference)));
-            b[POINTS].real = magnitude(minus(even, both));
+            b[POINTS].real = magnitude(minus(even, both)); /* the same place as a[POINTS] at last, which is right */
+            a[POINTS].real = magnitude(minus_i_times(odd, difference));
         }
     }
     if (KWS_FIRST_BIN + KWS_BINS > POINTS) {
