@@ -125,16 +125,12 @@ def writable_cache(folder: Path) -> Path:
     It is in `folder`, or else in the user's cache, or in the temporary folder for a user without a home.
     Raises UserError if nothing can be written there either.
     """
-    import pooch
-
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    user = os.getuid() if hasattr(os, "getuid") else ""
-    in_home = pooch.os_cache("keyword_spotting") / name
-    temporary = Path(tempfile.gettempdir(), f"keyword_spotting-{user}", name)
-    for place in (folder.resolve() / CACHE_FOLDER, in_home, temporary):
+    places = (lambda: folder / CACHE_FOLDER, lambda: _user_cache() / name, lambda: _temporary_cache() / name)
+    for place in places:
         # RuntimeError: the user has no home
         with contextlib.suppress(RuntimeError, OSError):
-            cache = place.expanduser()
+            cache = place()
             cache.mkdir(parents=True, exist_ok=True)
             if os.access(cache, os.W_OK):
                 return cache
@@ -142,6 +138,17 @@ def writable_cache(folder: Path) -> Path:
         f"no place for the decoded recordings of {folder}: "
         "set XDG_CACHE_HOME to a folder that can be written to"
     )
+
+
+def _user_cache():
+    import pooch
+
+    return pooch.os_cache("keyword_spotting").expanduser()
+
+
+def _temporary_cache():
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    return Path(tempfile.gettempdir(), f"keyword_spotting-{user}")
 
 
 def _cache_name(name, listing, front_end):

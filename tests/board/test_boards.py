@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy import signal
 from test_c_library import PROCESSORS, WARNINGS
-from test_export_c import stated_by_the_page
 
 from c_modules import CDetector, needs
 from conftest import RATE, ROOT, SHIPPED_INT8
@@ -367,6 +366,12 @@ def test_the_pico_reads_the_left_slot_of_i2s():
             place = operand if x else place
             x -= 1
     assert received == sent
+
+
+def stated_by_the_page(row):
+    """Return the numbers of a row of c/README.md's first table of costs: M4 and M55 of each network."""
+    cells = re.search(rf"^\| {row}[^|]* \|(.*)\|$", (ROOT / "c" / "README.md").read_text(), re.M)[1]
+    return [int(cell.replace(",", "")) for cell in cells.split("|")]
 
 
 @pytest.mark.fast

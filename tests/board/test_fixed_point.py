@@ -138,4 +138,5 @@ def test_other_front_ends(tmp_path, rate, milliseconds, coefficients):
     frames = (np.geomspace(1, 32767, 20)[:, None] * noise).astype(np.int16)
     found = [module.call("kws_mfcc", frame, front_end.frame_features, np.int32) / 2**16 for frame in frames]
     alone = replace(front_end, clip_samples=front_end.window_samples)
-    np.testing.assert_allclose(found, mfcc(frames, alone), atol=0.002, rtol=0)
+    # digital silence is far from zero, and sums of its ten coefficients round
+    np.testing.assert_allclose(found, mfcc(frames, alone), atol=0.002, rtol=5e-5)
