@@ -59,5 +59,5 @@ def test_the_page_of_licences_names_every_file_and_every_synthesiser():
         name = build.tflite_path(kind).stem
         patterns = [one.replace("*", r"\w+") for one in named]
         assert any(re.fullmatch(one, name) or one[0] == "_" and name.endswith(one) for one in patterns)
-    for form in build.STAGES.keys() | {"pretrained", "pretrained_dnn", "pretrained_stream"}:
+    for form in build.STAGES.keys() | {"pretrained_stream"}:
         assert form in named
