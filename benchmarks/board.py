@@ -19,9 +19,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from kws.audio.recordings import read_audio
 from kws.base.errors import UserError, run
 from kws.base.files import write_text
 from kws.base.flags import new_parser
@@ -151,7 +151,7 @@ def validation_clips(data_dir: Path) -> np.ndarray:
     listed = (data_dir / "validation_list.txt").read_text().split()
     present = [data_dir / name for name in sorted(listed) if (data_dir / name).exists()]
     chosen = np.random.default_rng(0).permutation(present)[:CLIPS]
-    clips = [soundfile.read(path, dtype="int16")[0][:16000] for path in chosen]
+    clips = [read_audio(path, 16000)[0][:16000] for path in chosen]
     return np.stack([np.pad(clip, (0, 16000 - len(clip))) for clip in clips])
 
 

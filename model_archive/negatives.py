@@ -6,8 +6,9 @@
         --output model_archive/model_source/pretrained_stream/negatives.npz
 
 Windows to learn from are of recordings in NEGATIVES and of the words in --data_dir, augmented as the other
-flags say, which are those of recipes/own_words.txt. Recordings in OTHERS are stored whole: thresholds are
-chosen on them. training_data.md says whose audio is in the file of the archive.
+flags say. These are the ones of recipes/own_words.txt but for its noise floor, as recordings by people have
+noise of their own. Recordings in OTHERS are stored whole: thresholds are chosen on them. training_data.md
+says whose audio is in the file of the archive.
 """
 
 import sys
