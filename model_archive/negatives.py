@@ -45,8 +45,8 @@ def parse_arguments():
     add = parser.add_argument
     add("--start_from", metavar="PATH", required=True, help="the checkpoint of the trunk")
     add("--streams", metavar="DIR", nargs="+", default=[], help="recordings to choose thresholds on")
-    add("--windows", type=bounded(int, 1), default=6000, metavar="N", help="of --negatives_dir")
-    add("--words", type=bounded(int, 1), default=4000, metavar="N", help="clips of words in --data_dir")
+    add("--windows", type=bounded(int, 1), default=18000, metavar="N", help="of --negatives_dir")
+    add("--words", type=bounded(int, 1), default=8000, metavar="N", help="clips of words in --data_dir")
     add("--output", metavar="FILE", required=True)
     return parser.parse_args()
 

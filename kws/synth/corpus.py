@@ -26,7 +26,7 @@ SAMPLE_RATE = 16000
 PLAN_FILE = "synthesis.json"
 DRAWS, SENTENCES, NOISE = 0, 1, 2  # independent streams of random numbers of --seed
 # factors of a voice's own speed and pitch: lowest and highest
-SPEEDS, PITCHES = (0.75, 1.3), (0.8, 1.25)
+SPEEDS, PITCHES = (0.6, 1.2), (0.8, 1.25)
 NOISES = 0.4, 1.4  # factors of piper's noises
 NATURAL_SHARE = 0.5  # of the recordings, if there are natural voices and others
 PARTS = "first", "last"  # a phrase that is cut is no word, but sounds like the phrase for a while

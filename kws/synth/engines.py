@@ -22,6 +22,7 @@ from kws.base.errors import UserError
 
 WORDS_PER_MINUTE = 175  # espeak-ng's normal speed
 MBROLA_WORDS_PER_MINUTE = 110  # as people say single words
+PIPER_SPEED = 0.75  # of its own: it hurries through single words
 NO_PEOPLE = re.compile(  # variants of espeak-ng's voices that nobody would speak with
     "robosoft|.*robot|demonic|croak|whisper|storm|tweaky|ricishay|anxious|fast|kaukovalta", re.IGNORECASE
 )
@@ -353,7 +354,7 @@ def _piper(utterances) -> Iterator:
             speaker = _piper_voice(said.voice.name)
             how = SynthesisConfig(
                 speaker_id=said.voice.speaker,
-                length_scale=said.pitch / said.speed,
+                length_scale=said.pitch / (PIPER_SPEED * said.speed),
                 noise_scale=said.noise * speaker.config.noise_scale,
                 noise_w_scale=said.duration_noise * speaker.config.noise_w_scale,
             )

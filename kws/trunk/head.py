@@ -1,9 +1,10 @@
 """A head on a frozen trunk: the trainee whose batches are the trunk's outputs, and stored negatives.
 
-The trunk computes each clip once. Half-way the windows of the stored negatives that the head takes for a word
-are found, and from there on are a third of what is added to a batch.
+The trunk computes each clip once. Half-way, and again after three quarters, the windows of the stored
+negatives that the head takes for a word are found. From there on they are half of what is added to a batch.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,11 @@ from kws.train.trainee import StartOptions, Trainee
 from kws.trunk.outputs import StoredOutputs, predictor, split
 
 ADDED = 1  # windows of stored negatives for each clip of a batch
-HARD = 1 / 3  # of these, once they are known
-HARDEST = 5000  # windows that are hard negatives
-MINED_AT = 1 / 2  # of the steps
+HARD = 1 / 2  # of these, once they are known
+HARDEST = 1 / 50  # of all windows: the hard negatives
+MINED_AT = 1 / 2, 3 / 4  # of the steps
 STORED = 3  # the stream of random numbers of --seed; those of kws.data.batches are 0 to 2
-FILE_NAME = "hard_negatives.npy"
+FILE_NAME = "hard_negatives_{}.npy"
 
 
 def head_trainee(
@@ -70,9 +71,10 @@ class AddedNegatives:
         self._length = head.input_shape[1]  # outputs in a window
         self._windows, outputs, _ = stored.windows.shape
         self._starts = outputs - self._length + 1  # places in a stored window where one can begin
-        self._mined_at = int(MINED_AT * training.total_steps)
-        self._predict, self._file = keras_predictor(head), Path(training.train_dir) / FILE_NAME
-        self._hard = None  # int [2, hard]: the window of each, and its first output
+        self._mined_at = [int(share * training.total_steps) for share in MINED_AT]
+        self._predict, self._file = keras_predictor(head), str(Path(training.train_dir) / FILE_NAME)
+        # int [2, hard]: the window of each, and its first output; when they were found
+        self._hard, self._found_at = None, None
 
     def to(self, batch: Batch, step: int) -> Batch:
         """Return the batch of a step with `rows` more rows, whose label is NO_WORD."""
@@ -81,8 +83,9 @@ class AddedNegatives:
         drawn = np.stack(
             [rng.integers(0, self._windows, self.rows), rng.integers(0, self._starts, self.rows)]
         )
-        if step >= self._mined_at:
-            hard = self._hard_negatives(resumed=step > self._mined_at)
+        due = [mined_at for mined_at in self._mined_at if mined_at <= step]
+        if due:
+            hard = self._hard_negatives(due[-1], resumed=step > due[-1])
             count = int(HARD * self.rows)
             drawn[:, :count] = hard[:, rng.integers(0, hard.shape[1], count)]
         labels = np.full(self.rows, NO_WORD, batch.labels.dtype)
@@ -95,19 +98,25 @@ class AddedNegatives:
         places = drawn[1][:, None] + np.arange(self._length)
         return self._stored.values(self._stored.windows[drawn[0][:, None], places])[:, :, None]
 
-    def _hard_negatives(self, resumed):
-        """Return the windows that the head gave a word the highest scores half-way: int [2, windows]."""
-        if self._hard is None and resumed and self._file.exists():
-            self._hard = np.load(self._file)
-        if self._hard is None:
-            every = np.stack(np.divmod(np.arange(self._windows * self._starts), self._starts))  # [2, all]
-            scores = np.concatenate(
-                [
-                    self._predict(self._values(part))[:, UNKNOWN_INDEX + 1 :].max(1)
-                    for part in np.array_split(every, max(1, every.shape[1] // 4096), axis=1)
-                ]
-            )
-            self._hard = every[:, np.argsort(-scores)[:HARDEST]]
-            with appears_complete(self._file) as partial, open(partial, "wb") as out:
-                np.save(out, self._hard)
+    def _hard_negatives(self, mined_at, resumed):
+        """Return the windows that the head took for a word most at step `mined_at`: int [2, hard]."""
+        if self._found_at != mined_at:
+            file = Path(self._file.format(mined_at))
+            if resumed and file.exists():
+                self._hard = np.load(file)
+            else:
+                self._hard = self._hardest()
+                with appears_complete(file) as partial, open(partial, "wb") as out:
+                    np.save(out, self._hard)
+            self._found_at = mined_at
         return self._hard
+
+    def _hardest(self):
+        every = np.stack(np.divmod(np.arange(self._windows * self._starts), self._starts))  # [2, all]
+        scores = np.concatenate(
+            [
+                self._predict(self._values(part))[:, UNKNOWN_INDEX + 1 :].max(1)
+                for part in np.array_split(every, max(1, every.shape[1] // 4096), axis=1)
+            ]
+        )
+        return every[:, np.argsort(-scores)[: math.ceil(HARDEST * len(scores))]]
