@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import kws.trunk.head
 import models
 from conftest import ROOT
 from kws.base.errors import UserError
@@ -94,10 +93,10 @@ def test_a_file_of_another_trunk_or_a_damaged_one_is_refused(network, tmp_path):
 
 
 def test_the_shipped_negatives_hold_words_by_people_and_hours_to_choose_thresholds_on(stored):
-    assert len(stored.windows) == 10000 and np.count_nonzero(stored.words != "") == 4000
+    assert len(stored.windows) == 26000 and np.count_nonzero(stored.words != "") == 8000
     assert "marvin" in stored.words and "marvin" not in stored.without(WORDS).words
     assert sum(map(len, stored.streams)) * 0.04 / 3600 > 2.5
-    assert FILE.stat().st_size < 8e6
+    assert FILE.stat().st_size < 14e6
 
 
 def few(stored):
@@ -114,8 +113,7 @@ def batch_of(rows, length):
     return Batch(np.zeros((rows, length, 1, 64), np.float32), np.full(rows, 2, np.int32))
 
 
-def test_negatives_are_added_to_each_batch_and_hard_ones_half_way(network, stored, tmp_path, monkeypatch):
-    monkeypatch.setattr(kws.trunk.head, "HARDEST", 100)
+def test_negatives_are_added_to_each_batch_and_hard_ones_half_way(network, stored, tmp_path):
     built, _, frozen = network
     head, some = split(built, frozen)[1], few(stored)
     added = AddedNegatives(some, head, options(tmp_path))
@@ -136,10 +134,13 @@ def test_a_resumed_training_adds_the_same_negatives(network, stored, tmp_path):
     head, some = split(built, frozen)[1], few(stored)
     whole = AddedNegatives(some, head, options(tmp_path))
     expected = [whole.to(batch_of(60, 21), step).features for step in range(10)]
+    assert len(list(tmp_path.glob("*.npy"))) == 2
     # what it resumes with has other weights than those that found the hard negatives
     head.layers[-2].bias.assign_add([5.0, 0, -5, 0])
-    resumed = AddedNegatives(some, head, options(tmp_path))
-    np.testing.assert_array_equal(resumed.to(batch_of(60, 21), 8).features, expected[8])
+    # found half-way, and after three quarters
+    for step in 6, 8:
+        resumed = AddedNegatives(some, head, options(tmp_path))
+        np.testing.assert_array_equal(resumed.to(batch_of(60, 21), step).features, expected[step])
     head.layers[-2].bias.assign_sub([5.0, 0, -5, 0])
 
 
