@@ -1,4 +1,4 @@
-"""Make recordings of your own words by speech synthesis, of what sounds like them, and of running text.
+"""Make recordings of your own words by speech synthesis, of parts of them, and of running text.
 
 Every synthesiser that is installed is used. Natural voices make half of the recordings, as far fewer words of
 people are missed with them. pip install -r requirements-own-words.txt gets two that speak English. MBROLA's
@@ -39,7 +39,8 @@ def parse_arguments():
     number = {"type": bounded(int, 0), "metavar": "N"}
     count = "recordings of each word, and as many of what sounds like it"
     add("count", count, type=bounded(int, 1), metavar="N")
-    add("confusables", "words and phrases that sound near each word, taught as _unknown_", **number)
+    near = "phrases that sound near each word, taught as _unknown_; people are then missed more often"
+    add("confusables", near, **number)
     add("sentences", f"recordings of running text, in the folder {NEGATIVES_FOLDER}", **number)
     add("language", "of the voices, as espeak-ng names it: en, en-us, de, ...", metavar="CODE")
     engines = "synthesisers to use; if not given, all that are installed"
@@ -130,12 +131,16 @@ def synthesize(folder, words, options, voices):
 
 
 def words_to_search(options) -> list[str]:
-    """Return the words of --word_list or of the system's list; none if there is neither."""
-    path = options.word_list or confusables.WORD_LISTS.get(options.language.split("-")[0])
-    if options.word_list or (path and Path(path).exists()):
+    """Return the words of --word_list; of the system's list if --confusables needs one; else none."""
+    if options.word_list:
+        return confusables.read_word_list(options.word_list)
+    # without near words the system's list changes nothing: the same recordings on every machine
+    path = confusables.WORD_LISTS.get(options.language.split("-")[0]) if options.confusables else None
+    if path and Path(path).exists():
         return confusables.read_word_list(path)
-    install = " (apt-get install wamerican has one of English)" if path else ""
-    print(f"no list of words: what sounds near is left out; --word_list FILE gives one{install}")
+    if options.confusables:
+        install = " (apt-get install wamerican has one of English)" if path else ""
+        print(f"no list of words: what sounds near is left out; --word_list FILE gives one{install}")
     return []
 
 

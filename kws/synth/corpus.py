@@ -42,7 +42,7 @@ class SynthesisOptions:
 
     output: str = ""
     count: int = 1000
-    confusables: int = 40
+    confusables: int = 0
     sentences: int = 300
     language: str = "en"
     engines: tuple[str, ...] = ()  # all that are installed if empty
