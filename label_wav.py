@@ -75,12 +75,16 @@ def main():
     files, problems = find_recordings(args.files)
     for problem in problems:
         complain(problem)
+    nothing = f"nothing detected at threshold {parameters.threshold:g}"
+    tuned = streaming.tuned_detector(model.settings, verifier and verifier.settings)
+    if tuned and tuned.high.threshold < parameters.threshold:
+        nothing += f" ({tuned.high.threshold:g} with --sensitivity high)"
     # bars show the first stage's scores, so a verifier's gate is the line that they have to reach
     mark = parameters.gate if verifier else parameters.threshold
     live = LiveScores(model.settings.labels, mark) if args.live else contextlib.nullcontext()
     to_stdout = args.json in (None, "-")
     with live as screen, contextlib.nullcontext(sys.stdout) if to_stdout else open(args.json, "w") as out:
-        outputs = output_functions(args, model.settings, screen, out)
+        outputs = output_functions(args, model.settings, screen, out, nothing)
         for file in files:
             try:
                 for finding in findings_in(file, args, model, parameters, verifier, screen):
@@ -93,13 +97,13 @@ def main():
         sys.exit(2)
 
 
-def output_functions(args, settings, screen, json_file) -> list[Callable]:
+def output_functions(args, settings, screen, json_file, nothing) -> list[Callable]:
     """Return the functions that print, draw, write or save a finding: they take a file's name and it."""
-    functions = []
+    functions, text = [], functools.partial(finding_text, nothing)
     if screen:
-        functions.append(lambda name, finding: screen.add(finding_text(name, finding), finding.detected))
+        functions.append(lambda name, finding: screen.add(text(name, finding), finding.detected))
     elif args.json != "-":
-        functions.append(lambda name, finding: print(finding_text(name, finding), flush=True))
+        functions.append(lambda name, finding: print(text(name, finding), flush=True))
     if args.json:
         functions.append(lambda name, finding: print(finding_json(name, finding), file=json_file, flush=True))
     if args.save_detections:
@@ -214,7 +218,7 @@ def findings(blocks, longest, model, parameters: DetectorParameters, verifier, w
     # 2. Detections while the audio comes; as much of it is kept as a detection may have been scored on.
     settings, rate = model.settings, model.settings.sample_rate
     detector, nothing = Detector(parameters, settings), True
-    blocks = streaming.padded(itertools.chain([samples], blocks), settings.clip_samples)
+    blocks = streaming.followed_by_silence(itertools.chain([samples], blocks), settings.clip_samples)
     recent = RecentAudio(blocks, history(detector.scored_s, rate))
     for smoothed in streaming.smoothed_scores(recent, detector, model, verifier):
         for seconds, label, score in detector.detections(smoothed):
@@ -257,9 +261,9 @@ def finding_json(name: str, finding: Finding) -> str:
     return json.dumps(times | {"label": label, "best": finding.label, "score": round(finding.score, 4)})
 
 
-def finding_text(name: str, finding: Finding) -> str:
-    nothing = "" if finding.detected else "nothing detected, best "
-    return f"{name}: {finding.seconds:.1f} s  {nothing}{finding.label} {finding.score:.2f}"
+def finding_text(nothing: str, name: str, finding: Finding) -> str:
+    best = "" if finding.detected else f"{nothing}, best "
+    return f"{name}: {finding.seconds:.1f} s  {best}{finding.label} {finding.score:.2f}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 /* Check the module against the PC's figures, or classify recordings.
  *
  *   kws            checks the clips of kws_vectors.c: input within one step, scores bit for bit
- *   kws FILE...    names what is said in files of raw 16-bit little-endian mono PCM at KWS_SAMPLE_RATE Hz
+ *   kws FILE...    names what is said in files of 16-bit little-endian mono PCM at KWS_SAMPLE_RATE Hz, raw or WAV
  *   kws -          prints the words detected in such samples on standard input, as they come
  *   kws - WORD MS  the same, but other words only for MS milliseconds after WORD */
 #include "kws_detect.h"
@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define HEADER 44 /* bytes of a WAV file with nothing but samples */
 
 static void print_label(const char *name, const int8_t scores[KWS_LABELS]) {
     int best = kws_best(scores);
@@ -65,9 +67,20 @@ static int check(const kws_vector *vector) {
     return furthest <= 1 && same_scores && same_stream;
 }
 
+/* Return the bytes of a WAV file's header at the start of `bytes`, or 0; exit if its samples do not fit. */
+static size_t header_size(const char *name, const unsigned char bytes[HEADER]) {
+    if (memcmp(bytes, "RIFF", 4) != 0) return 0;
+    const long rate = bytes[24] | bytes[25] << 8 | (long)bytes[26] << 16;
+    const int fits = bytes[20] == 1 && bytes[22] == 1 && bytes[34] == 16; /* PCM, mono, 16 bits */
+    if (fits && rate == KWS_SAMPLE_RATE && memcmp(bytes + 36, "data", 4) == 0) return HEADER;
+    fprintf(stderr, "%s: WAV files have to be 16-bit mono at %d Hz, with the plain header of %d bytes\n", name,
+            KWS_SAMPLE_RATE, HEADER);
+    exit(2);
+}
+
 static int classify_file(const char *path) {
     static kws_stream stream;
-    static unsigned char bytes[2 * KWS_CLIP];
+    static unsigned char bytes[HEADER + 2 * KWS_CLIP];
     static int16_t samples[KWS_CLIP];
     int8_t input[KWS_INPUTS], scores[KWS_LABELS];
     FILE *file = fopen(path, "rb");
@@ -78,7 +91,8 @@ static int classify_file(const char *path) {
     size_t count = fread(bytes, 1, sizeof bytes, file);
     fclose(file);
     memset(bytes + count, 0, sizeof bytes - count);
-    for (int i = 0; i < KWS_CLIP; i++) samples[i] = (int16_t)(bytes[2 * i] | bytes[2 * i + 1] << 8);
+    const unsigned char *pcm = bytes + header_size(path, bytes);
+    for (int i = 0; i < KWS_CLIP; i++) samples[i] = (int16_t)(pcm[2 * i] | pcm[2 * i + 1] << 8);
     kws_features(&stream, samples, input);
     kws_classify(&stream, input, scores);
     print_label(path, scores);
@@ -94,13 +108,14 @@ static int label_of(const char *word) {
 
 static int detect_in_standard_input(int wake_label, int listen_ms) {
     static kws_detector detector;
-    static unsigned char bytes[2 * KWS_STRIDE];
-    static int16_t samples[KWS_STRIDE];
+    static unsigned char bytes[HEADER + 2 * KWS_STRIDE];
+    static int16_t samples[HEADER / 2 + KWS_STRIDE];
     kws_detection found;
-    size_t count;
     kws_detect_start(&detector, KWS_NORMAL);
     if (kws_detect_after(&detector, wake_label, listen_ms) != KWS_OK) return 2;
-    while ((count = fread(bytes, 2, KWS_STRIDE, stdin)) > 0) {
+    size_t count = fread(bytes, 2, HEADER / 2, stdin);
+    if (header_size("standard input", bytes)) count = fread(bytes, 2, KWS_STRIDE, stdin);
+    for (; count > 0; count = fread(bytes, 2, KWS_STRIDE, stdin)) {
         for (size_t i = 0; i < count; i++) samples[i] = (int16_t)(bytes[2 * i] | bytes[2 * i + 1] << 8);
         kws_push(&detector, samples, (int32_t)count);
         while (kws_next(&detector, &found) == KWS_DETECTED) {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import models
-from conftest import ROOT, SAMPLE_DATA, SHIPPED_INT8, spoken
+from conftest import DATA, ROOT, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, spoken
 from input_data import open_data
 from kws.base.features import mfcc
 from kws.data.clips import features
@@ -61,6 +61,8 @@ def test_installed_by_pip_with_three_packages_it_gives_what_the_checkout_gives(t
     assert found and json.loads(result.stdout) == json.loads(json.dumps([found, scores.tolist()]))
     script = [python, ROOT / "label_wav.py", SHIPPED_INT8, speech]
     assert "0.5 s  yes " in subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    script = [python, ROOT / "evaluation.py", SHIPPED_INT8, *DATA]
+    assert_one_clear_line(subprocess.run(script, capture_output=True, text=True), "-r requirements.txt")
 
 
 # what Python has on Linux and macOS alone, and what subprocess and tempfile need of it at their import

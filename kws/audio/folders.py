@@ -10,7 +10,7 @@ from pathlib import Path
 from kws.base.errors import UserError
 from kws.base.flags import flags_in
 from kws.base.settings import SILENCE_LABEL, UNKNOWN_LABEL
-from kws.base.text import composed, folded
+from kws.base.text import composed, folded, show
 
 NOISE_FOLDER = "_background_noise_"
 # recordings of any length without the words: kws.data.negatives
@@ -58,7 +58,10 @@ def parse_flags(parser):
         return args
     # first, as it complains about a file that cannot be read
     args = parser.parse_args([f"@{file}", *sys.argv[1:]])
-    print(f"flags of {file}: {' '.join(flags_in(file))}", file=sys.stderr)
+    # a recipe or the user may have typed others
+    names = {word.split("=")[0] for word in flags_in(file)}
+    hold = [f"--{name} {show(value)}" for name, value in vars(args).items() if f"--{name}" in names]
+    print(f"flags of {file}, unless typed or in a recipe: {' '.join(hold)}", file=sys.stderr)
     return args
 
 

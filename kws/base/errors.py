@@ -32,6 +32,8 @@ def run(main):
         # the reader of our output, such as `head`, has enough; Python flushes once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # a shell's code for a process ended by SIGPIPE
+    except ModuleNotFoundError as error:
+        sys.exit(complain(f"{error.name} is missing: python -m pip install -r requirements.txt"))
     # of a file: a full disk, no permission
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from kws.audio.shards import PcmFile
 from kws.base.features import FrontEnd, mfcc
@@ -145,6 +144,8 @@ def numpy_threads():
 
     BLAS is kept from starting threads of its own, which would compete with these.
     """
+    from threadpoolctl import threadpool_limits
+
     # threads suffice: numpy, BLAS and OpenCV release Python's lock
     pool = ThreadPoolExecutor(os.cpu_count())
     with threadpool_limits(1, user_api="blas"):

@@ -51,17 +51,18 @@ def by_kind(measured: Measured, points: list[Point]) -> Kinds:
 def choose(kinds: Kinds, allowed: float) -> Chosen:
     """Choose the threshold with the fewest misses of which `allowed` false alarms an hour can be promised.
 
-    If the kinds held out have n times as many, the threshold is chosen for an nth of the rate. If they have
-    more at every rate, the threshold is taken at which they have the fewest.
+    If the kinds held out have n times as many, the threshold is chosen for an nth of the rate, or the rate of
+    the next point. If they have more at every rate, the threshold is taken at which they have the fewest.
     """
     most, best, rate = allowed * kinds.hours.sum(), None, allowed
+    rates = [point.false_alarms_per_hour for point in kinds.points]
     while True:
         point, held_out = operating_point(kinds.points, rate), _held_out(kinds, rate)
         if best is None or held_out.sum() < best.held_out.sum():
             best = Chosen(point.threshold, _at(kinds, point.threshold), held_out, point.miss_rate)
         if held_out.sum() <= most or point.false_alarms_per_hour == 0:
             return best
-        rate = rate * most / held_out.sum()
+        rate = max([rate * most / held_out.sum(), *(lower for lower in rates if lower < rate)])
 
 
 def _held_out(kinds, allowed):

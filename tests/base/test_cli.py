@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from conftest import ROOT, assert_one_clear_line, call
+from conftest import DATA, ROOT, SHIPPED_INT8, assert_one_clear_line, call, call_here
 from kws.base.errors import UserError, run
 from kws.base.flags import bounded, flag_adder, new_parser, number_list, options_from, word_list
 from kws.base.text import show
@@ -134,6 +134,13 @@ def test_values_are_shown_as_they_are_typed(value):
     texts = {(): "", ("yes", "no"): "yes,no", (144, 12): "144 12", (0.1, 0.01): "0.1,0.01", 40.0: "40"}
     assert show(value) == texts.get(value, str(value))
     assert not isinstance(value, float) or math.isclose(float(show(value)), value)
+
+
+@pytest.mark.fast
+def test_a_package_that_is_missing_is_one_line_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    result = call_here("evaluation.py", SHIPPED_INT8, *DATA, check=False)
+    assert_one_clear_line(result, "threadpoolctl is missing", "pip install -r requirements.txt")
 
 
 @pytest.mark.fast

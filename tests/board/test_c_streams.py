@@ -11,6 +11,7 @@ import input_data
 import models
 from c_modules import STRICT, needs, random_inputs
 from conftest import SHIPPED, SHIPPED_INT8, assert_one_clear_line, call_here
+from kws.audio.recordings import wav_bytes
 from kws.base.quiet_tf import keras
 from kws.base.settings import DetectorSettings, Sensitivity, Settings
 from kws.board.c_folder import write_c_folder
@@ -50,6 +51,9 @@ def test_in_half_an_hour_the_detections_are_those_of_label_wav(shipped, half_hou
     found = detections(shipped[0].folder, half_hour.samples)
     assert len(found) > 150
     assert_same_detections(found, half_hour.detections)
+    minute = half_hour.samples[: 16000 * 60]
+    wav = np.frombuffer(wav_bytes(minute, 16000), np.uint8)
+    assert printed(shipped[0].folder, wav) == printed(shipped[0].folder, minute) != []
 
 
 def test_after_a_wake_word_the_detections_are_those_of_the_pc(shipped, half_hour):

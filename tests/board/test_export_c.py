@@ -22,6 +22,7 @@ from conftest import (
     call,
     write_wav,
 )
+from kws.audio.recordings import wav_bytes
 from kws.base.errors import UserError
 from kws.base.features import mfcc
 from kws.base.settings import DetectorSettings, Sensitivity, Settings
@@ -397,6 +398,12 @@ def test_the_module_names_the_words_in_files_and_notices_wrong_scores(shipped, s
     ).stdout
     predicted = model.predict(input_data.features(sample.testing.take([0]), dnn_small.front_end))[0]
     assert output.startswith(f"{module.folder / 'x.raw'}: {dnn_small.labels[predicted.argmax()]} ")
+    (module.folder / "x.wav").write_bytes(wav_bytes(samples, 16000))
+    (module.folder / "other.wav").write_bytes(wav_bytes(samples, 48000))
+    files = [f"{module.folder}/x.wav", f"{module.folder}/other.wav"]
+    result = subprocess.run([module.folder / "kws", *files], capture_output=True, text=True)
+    assert result.stdout == output.replace("x.raw", "x.wav") and result.returncode == 2
+    assert result.stderr.startswith(f"{files[1]}: WAV files have to be 16-bit mono at 16000 Hz")
     shutil.copytree(module.folder, module.folder / "wrong")
     table = (
         (module.folder / "kws_model.c")

@@ -17,7 +17,17 @@ import soxr
 
 import input_data
 import models
-from conftest import RATE, ROOT, SAMPLE_DATA, SHIPPED_INT8, assert_one_clear_line, call, python, spoken
+from conftest import (
+    RATE,
+    ROOT,
+    SAMPLE_DATA,
+    SHIPPED_INT8,
+    assert_one_clear_line,
+    call,
+    call_here,
+    python,
+    spoken,
+)
 from kws.audio import recordings
 from kws.base.settings import DetectorSettings, Sensitivity
 from kws.detect import labelled_streams, streaming
@@ -182,10 +192,33 @@ def test_a_recording_of_up_to_three_seconds_gets_the_label_of_its_loudest_second
 def test_flags_make_a_clip_of_a_long_recording_and_a_stream_of_a_short_one(scene):
     (line,) = label(scene, "--clip")
     assert " s  yes " in line[1]
-    assert "nothing detected, best yes" in label(scene, "--threshold", "1")[0][1]
-    assert "nothing detected, best yes" in label(YES, "--threshold", "1", "--stream")[0][1]
+    assert "nothing detected at threshold 1, best yes" in label(scene, "--threshold", "1")[0][1]
+    assert "nothing detected at threshold 1, best yes" in label(YES, "--threshold", "1", "--stream")[0][1]
     result = label(scene, "--clip", "--stream", check=False)[1]
     assert_one_clear_line(result, "--stream", "--clip")
+
+
+def test_if_nothing_is_detected_a_line_tells_the_threshold_and_a_sensitivity_that_finds_more(scene, tmp_path):
+    model = shutil.copy(SHIPPED_INT8, tmp_path / "tuned.tflite")
+    chosen = [Sensitivity(threshold, 1, 0.5) for threshold in (0.9999, 0.999, 0.5)]
+    settings = checkpoints.read_settings(SHIPPED_INT8)
+    checkpoints.write_settings(model, replace(settings, detector=DetectorSettings(40, 600, 1000, *chosen)))
+    line = call_here("label_wav.py", model, scene).stdout
+    assert "s  nothing detected at threshold 0.999 (0.5 with --sensitivity high), best yes " in line
+    assert " s  yes " in call_here("label_wav.py", model, scene, "--sensitivity", "high").stdout
+
+
+def test_a_word_at_the_very_end_of_a_recording_is_detected_as_if_silence_followed(tmp_path):
+    word, _ = soundfile.read(YES, dtype="int16")
+    end = np.flatnonzero(np.abs(word) > 0.1 * np.abs(word).max())[-1] + 1
+    samples = np.concatenate([np.zeros(4 * RATE, np.int16), word[:end]])
+    soundfile.write(tmp_path / "end.wav", samples, RATE)
+    soundfile.write(tmp_path / "more.wav", np.append(samples, np.zeros(3 * RATE, np.int16)), RATE)
+    (of_end,), (of_more,) = (label(tmp_path / name) for name in ("end.wav", "more.wav"))
+    assert of_end[1] == of_more[1] and " s  yes " in of_end[1]
+    (found,) = streaming.detect(tmp_path / "end.wav", models.load(SHIPPED_INT8))
+    assert of_end[1] == f"{found.seconds:.1f} s  yes {found.score:.2f}"
+    assert found.seconds < len(samples) / RATE
 
 
 def test_every_file_has_a_line_of_one_form(scene, tmp_path):
@@ -193,7 +226,7 @@ def test_every_file_has_a_line_of_one_form(scene, tmp_path):
     files = scene, tmp_path / "silence.wav", YES
     lines, objects = label(*files), label_json(*files)
     assert [line[0] for line in lines] == [one["file"] for one in objects] == list(map(str, files))
-    form = re.compile(r"(\d+\.\d) s  (nothing detected, best )?(\w+) (\d\.\d\d)")
+    form = re.compile(r"(\d+\.\d) s  (nothing detected at threshold 0\.7, best )?(\w+) (\d\.\d\d)")
     for (_, line), one in zip(lines, objects, strict=True):
         assert list(one) == ["file", "seconds", "label", "best", "score"]
         seconds, nothing, word, score = form.fullmatch(line).groups()
