@@ -37,7 +37,7 @@ def parse_arguments():
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the recordings")
     add = flag_adder(parser, SynthesisOptions)
     number = {"type": bounded(int, 0), "metavar": "N"}
-    count = "recordings of each word, and as many of what sounds like it"
+    count = "recordings of each word, and at most as many of its parts and of what sounds near"
     add("count", count, type=bounded(int, 1), metavar="N")
     near = "phrases that sound near each word, taught as _unknown_; people are then missed more often"
     add("confusables", near, **number)
@@ -50,7 +50,8 @@ def parse_arguments():
     # from 0.1 s to a minute
     clip = "length of the clips that words are centred in; if not given, what they need, and at least 1000"
     add("clip_duration_ms", clip, type=bounded(int, 100, 60000), metavar="MS")
-    add("word_list", "words to find similar ones in, one a line; if not given, the system's", metavar="FILE")
+    words = "words for running text and --confusables, one a line; if not given, the system's for the latter"
+    add("word_list", words, metavar="FILE")
     add("seed", "decides what is drawn", type=bounded(int, 0, 2**32 - 1), metavar="N")
     return parser.parse_args()
 
@@ -135,12 +136,13 @@ def words_to_search(options) -> list[str]:
     if options.word_list:
         return confusables.read_word_list(options.word_list)
     # without near words the system's list changes nothing: the same recordings on every machine
-    path = confusables.WORD_LISTS.get(options.language.split("-")[0]) if options.confusables else None
+    if not options.confusables:
+        return []
+    path = confusables.WORD_LISTS.get(options.language.split("-")[0])
     if path and Path(path).exists():
         return confusables.read_word_list(path)
-    if options.confusables:
-        install = " (apt-get install wamerican has one of English)" if path else ""
-        print(f"no list of words: what sounds near is left out; --word_list FILE gives one{install}")
+    install = " (apt-get install wamerican has one of English)" if path else ""
+    print(f"no list of words: what sounds near is left out; --word_list FILE gives one{install}")
     return []
 
 

@@ -51,8 +51,9 @@ def by_kind(measured: Measured, points: list[Point]) -> Kinds:
 def choose(kinds: Kinds, allowed: float) -> Chosen:
     """Choose the threshold with the fewest misses of which `allowed` false alarms an hour can be promised.
 
-    If the kinds held out have n times as many, the threshold is chosen for an nth of the rate, or the rate of
-    the next point. If they have more at every rate, the threshold is taken at which they have the fewest.
+    If the kinds held out have n times as many, the threshold is chosen for an nth of the rate, or for the
+    next point's rate if that is higher. If they have more at every rate, the threshold is taken at which they
+    have the fewest.
     """
     most, best, rate = allowed * kinds.hours.sum(), None, allowed
     rates = [point.false_alarms_per_hour for point in kinds.points]

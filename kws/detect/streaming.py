@@ -308,7 +308,7 @@ def padded(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
 
 def followed_by_silence(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
     """Yield the blocks, and then silence in which a word at their end is detected; `length` is a clip's."""
-    # with less more words are missed; more adds false alarms alone
+    # a shorter silence misses more words, a longer one only adds false alarms
     return padded(itertools.chain(blocks, [np.zeros(3 * length // 4, np.int16)]), length)
 
 

@@ -121,7 +121,7 @@ class Draw:
 
 
 def unknown_jobs(draw: Draw, words: dict[str, str], near: dict[str, list[str]], count: int) -> list[Job]:
-    """Return about `count` recordings for each word of what sounds like it: its parts, and what is near."""
+    """Return at most about `count` recordings for each word: of its parts, and of what sounds near."""
     found = {}
     for folder, text in words.items():
         each = max(1, count // 10)

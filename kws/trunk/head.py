@@ -72,9 +72,9 @@ class AddedNegatives:
         self._windows, outputs, _ = stored.windows.shape
         self._starts = outputs - self._length + 1  # places in a stored window where one can begin
         self._mined_at = [int(share * training.total_steps) for share in MINED_AT]
-        self._predict, self._file = keras_predictor(head), str(Path(training.train_dir) / FILE_NAME)
-        # int [2, hard]: the window of each, and its first output; when they were found
-        self._hard, self._found_at = None, None
+        self._predict, self._folder = keras_predictor(head), Path(training.train_dir)
+        # {step at which they were found: the window of each, and its first output, int [2, hard]}
+        self._hard = {}
 
     def to(self, batch: Batch, step: int) -> Batch:
         """Return the batch of a step with `rows` more rows, whose label is NO_WORD."""
@@ -100,18 +100,17 @@ class AddedNegatives:
 
     def _hard_negatives(self, mined_at, resumed):
         """Return the windows that the head took for a word most at step `mined_at`: int [2, hard]."""
-        if self._found_at != mined_at:
-            file = Path(self._file.format(mined_at))
-            if resumed and file.exists():
-                self._hard = np.load(file)
-            else:
-                self._hard = self._hardest()
-                with appears_complete(file) as partial, open(partial, "wb") as out:
-                    np.save(out, self._hard)
-            self._found_at = mined_at
-        return self._hard
+        file = self._folder / FILE_NAME.format(mined_at)
+        if mined_at not in self._hard and resumed and file.exists():
+            self._hard[mined_at] = np.load(file)
+        if mined_at not in self._hard:
+            self._hard[mined_at] = self._hardest()
+            with appears_complete(file) as partial, open(partial, "wb") as out:
+                np.save(out, self._hard[mined_at])
+        return self._hard[mined_at]
 
     def _hardest(self):
+        """Return the HARDEST windows that the head gives a word the highest scores: int [2, hard]."""
         every = np.stack(np.divmod(np.arange(self._windows * self._starts), self._starts))  # [2, all]
         scores = np.concatenate(
             [

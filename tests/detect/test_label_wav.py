@@ -308,9 +308,10 @@ def test_where_detections_cannot_be_kept_a_line_says_so(scene, tmp_path):
 
 
 def test_scores_are_drawn_in_a_terminal(tmp_path):
+    # a busy machine may draw the end alone, the silence that follows, in which the word's score is 0.33
     master, terminal = os.openpty()
     (tmp_path / "raw").write_bytes(soundfile.read(YES, dtype="int16")[0].tobytes())
-    command = [sys.executable, ROOT / "label_wav.py", SHIPPED_INT8, "-", "--live", "--threshold", "0.6"]
+    command = [sys.executable, ROOT / "label_wav.py", SHIPPED_INT8, "-", "--live", "--threshold", "0.2"]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "40", "PYTHONIOENCODING": "utf-8"}
     with open(tmp_path / "raw", "rb") as pipe:
         process = subprocess.Popen(command, stdin=pipe, stdout=terminal, stderr=terminal, env=environment)
@@ -321,8 +322,7 @@ def test_scores_are_drawn_in_a_terminal(tmp_path):
             shown += part
     os.close(master)
     text = re.sub(r"\x1b\[[\d;?]*\w", "", shown.decode())
-    # a busy machine may draw nothing before the silence that follows, where the word's score is lower
-    assert process.wait() == 0 and re.search(r"yes +█+[█┃░]* [01]\.\d\d", text), text
+    assert process.wait() == 0 and re.search(r"yes +█+┃█+░* 0\.\d\d|yes +█+┃█+ 1\.00", text), text
     assert re.search(r"-: 0\.5 s  yes (1|0)\.\d\d", text) and shown.endswith(
         b"\x1b[?25h"
     )  # the cursor is back
