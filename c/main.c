@@ -106,24 +106,35 @@ static int label_of(const char *word) {
     exit(2);
 }
 
+static void print_detections(kws_detector *detector, const int16_t *samples, int32_t count) {
+    kws_detection found;
+    kws_push(detector, samples, count);
+    while (kws_next(detector, &found) == KWS_DETECTED) {
+        const double seconds = (double)found.sample / KWS_SAMPLE_RATE;
+        printf("%.3f s  %s %.4f\n", seconds, kws_labels[found.label], (double)found.score);
+        fflush(stdout);
+    }
+}
+
 static int detect_in_standard_input(int wake_label, int listen_ms) {
     static kws_detector detector;
     static unsigned char bytes[HEADER + 2 * KWS_STRIDE];
     static int16_t samples[HEADER / 2 + KWS_STRIDE];
-    kws_detection found;
     kws_detect_start(&detector, KWS_NORMAL);
     if (kws_detect_after(&detector, wake_label, listen_ms) != KWS_OK) return 2;
     size_t count = fread(bytes, 2, HEADER / 2, stdin);
     if (header_size("standard input", bytes)) count = fread(bytes, 2, KWS_STRIDE, stdin);
+    int32_t left = KWS_CLIP;
     for (; count > 0; count = fread(bytes, 2, KWS_STRIDE, stdin)) {
         for (size_t i = 0; i < count; i++) samples[i] = (int16_t)(bytes[2 * i] | bytes[2 * i + 1] << 8);
-        kws_push(&detector, samples, (int32_t)count);
-        while (kws_next(&detector, &found) == KWS_DETECTED) {
-            const double seconds = (double)found.sample / KWS_SAMPLE_RATE;
-            printf("%.3f s  %s %.4f\n", seconds, kws_labels[found.label], (double)found.score);
-            fflush(stdout);
-        }
+        print_detections(&detector, samples, (int32_t)count);
+        if (left > 3 * KWS_CLIP / 4) left -= (int32_t)count;
     }
+    /* As in label_wav.py, silence follows, in which a word at the end is detected. */
+    if (left < 3 * KWS_CLIP / 4) left = 3 * KWS_CLIP / 4;
+    memset(samples, 0, sizeof samples);
+    for (; left > 0; left -= KWS_STRIDE)
+        print_detections(&detector, samples, left < KWS_STRIDE ? left : KWS_STRIDE);
     return 0;
 }
 

@@ -56,6 +56,20 @@ def test_in_half_an_hour_the_detections_are_those_of_label_wav(shipped, half_hou
     assert printed(shipped[0].folder, wav) == printed(shipped[0].folder, minute) != []
 
 
+def test_a_word_at_the_end_is_detected(shipped, half_hour):
+    """Silence follows, as in label_wav.py."""
+    module, model = shipped
+    found, expected, at_the_end = [], [], 0
+    for seconds, word, _ in half_hour.detections[:12]:
+        samples = half_hour.samples[: int(16000 * (float(seconds) + 0.45))]
+        found += printed(module.folder, samples)
+        expected += by_the_pc(samples, model, None)
+        at_the_end += found[-1:] != [] and found[-1][1] == word
+    assert_same_detections(found, expected)
+    assert at_the_end > 8
+    assert printed(module.folder, half_hour.samples[:0]) == []
+
+
 def test_after_a_wake_word_the_detections_are_those_of_the_pc(shipped, half_hour):
     module, model = shipped
     samples, listening = half_hour.samples[: 16000 * 600], DetectorOptions(wake_word="yes", listen_ms=4000)
@@ -114,7 +128,8 @@ def test_detections_go_on_after_years_of_windows(shipped, half_hour, tmp_path):
 def by_the_pc(samples, model, verifier, options=DetectorOptions()):  # noqa: B008  (frozen)
     """Return the detections of the PC, in the form of detections()."""
     labels = model.settings.labels
-    found = streaming.detections_in([samples], model, options, verifier)
+    audio = streaming.followed_by_silence([samples], model.settings.clip_samples)
+    found = streaming.detections_in(audio, model, options, verifier)
     return [(f"{one.seconds:.3f}", labels[one.label], f"{one.score:.4f}") for one in found]
 
 

@@ -545,9 +545,10 @@ def test_a_stream_gives_the_detections_of_the_pc_as_tuned(shipped, tmp_path, sam
     call("export_c.py", path, "--output", folder)
     subprocess.run(["make", "-C", folder, "kws"], check=True, capture_output=True)
     recording = labelled_streams.make_stream("x", sample.training, sample.noise, 4, [0], dnn_small)
+    audio = streaming.followed_by_silence([recording.samples], settings.clip_samples)
     expected = [
         (f"{found.seconds:.3f}", settings.labels[found.label])
-        for found in streaming.detections_in([recording.samples], model, DetectorOptions())
+        for found in streaming.detections_in(audio, model, DetectorOptions())
     ]
     heard = subprocess.run(
         [folder / "kws", "-"], input=recording.samples.tobytes(), capture_output=True, check=True
