@@ -224,11 +224,15 @@ def finish(train_dir: Path, data: Data, options: RunOptions, start_options: Star
 def choose_thresholds(model, path, data: Data, options: RunOptions, start_options: StartOptions) -> Settings:
     """Choose thresholds on stored negatives, write them into the checkpoint, and return its settings."""
     frozen = trunk_layers(checkpoints.read_settings(start_options.start_checkpoint), model.settings)
-    stored = StoredOutputs.read(start_options.trunk_negatives, split(model.network, frozen)[0])
+    every = StoredOutputs.read(start_options.trunk_negatives, split(model.network, frozen)[0])
+    # where a word is often said, it would be detected rightly, not falsely
+    stored = every.without(model.settings.wanted_words)
     allowed = options.training.false_alarms_per_hour
     settings = replace(model.settings, detector=chosen_detector(model, frozen, stored, data, allowed))
     checkpoints.write_settings(path, settings)
     print(f"thresholds from {start_options.trunk_negatives}:\n  {sensitivities_text(settings.detector)}")
+    for name in sorted({*every.names} - {*stored.names}):
+        print(f"  not from {name}, in which a word is often said: expect more false alarms than these")
     print("These words are validation clips; if they are synthetic, people are missed more often.\n")
     return settings
 

@@ -2,13 +2,16 @@
 
     python model_archive/negatives.py --volume_change_db 6 --background_volume 0.2 --reverb_percentage 50 \\
         --colour_db 6 --level_db -40 0 --data_dir DIR --negatives_dir NEGATIVES --streams OTHERS \\
+        --said orders_en almond americano brown cappuccino coffee cream dark double drip espresso house \\
+        iced large latte light lots medium milk mocha ounce roast shot single sixteen skim small soy sugar \\
+        sweetener triple twelve twenty whole \\
         --start_from model_archive/model_source/pretrained_stream \\
         --output model_archive/model_source/pretrained_stream/negatives.npz
 
 Windows to learn from are of recordings in NEGATIVES and of the words in --data_dir, augmented as the other
 flags say. These are the ones of recipes/own_words.txt but for its noise floor, as recordings by people have
-noise of their own. Recordings in OTHERS are stored whole: thresholds are chosen on them. training_data.md
-says whose audio is in the file of the archive.
+noise of their own. Recordings in OTHERS are stored whole: thresholds are chosen on them, but for words
+that are often said there. training_data.md says whose audio is in the file of the archive.
 """
 
 import sys
@@ -21,10 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import input_data  # noqa: E402
 import models  # noqa: E402
 from kws.audio.recordings import audio_blocks, open_audio  # noqa: E402
-from kws.base.errors import run  # noqa: E402
+from kws.base.errors import UserError, run  # noqa: E402
 from kws.base.features import mfcc  # noqa: E402
 from kws.base.flags import bounded, new_parser, options_from  # noqa: E402
 from kws.base.settings import SILENCE_INDEX, Settings  # noqa: E402
+from kws.base.text import folded  # noqa: E402
 from kws.data.augmentation import Augmentation, augment, draw_variations  # noqa: E402
 from kws.data.dataset import DataOptions  # noqa: E402
 from kws.data.negatives import open_long_recordings, recordings_below  # noqa: E402
@@ -45,6 +49,8 @@ def parse_arguments():
     add = parser.add_argument
     add("--start_from", metavar="PATH", required=True, help="the checkpoint of the trunk")
     add("--streams", metavar="DIR", nargs="+", default=[], help="recordings to choose thresholds on")
+    said = "words that are often said in the recording NAME of --streams"
+    add("--said", metavar=("NAME", "WORD"), nargs="+", action="append", default=[], help=said)
     add("--windows", type=bounded(int, 1), default=18000, metavar="N", help="of --negatives_dir")
     add("--words", type=bounded(int, 1), default=8000, metavar="N", help="clips of words in --data_dir")
     add("--output", metavar="FILE", required=True)
@@ -55,6 +61,11 @@ def main():
     args = parse_arguments()
     options, variation = options_from(DataOptions, args), options_from(Augmentation, args)
     settings = checkpoints.read_settings(args.start_from)
+    files = [file for folder in args.streams for file in recordings_below(Path(folder))]
+    names = [file.stem for file in files]
+    said = {name: " ".join(map(folded, of_name)) for name, *of_name in args.said}
+    if unknown := said.keys() - set(names):
+        raise UserError(f"--said {min(unknown)}: --streams has no recording of this name")
     rng = np.random.default_rng(0)
     data = input_data.open_data(options, settings)
 
@@ -87,12 +98,16 @@ def main():
     step = np.maximum(np.quantile(windows, LARGEST, axis=(0, 1)) / LEVELS, 1e-6).astype(np.float32)
 
     # 3. The recordings to choose thresholds on, whole.
-    files = [file for folder in args.streams for file in recordings_below(Path(folder))]
     whole = trunk_of(args.start_from, replace(settings, clip_duration_ms=STREAM_MS))
     streams = [levels_of(outputs_of_recording(file, whole, settings), step) for file in files]
-    names = [file.stem for file in files]
     stored = StoredOutputs(
-        fingerprint_of(trunk), step, levels_of(windows, step), np.array(words), streams, names
+        fingerprint_of(trunk),
+        step,
+        levels_of(windows, step),
+        np.array(words),
+        streams,
+        names,
+        [said.get(name, "") for name in names],
     )
     stored.write(args.output)
     hop_s = output_hop(trunk, settings.front_end) / settings.sample_rate

@@ -5,16 +5,17 @@ behind it, the head, learn from. openWakeWord trains on such a file too.
 """
 
 import hashlib
+import itertools
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kws.base.errors import UserError
 from kws.base.files import appears_complete
 from kws.base.quiet_tf import keras
-from kws.base.text import folded
+from kws.base.text import folded, words_in
 from kws.model.checkpoints import keras_predictor
 
 DROPOUT = 0.3  # of channels; people's words differ from synthetic ones in some
@@ -55,6 +56,7 @@ class StoredOutputs:
     words: np.ndarray  # str [windows]: the word in it, '' if it is of a long recording
     streams: list[np.ndarray]  # uint8 [outputs, channels] each: long recordings to choose thresholds on
     names: list[str]  # of these recordings
+    said: list[str]  # the words often said in each of them, with spaces between
 
     def write(self, path):
         """Write the file, the values of a channel side by side, as they compress best."""
@@ -69,6 +71,7 @@ class StoredOutputs:
                 streams=streams.T,
                 lengths=[len(stream) for stream in self.streams],
                 names=self.names,
+                said=self.said,
             )
 
     @staticmethod
@@ -81,6 +84,7 @@ class StoredOutputs:
             streams = np.split(streams, np.cumsum(stored["lengths"])[:-1].astype(int))
             own, step, words = str(stored["trunk"]), stored["step"], stored["words"]
             names = stored["names"].tolist()
+            said = stored["said"].tolist() if "said" in stored else [""] * len(names)
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
             raise UserError(f"{path}: {error.strerror}") from None
         # numpy and zipfile say in many ways that a file is damaged
@@ -88,13 +92,20 @@ class StoredOutputs:
             raise UserError(f"{path} does not hold outputs of a trunk, or is damaged ({error})") from None
         if own != fingerprint_of(trunk):
             raise UserError(f"{path} was made with another trunk than --start_from gives: make it anew")
-        return StoredOutputs(own, step, np.ascontiguousarray(windows), words, streams, names)
+        return StoredOutputs(own, step, np.ascontiguousarray(windows), words, streams, names, said)
 
     def without(self, words: tuple[str, ...]) -> "StoredOutputs":
-        """Return these without the windows of any of `words`."""
+        """Return these without the windows of any of `words`, and without recordings that often say one."""
         others = ~np.isin([folded(str(word)) for word in self.words], [folded(word) for word in words])
-        return StoredOutputs(
-            self.trunk, self.step, self.windows[others], self.words[others], self.streams, self.names
+        phrases = [set(words_in(folded(word))) for word in words]
+        kept = [not any(phrase and phrase <= set(said.split()) for phrase in phrases) for said in self.said]
+        return replace(
+            self,
+            windows=self.windows[others],
+            words=self.words[others],
+            streams=list(itertools.compress(self.streams, kept)),
+            names=list(itertools.compress(self.names, kept)),
+            said=list(itertools.compress(self.said, kept)),
         )
 
     def values(self, levels: np.ndarray) -> np.ndarray:

@@ -72,12 +72,17 @@ def test_outputs_survive_the_file_in_steps(network, tmp_path):
         np.array(["", "yes", "Marvin"]),
         [levels[0], levels[1, :5]],
         ["a", "b"],
+        ["", "dark large roast"],
     )
     written.write(tmp_path / "x.npz")
     read = StoredOutputs.read(tmp_path / "x.npz", trunk)
     np.testing.assert_array_equal(read.windows, levels)
     assert [stream.tolist() for stream in read.streams] == [levels[0].tolist(), levels[1, :5].tolist()]
-    assert read.names == ["a", "b"] and read.without(("marvin",)).words.tolist() == ["", "yes"]
+    assert (
+        read.names == ["a", "b"]
+        and read.said == ["", "dark large roast"]
+        and read.without(("marvin",)).words.tolist() == ["", "yes"]
+    )
     within = outputs < LEVELS * step
     assert np.abs(read.values(levels) - outputs)[within].max() <= step.max() / 2 + 1e-6
 
@@ -97,6 +102,13 @@ def test_the_shipped_negatives_hold_words_by_people_and_hours_to_choose_threshol
     assert "marvin" in stored.words and "marvin" not in stored.without(WORDS).words
     assert sum(map(len, stored.streams)) * 0.04 / 3600 > 2.5
     assert FILE.stat().st_size < 14e6
+
+
+@pytest.mark.parametrize(("word", "is_said"), [("House", True), ("dark_roast", True), ("dark_knight", False)])
+def test_thresholds_are_not_chosen_on_recordings_in_which_the_word_is_often_said(stored, word, is_said):
+    others = stored.without(("marvin", word))
+    assert set(stored.names) - set(others.names) == ({"orders_en"} if is_said else set())
+    assert len(others.streams) == len(others.names) == len(others.said)
 
 
 def few(stored):
@@ -148,7 +160,8 @@ def test_thresholds_keep_the_allowed_false_alarms_in_the_stored_recordings(netwo
     built, settings, frozen = network
     head = split(built, frozen)[1]
     minutes = [stream[: 5 * 60 * 25] for stream in stored.streams if len(stream) > 5 * 60 * 25]
-    some, output = replace(stored, streams=minutes, names=stored.names[: len(minutes)]), built.layers[-2]
+    some = replace(stored, streams=minutes, names=stored.names[: len(minutes)])
+    output = built.layers[-2]
     model, kernel = KerasModel(built, settings), output.kernel.numpy()
     output.kernel.assign(40 * kernel)  # random weights hardly tell windows apart
     clips = replace(sample.validation, label=np.minimum(sample.validation.label, 3))
