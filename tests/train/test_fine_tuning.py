@@ -124,12 +124,10 @@ def test_the_readmes_commands_teach_a_model_not_to_fire_when_the_dishwasher_runs
 
 
 def test_own_words_keep_the_trunk_and_learn_what_comes_behind_it(tmp_path):
-    for name, word in {"lights": "yes", "pumpkins": "up", "bird": "bird", "tree": "tree"}.items():
+    for name, word in {"lights": "yes", "coffee": "up", "bird": "bird", "tree": "tree"}.items():
         (tmp_path / "words" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "words" / name).symlink_to(SAMPLE_DATA / word)
-    few = (
-        "--how_many_training_steps 60 --eval_step_interval 60 --echo_factor 2 --wanted_words lights,pumpkins"
-    )
+    few = "--how_many_training_steps 60 --eval_step_interval 60 --echo_factor 2 --wanted_words lights,coffee"
     recipe, data = f"@{ROOT}/recipes/own_words.txt", ("--data_dir", tmp_path / "words")
     output = call_here("train.py", recipe, *data, *few.split(), "--train_dir", tmp_path / "x").stdout
     assert output.count(": kept") == 22 and output.count(": new, at random") == 7
@@ -138,6 +136,7 @@ def test_own_words_keep_the_trunk_and_learn_what_comes_behind_it(tmp_path):
     detector = checkpoints.read_settings(tmp_path / "x/best").detector
     assert detector.smoothing_ms == 240 and detector.low.threshold >= detector.normal.threshold
     assert f"--sensitivity normal: threshold {detector.normal.threshold:g}" in output
+    assert output.count("  not from ") == 1 and "not from orders_en, in which a word is often said" in output
     trunk = checkpoints.read_weights(ROOT / "model_archive/model_source/pretrained_stream")[:22]
     for before, after in zip(trunk, checkpoints.read_weights(tmp_path / "x/best")[:22], strict=True):
         assert all((before[name] == after[name]).all() for name in before)
