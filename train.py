@@ -231,7 +231,7 @@ def choose_thresholds(model, path, data: Data, options: RunOptions, start_option
     settings = replace(model.settings, detector=chosen_detector(model, frozen, stored, data, allowed))
     checkpoints.write_settings(path, settings)
     print(f"thresholds from {start_options.trunk_negatives}:\n  {sensitivities_text(settings.detector)}")
-    for name in sorted({*every.names} - {*stored.names}):
+    for name in [name for name in every.names if name not in stored.names]:
         print(f"  not from {name}, in which a word is often said: expect more false alarms than these")
     print("These words are validation clips; if they are synthetic, people are missed more often.\n")
     return settings

@@ -12,7 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HEADER 44 /* bytes of a WAV file with nothing but samples */
+#define HEADER 44 /* bytes of a WAV file before its samples, if it has nothing else */
+/* samples of silence behind a recording, in which a word at its end is detected, as in label_wav.py */
+#define SILENCE (3 * KWS_CLIP / 4)
 
 static void print_label(const char *name, const int8_t scores[KWS_LABELS]) {
     int best = kws_best(scores);
@@ -124,16 +126,14 @@ static int detect_in_standard_input(int wake_label, int listen_ms) {
     if (kws_detect_after(&detector, wake_label, listen_ms) != KWS_OK) return 2;
     size_t count = fread(bytes, 2, HEADER / 2, stdin);
     if (header_size("standard input", bytes)) count = fread(bytes, 2, KWS_STRIDE, stdin);
-    int32_t left = KWS_CLIP;
+    int32_t missing = KWS_CLIP; /* samples, to a whole clip */
     for (; count > 0; count = fread(bytes, 2, KWS_STRIDE, stdin)) {
         for (size_t i = 0; i < count; i++) samples[i] = (int16_t)(bytes[2 * i] | bytes[2 * i + 1] << 8);
         print_detections(&detector, samples, (int32_t)count);
-        if (left > 3 * KWS_CLIP / 4) left -= (int32_t)count;
+        if (missing > 0) missing -= (int32_t)count;
     }
-    /* As in label_wav.py, silence follows, in which a word at the end is detected. */
-    if (left < 3 * KWS_CLIP / 4) left = 3 * KWS_CLIP / 4;
     memset(samples, 0, sizeof samples);
-    for (; left > 0; left -= KWS_STRIDE)
+    for (int32_t left = missing > SILENCE ? missing : SILENCE; left > 0; left -= KWS_STRIDE)
         print_detections(&detector, samples, left < KWS_STRIDE ? left : KWS_STRIDE);
     return 0;
 }

@@ -62,7 +62,7 @@ def test_a_word_at_the_end_is_detected(shipped, half_hour):
     found, expected, at_the_end = [], [], 0
     for seconds, word, _ in half_hour.detections[:12]:
         samples = half_hour.samples[: int(16000 * (float(seconds) + 0.45))]
-        found += printed(module.folder, samples)
+        found += detections(module.folder, samples)
         expected += by_the_pc(samples, model, None)
         at_the_end += found[-1:] != [] and found[-1][1] == word
     assert_same_detections(found, expected)

@@ -78,11 +78,8 @@ def test_outputs_survive_the_file_in_steps(network, tmp_path):
     read = StoredOutputs.read(tmp_path / "x.npz", trunk)
     np.testing.assert_array_equal(read.windows, levels)
     assert [stream.tolist() for stream in read.streams] == [levels[0].tolist(), levels[1, :5].tolist()]
-    assert (
-        read.names == ["a", "b"]
-        and read.said == ["", "dark large roast"]
-        and read.without(("marvin",)).words.tolist() == ["", "yes"]
-    )
+    assert read.names == ["a", "b"] and read.said == ["", "dark large roast"]
+    assert read.without(("marvin",)).words.tolist() == ["", "yes"]
     within = outputs < LEVELS * step
     assert np.abs(read.values(levels) - outputs)[within].max() <= step.max() / 2 + 1e-6
 
